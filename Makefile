@@ -1,0 +1,29 @@
+# Two commands do all: `make demo` and `make test`. Both make the environment first.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+.venv/run: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+.venv/dev: .venv/run requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: .venv/run
+	$(BIN)/snakemake --cores 2 demo
+
+test: .venv/dev
+	$(BIN)/pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check efface scripts tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile rules
+
+clean:
+	rm -rf demo .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis

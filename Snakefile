@@ -1,0 +1,36 @@
+"""efface: takes the name and the face out of head MRI, and proves it. Start at docs/architecture.md."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: workflow.source_path("config.yaml")
+
+
+include: "rules/setting.smk"
+include: "rules/phantom.smk"
+include: "rules/train.smk"
+
+
+if SOURCE:
+
+    workdir: RESTRICTED
+
+    include: "rules/inventory.smk"
+    include: "rules/scrub.smk"
+    include: "rules/convert.smk"
+    include: "rules/segment.smk"
+    include: "rules/distort.smk"
+    include: "rules/qc.smk"
+    include: "rules/audit.smk"
+    include: "rules/release.smk"
+
+    rule all:
+        default_target: True
+        input:
+            released,
+
+    rule participant:
+        input:
+            audited,

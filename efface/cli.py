@@ -1,0 +1,241 @@
+"""The command line: ``efface run``, ``deface``, ``scrub``, ``verify`` and ``key``.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 needs review (``deface`` only).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from efface import __version__
+from efface.errors import EffaceError
+
+OK, FAILED, USAGE, REVIEW = 0, 1, 2, 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns its exit code. Faults become one sentence on standard error."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except EffaceError as e:
+        return _say(str(e))
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on where it was")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except MemoryError:
+        return _say("not enough memory for this image")
+    except OSError as e:
+        return _say(f"{e.filename or 'input or output'}: {e.strerror or e}")
+
+
+def _say(sentence: str) -> int:
+    print(f"efface: {sentence}", file=sys.stderr)
+    return FAILED
+
+
+def _run(a: argparse.Namespace) -> int:
+    from efface.workflow import run
+
+    settings = {
+        "features": a.features.split(","),
+        "method": a.method,
+        "retain": a.retain,
+        "device": a.device,
+        "participants": a.participant_label,
+    }
+    if a.key:
+        settings["key"] = str(a.key.resolve())
+    if a.accept:
+        settings["accept"] = str(a.accept.resolve())
+    return run(a.source, a.out, a.level, settings, a.cores, a.profile, a.verbose)
+
+
+def _deface(a: argparse.Namespace) -> int:
+    from efface import nifti
+
+    if a.out.resolve() == a.image.resolve():
+        raise EffaceError(f"{a.out}: the result must not replace the original")
+    outputs = [p for p in (a.out, a.labels, a.mask) if p]
+    for path in outputs:
+        if not path.name.endswith((".nii", ".nii.gz")):
+            raise EffaceError(f"{path}: name it .nii or .nii.gz")
+        if path.is_dir():
+            raise EffaceError(f"{path}: is a folder; name a file")
+        _writable(path)
+    img = nifti.load(a.image)
+
+    import nibabel as nib
+    import numpy as np
+
+    from efface.volume import deface
+
+    result = deface(img, a.features, a.method, a.seed, a.models, a.device)
+    report = result.report
+    written = report.status == "pass" or (report.status == "review" and a.allow_review)
+    for reason in report.reasons:
+        print(f"{report.status}: {reason}", file=sys.stderr)
+    if not written:
+        print(f"efface: {a.image}: {_REFUSED[report.status]}", file=sys.stderr)
+        return REVIEW if report.status == "review" else FAILED
+    if a.labels:
+        nifti.save(nib.Nifti1Image(result.labels, img.affine), a.labels)
+    if a.mask:
+        nifti.save(nib.Nifti1Image(result.mask.astype(np.uint8), img.affine), a.mask)
+    # last, so that where the image is, all of it is
+    nifti.save(result.image, a.out)
+    print(f"{a.out}: {report.status}")
+    return REVIEW if report.status == "review" else OK
+
+
+_REFUSED = {
+    "review": "needs review, nothing written (--allow-review writes it all the same)",
+    "fail": "not safe, nothing written",
+}
+
+
+def _writable(path: Path) -> None:
+    """Find out before the work, not after it."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise EffaceError(f"{folder}: no such folder for {path.name}; make it first")
+    probe = folder / f".{path.name}.{os.getpid()}.probe"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise EffaceError(f"{folder}: cannot be written ({e.strerror})") from e
+
+
+def _scrub(a: argparse.Namespace) -> int:
+    from efface.pseudonym import read_key
+    from efface.scrub import scrub_folder
+
+    if not a.dicom.is_dir():
+        raise EffaceError(f"{a.dicom}: no such folder of DICOM files")
+    if not a.key.exists():
+        raise EffaceError(f"{a.key}: no such key; make one with: efface key new {a.key}")
+    report = scrub_folder(a.dicom, a.out, read_key(a.key), a.retain, _progress("files"))
+    print(report.summary())
+    return OK
+
+
+def _verify(a: argparse.Namespace) -> int:
+    from efface.verify import verify
+
+    needles = None
+    if a.needles:
+        try:
+            needles = [n for n in a.needles.read_text().splitlines() if n.strip()]
+        except (OSError, UnicodeDecodeError) as e:
+            raise EffaceError(f"{a.needles}: cannot be read as text ({e})") from e
+    if not a.release.is_dir():
+        raise EffaceError(f"{a.release}: no such release folder")
+    report = verify(a.release, needles)
+    for problem in report.problems:
+        print(problem)
+    print(report.summary())
+    return OK if not report.problems else FAILED
+
+
+def _key_new(a: argparse.Namespace) -> int:
+    from efface.pseudonym import new_key
+
+    key = new_key(a.file)
+    print(f"{a.file}: new key {key.fingerprint}; keep it safe, it links pseudonyms to people")
+    return OK
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    """A line that counts on a terminal; nothing where the output goes to a file."""
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r{done}/{total} {what}", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="efface", description="Takes the name and the face out of head MRI, and proves it."
+    )
+    p.add_argument("--version", action="version", version=f"efface {__version__}")
+    commands = p.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+    def command(
+        name: str, function: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        return sub
+
+    run = command("run", _run, "a folder of DICOM or a BIDS dataset, to a release and an audit")
+    run.add_argument("source", type=Path, metavar="SOURCE", help="DICOM tree or BIDS dataset")
+    run.add_argument("out", type=Path, metavar="OUT", help="folder for release/ and audit/")
+    run.add_argument(
+        "level",
+        nargs="?",
+        choices=("participant", "group"),
+        default="group",
+        help="participant: up to the leak scan of each session; group (default): all of it",
+    )
+    run.add_argument(
+        "--participant-label", nargs="+", default=[], metavar="SUB", help="pseudonyms (sub-…)"
+    )
+    run.add_argument("--cores", type=int, default=os.cpu_count() or 1, metavar="N")
+    run.add_argument("--profile", metavar="NAME", help="how to run: slurm, or a profile's folder")
+    run.add_argument("--key", type=Path, metavar="FILE", help="default: OUT/restricted/key")
+    run.add_argument("--retain", nargs="+", default=[], metavar="OPTION", help="docs/headers.md")
+    run.add_argument("--accept", type=Path, metavar="FILE", help="scans accepted in review")
+    run.add_argument("--verbose", action="store_true", help="all that snakemake says")
+    _how(run)
+
+    one = command("deface", _deface, "one NIfTI volume, 3D or 4D")
+    one.add_argument("image", type=Path, metavar="IN.nii.gz")
+    one.add_argument("out", type=Path, metavar="OUT.nii.gz")
+    one.add_argument("--labels", type=Path, metavar="L.nii.gz", help="write what was found")
+    one.add_argument("--mask", type=Path, metavar="M.nii.gz", help="write what was replaced")
+    one.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default 0)")
+    one.add_argument("--models", type=Path, metavar="DIR", help="another face model")
+    one.add_argument(
+        "--allow-review", action="store_true", help="write also what a person must look at first"
+    )
+    _how(one)
+
+    scrub = command("scrub", _scrub, "DICOM headers only; the face stays in")
+    scrub.add_argument("dicom", type=Path, metavar="DICOM_DIR")
+    scrub.add_argument("out", type=Path, metavar="OUT_DIR")
+    scrub.add_argument("--key", type=Path, required=True, metavar="FILE", help="project key")
+    scrub.add_argument("--retain", nargs="+", default=[], metavar="OPTION", help="docs/headers.md")
+
+    verify = command("verify", _verify, "check a release: manifest, structure, identifiers")
+    verify.add_argument("release", type=Path, metavar="RELEASE")
+    verify.add_argument("--needles", type=Path, metavar="FILE", help="identifiers, one a line")
+
+    key = commands.add_parser("key", help="the project key").add_subparsers(required=True)
+    new = key.add_parser("new", help="make a key file (mode 0600)")
+    new.add_argument("file", type=Path, metavar="FILE")
+    new.set_defaults(command=_key_new)
+    return p
+
+
+def _how(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--features", default="face", metavar="LIST", help="face (default) or eyes,nose,ears,mouth"
+    )
+    p.add_argument("--method", default="noise", metavar="NAME", help="noise, remove or blur")
+    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

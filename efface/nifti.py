@@ -1,0 +1,120 @@
+"""Reading and writing NIfTI without touching a stored value that was not meant to change."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from isal import igzip
+from numpy.typing import NDArray
+
+from efface.errors import EffaceError
+
+
+def load(path: Path) -> nib.Nifti1Image:
+    """Open a 3D or 4D NIfTI image.
+
+    Raises :class:`EffaceError` with one sentence if it is missing, unreadable, no image, of
+    another shape, or has no usable affine.
+    """
+    if not path.exists():
+        raise EffaceError(f"{path}: no such file")
+    try:
+        img = nib.Nifti1Image.from_bytes(_inflate(path)) if path.suffix == ".gz" else nib.load(path)
+    except PermissionError as e:
+        raise EffaceError(f"{path}: no permission to read it") from e
+    except Exception as e:
+        raise EffaceError(f"{path}: not a readable NIfTI image ({_short(e)})") from e
+    check(img, str(path))
+    return img
+
+
+def check(img: nib.Nifti1Image, name: str = "image") -> None:
+    """Raise :class:`EffaceError` unless ``img`` is a 3D or 4D volume that efface can work on."""
+    if not isinstance(img, nib.Nifti1Image):
+        raise EffaceError(f"{name}: not a NIfTI image")
+    shape = img.shape
+    spatial = shape[:3]
+    if len(shape) not in (3, 4) or min(shape, default=0) < 1:
+        raise EffaceError(f"{name}: expected a 3D or 4D volume, found shape {shape}")
+    if min(spatial) < 2:
+        raise EffaceError(f"{name}: a single slice of shape {shape} is no volume")
+    kind = img.get_data_dtype()
+    if kind.fields is not None or kind.kind not in "iuf":
+        raise EffaceError(f"{name}: voxels of type {kind} are no scalar image")
+    linear = img.affine[:3, :3]
+    if not np.isfinite(img.affine).all() or abs(np.linalg.det(linear)) < 1e-6:
+        raise EffaceError(f"{name}: the affine does not say how the voxels lie in space")
+
+
+def stored(img: nib.Nifti1Image) -> NDArray[np.generic]:
+    """The voxels as stored, before scl_slope and scl_inter. Shape as the image's."""
+    proxy = img.dataobj
+    if isinstance(proxy, np.ndarray):
+        return proxy
+    return np.asanyarray(proxy.get_unscaled())
+
+
+def with_stored(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1Image:
+    """A copy of ``img`` with other stored voxels: header geometry, dtype and scaling kept."""
+    header = img.header.copy()
+    # nibabel drops the scaling of a header when it makes an image; write() puts it back
+    out = nib.Nifti1Image(voxels, None, header)
+    out.header["scl_slope"], out.header["scl_inter"] = scaling(img)
+    return out
+
+
+def scaling(img: nib.Nifti1Image) -> tuple[float, float]:
+    """``scl_slope`` and ``scl_inter`` as they stand in the file (NaN where unset)."""
+    proxy = img.dataobj
+    if isinstance(proxy, np.ndarray):
+        return float(img.header["scl_slope"]), float(img.header["scl_inter"])
+    return float(proxy.slope), float(proxy.inter)
+
+
+def to_bytes(img: nib.Nifti1Image) -> bytes:
+    """Uncompressed NIfTI-1 or -2 file with the stored voxels as they are."""
+    header = img.header.copy()
+    slope, inter = scaling(img)
+    voxels = stored(img)
+    out = io.BytesIO()
+    header.set_data_dtype(voxels.dtype)
+    header["vox_offset"] = 0
+    header["magic"] = header.single_magic
+    header.set_slope_inter(None if np.isnan(slope) else slope, None if np.isnan(inter) else inter)
+    header.write_to(out)
+    offset = int(header.single_vox_offset) if not header.extensions else None
+    if offset is None:
+        offset = int(header.get_data_offset())
+    out.write(b"\0" * max(0, offset - out.tell()))
+    out.write(np.asarray(voxels, dtype=voxels.dtype).tobytes(order="F"))
+    return out.getvalue()
+
+
+def save(img: nib.Nifti1Image, path: Path) -> None:
+    """Write ``.nii`` or ``.nii.gz`` atomically; gzip without name and time, so bytes repeat.
+
+    Raises :class:`EffaceError` if the disk is full or the folder cannot be written.
+    """
+    data = to_bytes(img)
+    if path.suffix == ".gz":
+        data = igzip.compress(data, compresslevel=2, mtime=0)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise EffaceError(f"{path}: cannot be written ({e.strerror})") from e
+
+
+def _inflate(path: Path) -> bytes:
+    return bytes(igzip.decompress(path.read_bytes()))
+
+
+def _short(e: Exception) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:120]

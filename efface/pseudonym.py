@@ -1,0 +1,107 @@
+"""Keyed, stateless pseudonyms: the same input and key give the same ids on every node.
+
+HMAC-SHA256 with a 256-bit project key, domain-separated by a purpose word, as
+docs/architecture.md describes. UIDs become ``2.25.<128-bit integer>`` (PS3.5 Annex B.2).
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from efface.errors import EffaceError
+
+
+@dataclass(frozen=True)
+class Key:
+    """The project's secret. It is never printed: ``repr`` shows the fingerprint."""
+
+    secret: bytes
+
+    def digest(self, purpose: str, *parts: str) -> bytes:
+        """32 bytes that stand for the parts; parts are length-prefixed, so they cannot run together."""
+        message = b"".join(
+            len(b).to_bytes(4, "big") + b for b in (p.encode() for p in (purpose, *parts))
+        )
+        return hmac.new(self.secret, message, sha256).digest()
+
+    def label(self, purpose: str, *parts: str) -> str:
+        """Ten characters a-z and 2-7 (50 bits), legal as a BIDS label."""
+        import base64
+
+        return base64.b32encode(self.digest(purpose, *parts)).decode().lower()[:10]
+
+    def uid(self, original: str) -> str:
+        """The UID that replaces ``original`` everywhere."""
+        return f"2.25.{int.from_bytes(self.digest('uid', original)[:16], 'big')}"
+
+    def weeks(self, subject: str) -> int:
+        """Whole weeks, 1 to 520, by which this subject's dates move into the past."""
+        return 1 + int.from_bytes(self.digest("date", subject)[:8], "big") % 520
+
+    def seed(self, *parts: str) -> int:
+        """A 128-bit seed for a random generator."""
+        return int.from_bytes(self.digest("seed", *parts)[:16], "big")
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hex digits that name the key without telling it."""
+        return self.digest("fingerprint").hex()[:8]
+
+    def __repr__(self) -> str:
+        return f"Key({self.fingerprint})"
+
+
+def new_key(path: Path) -> Key:
+    """Make a key file, mode 0600; never over an existing one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as e:
+        raise EffaceError(f"{path}: a key is there already; efface never overwrites a key") from e
+    with os.fdopen(fd, "w") as f:
+        f.write(secrets.token_hex(32) + "\n")
+    return read_key(path)
+
+
+def read_key(path: Path) -> Key:
+    """Read a key file.
+
+    Raises :class:`EffaceError` if it is missing, readable by others or not 64 hex digits.
+    """
+    try:
+        text = path.read_text().strip()
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as e:
+        raise EffaceError(f"{path}: the key cannot be read ({e.strerror})") from e
+    if mode & 0o077:
+        raise EffaceError(f"{path}: the key is readable by others; run: chmod 600 {path}")
+    try:
+        secret = bytes.fromhex(text)
+    except ValueError:
+        secret = b""
+    if len(secret) != 32:
+        raise EffaceError(f"{path}: not an efface key (64 hexadecimal digits)")
+    return Key(secret)
+
+
+def subject_label(key: Key, patient_id: str, issuer: str, study_uid: str) -> str:
+    """``sub-…`` of a person; without a patient id every study counts as another person."""
+    if patient_id.strip():
+        return "sub-" + key.label("subject", issuer.strip(), patient_id.strip())
+    return "sub-" + key.label("subject-of-study", study_uid)
+
+
+def session_label(key: Key, study_uid: str) -> str:
+    """``ses-…`` of a study."""
+    return "ses-" + key.label("session", study_uid)
+
+
+def series_label(key: Key, series_uid: str) -> str:
+    """``series-…`` of a series."""
+    return "series-" + key.label("series", series_uid)

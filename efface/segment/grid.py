@@ -1,0 +1,149 @@
+"""From an image as it comes to the network's grid, and labels back again.
+
+The network sees every head on one grid: RAS axes in world space, isotropic voxels, intensities
+scaled by percentiles. Orientation, voxel size and scaling of the file end here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Array = NDArray[np.float32]
+
+LARGEST_MM = 400.0
+"""Beyond this extent of a grid axis an image is no head scan that fits in memory."""
+
+NEEDED = 0.45
+"""Probability that a voxel needs to get a label: below one half, since a face voxel missed costs
+more than one too many."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An isotropic RAS grid."""
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+
+def around(shape: tuple[int, ...], affine: NDArray[np.float64], mm: float, multiple: int) -> Grid:
+    """The smallest RAS grid of ``mm`` voxels that holds the whole field of view.
+
+    Each axis is a multiple of ``multiple`` voxels; the field of view stands in its middle.
+    Axes longer than ``LARGEST_MM`` are cut there, evenly at both ends.
+    """
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shape[:3]])).reshape(3, -1).T
+    world = apply_affine(affine, corners)
+    low, high = world.min(0), world.max(0)
+    extent = np.minimum(high - low, LARGEST_MM)
+    steps = np.maximum(np.ceil(extent / mm / multiple - 1e-6), 1).astype(int) * multiple
+    origin = (low + high) / 2 - (steps - 1) / 2 * mm
+    out = np.diag([mm, mm, mm, 1.0])
+    out[:3, 3] = origin
+    return Grid((int(steps[0]), int(steps[1]), int(steps[2])), out)
+
+
+def volume(voxels: NDArray[np.generic], slope: float = 1.0, inter: float = 0.0) -> Array:
+    """One finite float32 3D volume of stored voxels: the mean over time of a 4D image."""
+    v = np.asarray(voxels)
+    v = v.mean(axis=3, dtype=np.float32) if v.ndim == 4 else v.astype(np.float32)
+    if not np.isfinite(v).all():
+        v = np.nan_to_num(v, nan=0.0, posinf=0.0, neginf=0.0)
+    if slope not in (0.0, 1.0) and np.isfinite(slope):
+        v *= np.float32(slope)
+    if inter and np.isfinite(inter):
+        v += np.float32(inter)
+    return v
+
+
+def resample(
+    v: Array, affine: NDArray[np.float64], grid: Grid
+) -> tuple[Array, NDArray[np.bool_]]:
+    """``v`` on the grid by trilinear interpolation, and where the grid lies in its field of view.
+
+    Voxels finer than half the grid's are averaged first, so that noise does not alias.
+    """
+    mm = float(grid.affine[0, 0])
+    factors = [
+        int(min(max(mm / s + 0.25, 1), n)) for s, n in zip(voxel_sizes(affine), v.shape, strict=True)
+    ]
+    affine = affine.copy()
+    for axis, f in enumerate(factors):
+        if f > 1:
+            n = v.shape[axis] // f
+            v = v.take(range(n * f), axis).reshape(
+                *v.shape[:axis], n, f, *v.shape[axis + 1 :]
+            ).mean(axis + 1)
+            affine[:3, 3] += affine[:3, axis] * (f - 1) / 2
+            affine[:3, axis] *= f
+    to_voxel = np.linalg.inv(affine) @ grid.affine
+    out = ndimage.affine_transform(
+        v, to_voxel[:3, :3], to_voxel[:3, 3], output_shape=grid.shape, order=1, mode="nearest"
+    )
+    inside = np.ones(grid.shape, bool)
+    index = np.ogrid[tuple(slice(0, n) for n in grid.shape)]
+    for axis, n in enumerate(v.shape):
+        at = sum(to_voxel[axis, k] * index[k] for k in range(3)) + to_voxel[axis, 3]
+        inside &= (at > -0.75) & (at < n - 0.25)
+    out[~inside] = 0
+    return out.astype(np.float32, copy=False), inside
+
+
+def normalise(v: Array, inside: NDArray[np.bool_]) -> Array:
+    """Intensities so that the 2nd percentile in the field of view is 0 and the 99.5th is 1.
+
+    Clipped to -0.2 to 2; 0 outside the field of view.
+    """
+    seen = v[inside]
+    if seen.size == 0:
+        return np.zeros_like(v)
+    low, high = np.percentile(seen[:: max(1, seen.size // 200_000)], (2, 99.5))
+    out = np.clip((v - low) / max(high - low, 1e-6), -0.2, 2.0).astype(np.float32)
+    out[~inside] = 0
+    return out
+
+
+def labels_to(
+    probabilities: NDArray[np.float32],
+    grid: Grid,
+    shape: tuple[int, int, int],
+    affine: NDArray[np.float64],
+) -> NDArray[np.uint8]:
+    """Labels on an image's own grid from class probabilities (classes, X, Y, Z) on the grid.
+
+    Each class is interpolated only inside the box where it occurs; the largest wins.
+    """
+    to_grid = np.linalg.inv(grid.affine) @ affine
+    best = np.full(shape, NEEDED, np.float32)
+    out = np.zeros(shape, np.uint8)
+    hard = probabilities.argmax(0)
+    boxes = ndimage.find_objects(hard, max_label=len(probabilities) - 1)
+    for label, box in enumerate(boxes, start=1):
+        if box is None:
+            continue
+        low = np.array([s.start for s in box]) - 1.0
+        high = np.array([s.stop for s in box]) + 0.0
+        corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
+        at = apply_affine(np.linalg.inv(to_grid), corners)
+        first = np.clip(np.floor(at.min(0)).astype(int), 0, shape)
+        last = np.clip(np.ceil(at.max(0)).astype(int) + 1, 0, shape)
+        if (last <= first).any():
+            continue
+        here = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+        p = ndimage.affine_transform(
+            probabilities[label],
+            to_grid[:3, :3],
+            apply_affine(to_grid, first),
+            output_shape=tuple(last - first),
+            order=1,
+            mode="constant",
+        )
+        wins = p > best[here]
+        best[here][wins] = p[wins]
+        out[here][wins] = label
+    return out

@@ -1,0 +1,93 @@
+"""The attention-gated 3D U-Net.
+
+After Oktay et al. 2018 (Attention U-Net): each skip connection is weighted voxel by voxel by a
+gate that sees the coarser level. Two things make it cheap enough for a CPU: the 2x2x2 voxels of
+the input grid are folded into channels before the first convolution and unfolded after the last
+one, so that nothing runs on the full grid, and normalisation is per image (instance), so that a
+batch of one trains as well as a batch of many.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def fold(x: Tensor) -> Tensor:
+    """(N, C, X, Y, Z) to (N, 8 C, X/2, Y/2, Z/2)."""
+    n, c, i, j, k = x.shape
+    x = x.reshape(n, c, i // 2, 2, j // 2, 2, k // 2, 2)
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(n, 8 * c, i // 2, j // 2, k // 2)
+
+
+def unfold(x: Tensor) -> Tensor:
+    """The inverse of :func:`fold`."""
+    n, c8, i, j, k = x.shape
+    x = x.reshape(n, c8 // 8, 2, 2, 2, i, j, k).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(n, c8 // 8, 2 * i, 2 * j, 2 * k)
+
+
+class Block(nn.Sequential):
+    """Two 3x3x3 convolutions, each normalised per image."""
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__(
+            nn.Conv3d(inside, outside, 3, padding=1, bias=False),
+            nn.InstanceNorm3d(outside, affine=True),
+            nn.LeakyReLU(0.01, inplace=True),
+            nn.Conv3d(outside, outside, 3, padding=1, bias=False),
+            nn.InstanceNorm3d(outside, affine=True),
+            nn.LeakyReLU(0.01, inplace=True),
+        )
+
+
+class Gate(nn.Module):
+    """Additive attention: what the coarser level finds irrelevant is damped in the skip."""
+
+    def __init__(self, skip: int, coarse: int) -> None:
+        super().__init__()
+        inner = max(skip // 2, 4)
+        self.of_skip = nn.Conv3d(skip, inner, 1)
+        self.of_coarse = nn.Conv3d(coarse, inner, 1, bias=False)
+        self.weight = nn.Conv3d(inner, 1, 1)
+
+    def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
+        """Both on the same grid."""
+        joint = functional.relu(self.of_skip(skip) + self.of_coarse(coarse))
+        return skip * torch.sigmoid(self.weight(joint))
+
+
+class AttentionUNet(nn.Module):
+    """One channel of intensities to logits of ``classes``, on the same grid.
+
+    Every axis of the input must be a multiple of ``2 ** len(widths)``.
+    """
+
+    def __init__(self, widths: tuple[int, ...], classes: int, attention: bool = True) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(
+            Block(a, b) for a, b in zip((8, *widths[:-1]), widths, strict=True)
+        )
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))[::-1]
+        self.up = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in pairs)
+        self.gates = nn.ModuleList(Gate(a, a) if attention else nn.Identity() for a, _ in pairs)
+        self.merge = nn.ModuleList(Block(2 * a, a) for a, _ in pairs)
+        self.head = nn.Conv3d(widths[0], 8 * classes, 1)
+        self.attention = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, X, Y, Z) to logits (N, classes, X, Y, Z)."""
+        x = fold(x)
+        skips: list[Tensor] = []
+        for level, block in enumerate(self.down):
+            if level:
+                skips.append(x)
+                x = functional.max_pool3d(x, 2)
+            x = block(x)
+        for up, gate, merge in zip(self.up, self.gates, self.merge, strict=True):
+            skip = skips.pop()
+            x = functional.interpolate(up(x), size=skip.shape[2:], mode="trilinear")
+            skip = gate(skip, x) if self.attention else skip
+            x = merge(torch.cat((skip, x), 1))
+        return unfold(self.head(x))

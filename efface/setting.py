@@ -1,0 +1,151 @@
+"""The settings of a run: checked against their schema, and the places that follow from them."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from efface.errors import EffaceError
+from efface.pseudonym import new_key, read_key
+
+_PACKAGE = Path(__file__).parent
+_NOT_OF_A_RUN = {"phantom", "train", "cli", "evaluate"}
+_held: list[int] = []
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run reads and writes; absolute paths."""
+
+    source: str
+    out: str
+    key: str
+    entries: dict[str, str]
+    """Pseudonym of a top-level entry of the source, to its name."""
+
+
+def check(config: dict[str, Any]) -> None:
+    """Raise :class:`EffaceError` naming the first setting that is wrong."""
+    import jsonschema
+    import yaml
+
+    schema = yaml.safe_load((_PACKAGE / "config.schema.yaml").read_text())
+    for name in ("features", "participants", "retain"):
+        if isinstance(config.get(name), str):
+            # --config features=eyes,nose is what people type
+            config[name] = [v for v in config[name].split(",") if v]
+    for name in ("source", "out", "key", "accept", "models", "heads"):
+        config[name] = str(config.get(name) or "")
+    error = jsonschema.exceptions.best_match(
+        jsonschema.Draft202012Validator(schema).iter_errors(config)
+    )
+    if error:
+        where = ".".join(str(p) for p in error.absolute_path) or "config"
+        raise EffaceError(f"setting {where}: {error.message}")
+    from efface.distort.methods import METHODS
+
+    if config["method"] not in METHODS:
+        raise EffaceError(
+            f"setting method: {config['method']!r} is none of {', '.join(METHODS)}"
+        )
+    if config["source"] and not config["out"]:
+        raise EffaceError("setting out: name a folder for the results (--config out=DIR)")
+
+
+def prepare(config: dict[str, Any], lock: bool = True) -> Run:
+    """Make the restricted zone and the key, and list the source's entries.
+
+    With ``lock``, no second run may work on the same folder; the lock ends with the process, so a
+    killed run leaves none. Raises :class:`EffaceError` for a missing source, a folder that cannot
+    be written, a release inside the source or the source inside the release.
+    """
+    from efface import inventory
+
+    source, out = Path(config["source"]).resolve(), Path(config["out"]).resolve()
+    if not source.exists():
+        raise EffaceError(f"{source}: no such folder; set source to a DICOM tree or BIDS dataset")
+    if not source.is_dir():
+        raise EffaceError(f"{source}: a file; for one image use efface deface, else name a folder")
+    if out == source or out.is_relative_to(source) or source.is_relative_to(out):
+        raise EffaceError(f"{out}: the results and the source must not lie inside each other")
+    restricted = out / "restricted"
+    try:
+        restricted.mkdir(parents=True, exist_ok=True)
+        restricted.chmod(0o700)
+        # what is in the restricted zone is nobody else's to read, whatever the umask was
+        os.umask(0o027)
+        if lock:
+            _lock(restricted / "lock", out)
+    except OSError as e:
+        raise EffaceError(f"{out}: cannot be written ({e.strerror})") from e
+    key = Path(config["key"]).resolve() if config["key"] else restricted / "key"
+    if not config["key"] and not key.exists():
+        new_key(key)
+    entries = inventory.entries(source, read_key(key))
+    return Run(str(source), str(out), str(key), entries)
+
+
+def _lock(path: Path, out: Path) -> None:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(handle)
+        raise EffaceError(f"{out}: another efface run works here; wait until it is done") from e
+    _held.append(handle)
+
+
+@cache
+def source_hash() -> str:
+    """Hash of the code that makes results: snakemake re-runs a rule when its parameters change,
+    but not when a module that its script imports does."""
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*")):
+        part = path.relative_to(_PACKAGE).parts[0].removesuffix(".py")
+        if path.is_file() and "__pycache__" not in path.parts and part not in _NOT_OF_A_RUN:
+            digest.update(str(path.relative_to(_PACKAGE)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def model_hash(models: str) -> str:
+    """Digest of the face model: other weights re-run what they made."""
+    from efface.segment import model_hash as digest
+
+    return digest(Path(models) if models else None)
+
+
+def table(path: str | Path) -> dict[str, str]:
+    """Session to fingerprint, from the inventory's sessions.tsv."""
+    return _table(str(path), os.stat(path).st_mtime_ns)
+
+
+@cache
+def _table(path: str, _time: int) -> dict[str, str]:
+    with open(path, newline="") as f:
+        return {r["session"]: r["fingerprint"] for r in csv.DictReader(f, delimiter="\t")}
+
+
+def sessions(path: str | Path, participants: list[str]) -> list[str]:
+    """Sessions of the table, or those of the people named."""
+    return [s for s in table(path) if not participants or s.split("_")[0] in participants]
+
+
+def fingerprint(path: str | Path, session: str) -> str:
+    """Fingerprint of one session; empty for one that is no more."""
+    return table(path).get(session, "")
+
+
+def outcome(out: Path) -> str:
+    """What a run came to, in three lines, from audit/scans.tsv."""
+    from collections import Counter
+
+    with (out / "audit" / "scans.tsv").open(newline="") as f:
+        statuses = Counter(r["status"] for r in csv.DictReader(f, delimiter="\t"))
+    counts = ", ".join(f"{statuses[s]} {s}" for s in ("pass", "review", "fail"))
+    return f"scans: {counts}\nrelease: {out / 'release'}\naudit:   {out / 'audit' / 'index.html'}"

@@ -1,0 +1,1 @@
+"""Training of the face model: data, augmentation, loop, evaluation, export."""

@@ -1,0 +1,269 @@
+"""From one head to endlessly many: pose, shape, contrast, resolution, field of view, faults.
+
+Contrasts that no training head has are made as SynthSeg (Billot 2023) and SynthStrip (Hoopes
+2022) do: every label and every cluster of intensities gets a random mean and spread. Every draw
+comes from one generator seeded by the step, so that a resumed run sees the same heads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from efface.train.data import Head
+
+Shape = tuple[int, int, int]
+
+
+def example(
+    head: Head, shape: Shape, seed: int, device: str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """An augmented head.
+
+    Returns the image (1, 1, X, Y, Z) float32, normalised as at inference, and labels (1, X, Y, Z)
+    int64 on a grid of ``shape``.
+    """
+    g = Generator().manual_seed(seed)
+    image = torch.from_numpy(head.image).to(device, torch.float32)[None, None] / 180
+    labels = torch.from_numpy(head.labels).to(device, torch.float32)[None, None]
+    grid = _pose(image.shape[2:], shape, g).to(device)
+    image = functional.grid_sample(image, grid, align_corners=False)
+    labels = functional.grid_sample(labels, grid, mode="nearest", align_corners=False)
+    inside = (grid.abs() < 1).all(-1)[None]
+    labels = labels[0].round().long()
+    image = _contrast(image, labels, g)
+    image, labels = _mishap(image, labels, g)
+    image = _bias(image, g)
+    image, inside = _resolution(image, inside, g)
+    image, inside = _crop(image, inside, labels, g)
+    image = _noise(image, g)
+    labels = labels * inside[0].long()
+    return _normalise(image, inside), labels
+
+
+def _u(g: Generator, low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand((), generator=g))
+
+
+def _chance(g: Generator, p: float) -> bool:
+    return float(torch.rand((), generator=g)) < p
+
+
+def _pick(g: Generator, n: int) -> int:
+    return int(torch.randint(n, (), generator=g))
+
+
+def _rotation(g: Generator) -> Tensor:
+    if _chance(g, 0.08):  # any orientation at all: headers can lie
+        q = torch.randn(4, generator=g)
+        w, x, y, z = (q / q.norm()).tolist()
+        return torch.tensor(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+                [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+                [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+            ]
+        )
+    most = 40 if _chance(g, 0.25) else 18
+    r = torch.eye(3)
+    for axis in range(3):
+        a = math.radians(_u(g, -most, most))
+        i, j = (axis + 1) % 3, (axis + 2) % 3
+        turn = torch.eye(3)
+        turn[i, i] = turn[j, j] = math.cos(a)
+        turn[i, j], turn[j, i] = -math.sin(a), math.sin(a)
+        r = r @ turn
+    return r
+
+
+def _pose(source: torch.Size, shape: Shape, g: Generator) -> Tensor:
+    """Sampling grid (1, X, Y, Z, 3) of an affine and an elastic change, in grid_sample's units."""
+    scale = torch.tensor([_u(g, 0.85, 1.2)] * 3) * torch.tensor([_u(g, 0.93, 1.07) for _ in "xyz"])
+    shear = torch.eye(3) + 0.06 * torch.randn(3, 3, generator=g).fill_diagonal_(0)
+    m = _rotation(g) @ shear @ torch.diag(scale)
+    if _chance(g, 0.5):
+        m = m @ torch.diag(torch.tensor([-1.0, 1.0, 1.0]))
+    shift = torch.tensor([_u(g, -10, 10) for _ in "xyz"])
+    axes = [torch.arange(n) - (n - 1) / 2 for n in shape]
+    at = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    at = at @ m.T + shift
+    if _chance(g, 0.7):
+        coarse = torch.randn(1, 3, *[_pick(g, 5) + 4 for _ in "xyz"], generator=g)
+        field = functional.interpolate(
+            coarse * _u(g, 0.5, 3.0), size=shape, mode="trilinear", align_corners=True
+        )
+        at = at + field[0].permute(1, 2, 3, 0)
+    half = torch.tensor([n / 2 for n in source])
+    return (at / half)[None].flip(-1)
+
+
+def _contrast(image: Tensor, labels: Tensor, g: Generator) -> Tensor:
+    kind = _u(g, 0, 1)
+    if kind < 0.45:
+        image = image.clamp(0, 2) ** math.exp(_u(g, -0.5, 0.5))
+    elif kind < 0.70:
+        # a random curve over the intensities, the dark end kept as air most of the time
+        knots = torch.rand(6, generator=g)
+        if _chance(g, 0.85):
+            knots[0] = 0.1 * float(knots[0])
+        curve = functional.interpolate(knots[None, None], size=256, mode="linear")[0, 0]
+        image = curve.to(image.device)[(image.clamp(0, 1.4) * 180).long()]
+    else:
+        # clusters of intensity, and labels on top of them
+        edges = torch.sort(torch.rand(_pick(g, 6) + 4, generator=g))[0] * 1.1 + 0.06
+        part = torch.bucketize(image, edges.to(image.device))
+        n = len(edges) + 1
+        means, spread = torch.rand(n, generator=g), 0.1 * torch.rand(n, generator=g)
+        if _chance(g, 0.9):
+            means[0], spread[0] = 0.05 * float(means[0]), 0.01
+        noise = torch.randn(image.shape, generator=g).to(image.device)
+        made = means.to(image.device)[part] + spread.to(image.device)[part] * noise
+        if _chance(g, 0.5):  # the vitreous is bright or dark against its surroundings
+            eyes = (labels == 2)[None]
+            made = torch.where(eyes & (part > 0), made * 0.3 + _u(g, 0, 0.8), made)
+        if _chance(g, 0.7):
+            made = functional.avg_pool3d(made, 3, 1, 1)
+        image = made * (1 - (w := _u(g, 0, 0.4))) + w * image
+    if _chance(g, 0.04):
+        image = image.max() - image
+    return image
+
+
+def _dilate(mask: Tensor, radius: int) -> Tensor:
+    out = mask.float()
+    for _ in range(radius):
+        out = functional.max_pool3d(out, 3, 1, 1)
+    return out > 0.5
+
+
+def _mishap(image: Tensor, labels: Tensor, g: Generator) -> tuple[Tensor, Tensor]:
+    """Heads without a face or without a skull, and things that are no head."""
+    kind = _u(g, 0, 1)
+    if kind < 0.14:  # defaced already, in part or whole
+        chosen = [o for o in (2, 3, 4, 5) if _chance(g, 0.7)] or [3]
+        organs = torch.isin(labels, torch.tensor(chosen, device=labels.device))
+        region = _dilate(organs[None], 3 + _pick(g, 4)) & ~_dilate((labels == 1)[None], 1)
+        fill: Tensor | float
+        how = _pick(g, 4)
+        if how == 0:
+            fill = 0.0
+        elif how == 1:
+            fill = _u(g, 0, 1)
+        elif how == 2:
+            fill = _u(g, 0.1, 0.8) + _u(g, 0, 0.5) * torch.randn(
+                image.shape, generator=g
+            ).to(image.device)
+        else:
+            coarse = torch.rand(1, 1, *[n // (2 + 2 * _pick(g, 4)) for n in image.shape[2:]],
+                                generator=g)
+            fill = functional.interpolate(coarse, size=image.shape[2:], mode="trilinear").to(
+                image.device
+            )
+        image = torch.where(region, torch.as_tensor(fill, device=image.device), image)
+        labels = torch.where(region[0] & (labels > 1), 0, labels)
+    elif kind < 0.17:  # stripped of everything but the brain
+        brain = labels == 1
+        image, labels = image * brain[None], brain.long()
+    elif kind < 0.19:  # no head: smooth blobs or noise
+        coarse = torch.randn(1, 1, *[3 + _pick(g, 12) for _ in "xyz"], generator=g)
+        image = functional.interpolate(coarse, size=image.shape[2:], mode="trilinear").to(
+            image.device
+        ).clamp(0, 2)
+        labels = torch.zeros_like(labels)
+    return image, labels
+
+
+def _bias(image: Tensor, g: Generator) -> Tensor:
+    if not _chance(g, 0.6):
+        return image
+    coarse = _u(g, 0.05, 0.45) * torch.randn(1, 1, 3, 3, 3, generator=g)
+    field = functional.interpolate(
+        coarse, size=image.shape[2:], mode="trilinear", align_corners=True
+    )
+    return image * field.exp().to(image.device)
+
+
+def _resolution(image: Tensor, inside: Tensor, g: Generator) -> tuple[Tensor, Tensor]:
+    """Thick slices in one plane, or coarse voxels in all."""
+    kind = _u(g, 0, 1)
+    if kind < 0.55:
+        return image, inside
+    size = list(image.shape[2:])
+    if kind < 0.9:
+        axis = _pick(g, 3)
+        size[axis] = max(8, round(size[axis] / _u(g, 1.2, 3.6)))
+    else:
+        size = [max(8, round(n / _u(g, 1.1, 2.0))) for n in size]
+    low = functional.interpolate(image, size=size, mode="area")
+    return functional.interpolate(low, size=image.shape[2:], mode="trilinear"), inside
+
+
+def _crop(
+    image: Tensor, inside: Tensor, labels: Tensor, g: Generator
+) -> tuple[Tensor, Tensor]:
+    """A smaller field of view: up to two sides cut, often right through an organ."""
+    keep = torch.ones(image.shape[2:], dtype=torch.bool)
+    if _chance(g, 0.5):
+        for _ in range(1 + _pick(g, 2)):
+            axis, n = _pick(g, 3), image.shape[2:]
+            cut = round(_u(g, 0.1, 0.45) * n[axis])
+            if _chance(g, 0.4):
+                where = torch.nonzero(labels[0] == 2 + _pick(g, 4))
+                if len(where):
+                    at = int(where[_pick(g, len(where)), axis])
+                    cut = min(at, n[axis] - at, n[axis] // 2)
+                    low_side = at < n[axis] / 2
+                else:
+                    low_side = _chance(g, 0.5)
+            else:
+                low_side = _chance(g, 0.5)
+            if cut:
+                side = [slice(None)] * 3
+                side[axis] = slice(0, cut) if low_side else slice(n[axis] - cut, None)
+                keep[tuple(side)] = False
+    return image, inside & keep.to(image.device)[None, None]
+
+
+def _noise(image: Tensor, g: Generator) -> Tensor:
+    if _chance(g, 0.15):  # ghosts along one axis
+        axis = 2 + _pick(g, 3)
+        image = image + _u(g, 0.03, 0.2) * image.roll(
+            round(_u(g, 0.15, 0.5) * image.shape[axis]), axis
+        )
+    if _chance(g, 0.08):  # slices that dropped out
+        axis, step = _pick(g, 3), 2 + _pick(g, 6)
+        side: list[slice] = [slice(None)] * 5
+        side[2 + axis] = slice(_pick(g, step), None, step)
+        image = image.clone()
+        image[tuple(side)] *= _u(g, 0.1, 0.7)
+    if _chance(g, 0.8):
+        s = _u(g, 0, 0.09) * (2.0 if _chance(g, 0.1) else 1.0)
+        n = torch.randn((2, *image.shape), generator=g).to(image.device) * s
+        # Rician: the magnitude of a complex signal
+        image = ((image + n[0]) ** 2 + n[1] ** 2).sqrt() if _chance(g, 0.7) else image + n[0]
+    return image
+
+
+def _normalise(image: Tensor, inside: Tensor) -> Tensor:
+    """As :func:`efface.segment.grid.normalise`."""
+    seen = image[inside][::7]
+    if seen.numel() < 2:
+        return torch.zeros_like(image)
+    low = torch.kthvalue(seen, max(1, int(0.02 * seen.numel())))[0]
+    high = torch.kthvalue(seen, max(1, int(0.995 * seen.numel())))[0]
+    out = ((image - low) / (high - low).clamp(min=1e-6)).clamp(-0.2, 2.0)
+    return out * inside
+
+
+Augmentation = Callable[[Head, Shape, int, str], tuple[Tensor, Tensor]]
+
+
+def to_numpy(t: Tensor) -> NDArray[np.float32]:
+    """For pictures of examples."""
+    return t.squeeze().float().cpu().numpy()

@@ -1,0 +1,193 @@
+"""The training loop: resumable at any step, the same on CPU and GPU."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from efface.segment.network import AttentionUNet
+from efface.train.augment import example
+from efface.train.data import LABEL_VALUES, Head
+
+
+@dataclass(frozen=True)
+class Settings:
+    """models/training.yaml, field by field."""
+
+    mm: float
+    shape: tuple[int, int, int]
+    widths: tuple[int, ...]
+    attention: bool
+    steps: int
+    learning_rate: float
+    warmup: int
+    decay: float
+    average: float
+    organ_weight: float
+    seed: int
+    checkpoint_every: int
+    validate_every: int
+
+    @staticmethod
+    def of(raw: dict[str, Any]) -> Settings:
+        """From parsed YAML."""
+        return Settings(
+            **{**raw, "shape": tuple(raw["shape"]), "widths": tuple(raw["widths"])}
+        )
+
+
+def loss(logits: Tensor, labels: Tensor, organ_weight: float) -> Tensor:
+    """Weighted cross-entropy plus soft Dice over the classes that occur.
+
+    The organs are 1 % of the voxels: without weights nothing but brain is learned for long.
+    """
+    weight = torch.full((LABEL_VALUES,), organ_weight, device=logits.device)
+    weight[:2] = 1.0
+    entropy = functional.cross_entropy(logits, labels, weight)
+    p = logits.softmax(1)
+    truth = functional.one_hot(labels, LABEL_VALUES).movedim(-1, 1).float()
+    axes = (0, 2, 3, 4)
+    both, size = (p * truth).sum(axes), p.sum(axes) + truth.sum(axes)
+    present = truth.sum(axes) > 0
+    dice = 1 - (2 * both + 1) / (size + 1)
+    return entropy + dice[1:][present[1:]].sum() / (LABEL_VALUES - 1)
+
+
+def train(
+    heads: list[Head],
+    settings: Settings,
+    checkpoint: Path,
+    curve: Path,
+    device: str = "cpu",
+    validate: Callable[[AttentionUNet], dict[str, float]] | None = None,
+    report: Callable[[str], None] = print,
+    seconds: float = math.inf,
+) -> AttentionUNet | None:
+    """Train from the checkpoint, if there is one, to the last step.
+
+    Returns the averaged network, or None where ``seconds`` ended before the last step did; the
+    checkpoint then holds all that is needed to go on.
+    """
+    torch.manual_seed(settings.seed)
+    net = AttentionUNet(settings.widths, LABEL_VALUES, settings.attention)
+    mean = AttentionUNet(settings.widths, LABEL_VALUES, settings.attention)
+    mean.load_state_dict(net.state_dict())
+    net = net.to(device, memory_format=torch.channels_last_3d)
+    mean = mean.to(device)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), settings.learning_rate, weight_decay=settings.decay
+    )
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        net.load_state_dict(state["net"])
+        mean.load_state_dict(state["mean"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = int(state["step"])
+        report(f"resumed at step {start}")
+    began, losses = time.monotonic(), []
+    for step, (x, y) in _examples(heads, settings, start, device):
+        rate = _rate(step, settings)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(device.split(":")[0], torch.bfloat16):
+            logits = net(x)
+        value = loss(logits.float(), y, settings.organ_weight)
+        optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        losses.append(value.item())
+        keep = min(settings.average, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for a, b in zip(mean.parameters(), net.parameters(), strict=True):
+                a.lerp_(b, 1 - keep)
+        done = step + 1
+        out_of_time = time.monotonic() - began > seconds
+        last = done == settings.steps
+        if done % settings.checkpoint_every == 0 or last or out_of_time:
+            _save(checkpoint, net, mean, optimizer, done)
+            row = {"step": done, "loss": round(float(np.mean(losses)), 4), "rate": rate}
+            losses = []
+            if validate and (done % settings.validate_every == 0 or last):
+                row |= validate(mean)
+            _append(curve, row)
+            report(f"step {done}/{settings.steps} " + str(row))
+        if out_of_time and not last:
+            return None
+    return mean
+
+
+def _examples(
+    heads: list[Head], settings: Settings, start: int, device: str
+) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    def make(step: int) -> tuple[Tensor, Tensor]:
+        # a shuffled pass over all heads, then another: drawn from the step alone
+        turn, place = divmod(step, len(heads))
+        order = np.random.default_rng([settings.seed, turn]).permutation(len(heads))
+        return example(heads[order[place]], settings.shape, settings.seed * 10**9 + step, device)
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = [
+            (s, pool.submit(make, s)) for s in range(start, min(start + 3, settings.steps))
+        ]
+        while ahead:
+            step, future = ahead.pop(0)
+            following = step + 3
+            if following < settings.steps:
+                ahead.append((following, pool.submit(make, following)))
+            yield step, future.result()
+
+
+def _rate(step: int, s: Settings) -> float:
+    if step < s.warmup:
+        return s.learning_rate * (step + 1) / s.warmup
+    done = (step - s.warmup) / max(1, s.steps - s.warmup)
+    return s.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _save(
+    path: Path,
+    net: AttentionUNet,
+    mean: AttentionUNet,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    torch.save(
+        {
+            "net": net.state_dict(),
+            "mean": mean.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+        },
+        temporary,
+    )
+    temporary.replace(path)
+
+
+def _append(curve: Path, row: dict[str, Any]) -> None:
+    """Add a row to the curve; rows past this step, of a run that was cut off, are dropped."""
+    rows: list[dict[str, Any]] = []
+    if curve.exists():
+        with curve.open(newline="") as f:
+            rows = [r for r in csv.DictReader(f) if int(r["step"]) < row["step"]]
+    rows.append(row)
+    names = list(dict.fromkeys(k for r in rows for k in r))
+    curve.parent.mkdir(parents=True, exist_ok=True)
+    with curve.open("w", newline="") as f:
+        writer = csv.DictWriter(f, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)

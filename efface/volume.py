@@ -1,0 +1,73 @@
+"""Deface one volume from Python or the command line: segment, distort, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efface.status import Status
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+    from efface.segment import Segmenter
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found and measured."""
+
+    status: Status
+    reasons: tuple[str, ...] = ()
+    measures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A defaced image; not to be let out unless ``report.status`` is ``pass``."""
+
+    image: nib.Nifti1Image
+    labels: NDArray[np.uint8]
+    """1 brain, 2 eyes, 3 nose, 4 ears, 5 mouth and chin, on the image's grid (X, Y, Z)."""
+    mask: NDArray[np.bool_]
+    """The voxels that were replaced (X, Y, Z)."""
+    report: Report
+
+
+_loaded: dict[tuple[Path | None, str], Segmenter] = {}
+
+
+def deface(
+    img: nib.Nifti1Image,
+    features: str | Iterable[str] = "face",
+    method: str = "noise",
+    seed: int = 0,
+    models: Path | None = None,
+    device: str = "auto",
+) -> Result:
+    """Distort the face in a 3D or 4D image; the brain and every voxel elsewhere stay as they are.
+
+    The fill is a function of the region, of the voxels outside it and of ``seed`` alone, so the
+    seed need not be secret. The model is loaded once for many calls.
+
+    Raises :class:`efface.errors.EffaceError` for an image that is no volume, or for a feature,
+    method or device that is not there.
+    """
+    from efface import nifti
+    from efface.distort import deface_image
+    from efface.qc import judge
+    from efface.segment import Segmenter
+
+    nifti.check(img)
+    segmenter = _loaded.get((models, device))
+    if segmenter is None:
+        segmenter = _loaded[models, device] = Segmenter.load(models, device)
+    seen = segmenter.segment(img)
+    out, mask = deface_image(img, seen.labels, features, method, seed)
+    status, reasons, measures = judge(img, out, seen, mask, features, method, segmenter)
+    return Result(out, seen.labels, mask, Report(status, tuple(reasons), measures))

@@ -1,0 +1,45 @@
+# What the rules share: the settings, checked; where things lie; what is in the source.
+import sys
+from pathlib import Path
+
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT))
+
+from snakemake.exceptions import WorkflowError
+
+from efface import setting
+from efface.errors import EffaceError
+
+try:
+    setting.check(config)
+    # jobs on other nodes read the Snakefile again, without taking the lock of the main process
+    RUN = setting.prepare(config, lock=workflow.is_main_process) if config["source"] else None
+except EffaceError as e:
+    raise WorkflowError(str(e)) from None
+
+SOURCE = RUN and RUN.source
+OUT = RUN and RUN.out
+RESTRICTED = RUN and f"{RUN.out}/restricted"
+KEY = RUN and RUN.key
+ENTRIES = RUN and RUN.entries
+VERSION = setting.source_hash()
+
+
+def fingerprint(wildcards):
+    """What a session's inventory says, as a hash: a change re-runs that session alone."""
+    return setting.fingerprint(checkpoints.inventory.get().output[0], wildcards.session)
+
+
+def sessions(wildcards):
+    """All sessions of the source, or of the people asked for."""
+    return setting.sessions(checkpoints.inventory.get().output[0], config["participants"])
+
+
+def audited(wildcards):
+    """The last stage of every session before the door."""
+    return [f"{OUT}/restricted/audit/{session}.json" for session in sessions(wildcards)]
+
+
+wildcard_constraints:
+    session="sub-[a-z0-9]+_ses-[a-z0-9]+",
+    entry="entry-[a-z0-9]+",
