@@ -62,7 +62,7 @@ def with_stored(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1
     """A copy of ``img`` with other stored voxels: header geometry, dtype and scaling kept."""
     header = img.header.copy()
     # nibabel drops the scaling of a header when it makes an image; write() puts it back
-    out = nib.Nifti1Image(voxels, None, header)
+    out = nib.Nifti1Image(voxels, header.get_best_affine(), header)
     out.header["scl_slope"], out.header["scl_inter"] = scaling(img)
     return out
 

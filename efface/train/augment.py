@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from efface.train.data import Head
+from efface.train.data import SCALE, Head
 
 Shape = tuple[int, int, int]
 
@@ -30,7 +30,7 @@ def example(
     int64 on a grid of ``shape``.
     """
     g = Generator().manual_seed(seed)
-    image = torch.from_numpy(head.image).to(device, torch.float32)[None, None] / 180
+    image = torch.from_numpy(head.image).to(device, torch.float32)[None, None] / SCALE
     labels = torch.from_numpy(head.labels).to(device, torch.float32)[None, None]
     grid = _pose(image.shape[2:], shape, g).to(device)
     image = functional.grid_sample(image, grid, align_corners=False)
@@ -89,7 +89,7 @@ def _pose(source: torch.Size, shape: Shape, g: Generator) -> Tensor:
     m = _rotation(g) @ shear @ torch.diag(scale)
     if _chance(g, 0.5):
         m = m @ torch.diag(torch.tensor([-1.0, 1.0, 1.0]))
-    shift = torch.tensor([_u(g, -10, 10) for _ in "xyz"])
+    shift = torch.tensor([_u(g, -14, 14) for _ in "xyz"])
     axes = [torch.arange(n) - (n - 1) / 2 for n in shape]
     at = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     at = at @ m.T + shift

@@ -15,6 +15,8 @@ from efface.errors import EffaceError
 from efface.segment import grid as grids
 
 LABEL_VALUES = 6
+SCALE = 180
+"""A stored intensity of this is 1 after normalisation; 255 leaves room for what is brighter."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ def read(name: str, image: Path, labels: Path, mm: float) -> Head:
         raise EffaceError(f"{labels}: labels must be 0 to {LABEL_VALUES - 1}")
     if not (values == 1).any():
         raise EffaceError(f"{labels}: no brain label (1)")
+    return as_head(name, img, seg, mm)
+
+
+def as_head(name: str, img: nib.Nifti1Image, seg: nib.Nifti1Image, mm: float) -> Head:
+    """An image and its label map on the network's grid."""
+    values = np.asarray(seg.dataobj)
     grid = grids.around(img.shape, img.affine, mm, 2)
     v, inside = grids.resample(
         grids.volume(nifti.stored(img), *_finite(nifti.scaling(img))), img.affine, grid
@@ -68,7 +76,7 @@ def read(name: str, image: Path, labels: Path, mm: float) -> Head:
         p, _ = grids.resample((values == label).astype(np.float32), seg.affine, grid)
         wins = p > best
         out[wins], best[wins] = label, p[wins]
-    return Head(name, np.clip(np.round(v * 180), 0, 255).astype(np.uint8), out)
+    return Head(name, np.clip(np.round(v * SCALE), 0, 255).astype(np.uint8), out)
 
 
 def cached(folder: Path, cache: Path, mm: float) -> list[Head]:
@@ -89,6 +97,33 @@ def cached(folder: Path, cache: Path, mm: float) -> list[Head]:
     temporary = store.with_suffix(".part.npz")
     np.savez_compressed(temporary, names=np.array([h.name for h in heads]), **arrays)
     temporary.replace(store)
+    return heads
+
+
+def sets(folder: Path, cache: Path, mm: float) -> tuple[list[Head], list[Head]]:
+    """Heads to train on and heads to validate: ``train/`` and ``val/`` of the folder, or a split.
+
+    Raises :class:`EffaceError` if there are no heads, or all fall on one side of the split.
+    """
+    if not folder.is_dir():
+        raise EffaceError(f"{folder}: no such folder of heads (--config heads=DIR)")
+    if (folder / "train").is_dir() and (folder / "val").is_dir():
+        return cached(folder / "train", cache, mm), cached(folder / "val", cache, mm)
+    training, validation = split(cached(folder, cache, mm))
+    if not training or not validation:
+        raise EffaceError(f"{folder}: too few people to train on some and validate on others")
+    return training, validation
+
+
+def phantoms(count: int, mm: float) -> list[Head]:
+    """Generated heads as further training data: they bring T2w, FLAIR and PDw of known truth."""
+    from efface.phantom import phantom
+
+    contrasts = ("T1w", "T2w", "FLAIR", "PDw")
+    heads = []
+    for i in range(count):
+        img, labels = phantom(10_000 + i, contrasts[i % 4], spacing=(mm, mm, mm))
+        heads.append(as_head(f"phantom{i}", img, labels, mm))
     return heads
 
 

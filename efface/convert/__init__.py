@@ -1,0 +1,285 @@
+"""Raw DICOM to NIfTI with a sidecar under a BIDS name; a BIDS source to the same.
+
+Reads the raw files, since dcm2niix needs private elements that the scrub takes away. What comes
+out is held back by three lists: names by rules (:mod:`names`), sidecars and headers by allow-list
+(:mod:`sidecar`, :mod:`header`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from efface import nifti
+from efface.convert import dcm2niix, header, names, sidecar
+from efface.errors import EffaceError
+from efface.manifest import Scan, write_json
+from efface.pseudonym import Key
+from efface.status import NOT_CONVERTED, REVIEW, Status
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 1800.0
+"""Seconds that dcm2niix may take for one series."""
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image that was converted and read, before it has a name."""
+
+    series: Mapping[str, Any]
+    path: Path
+    raw: Mapping[str, Any]
+    """Sidecar as it came."""
+    shape: tuple[int, ...]
+    affine: np.ndarray[Any, np.dtype[np.float64]]
+    gradients: tuple[list[list[float]], list[list[float]]]
+    """Rows of numbers in the b-value and the b-vector file."""
+    facts: names.Facts = field(default_factory=dict)
+    status: Status = "pass"
+    reasons: tuple[str, ...] = ()
+
+
+def run(
+    session: Mapping[str, Any],
+    folder: Path,
+    key: Key,
+    rules: Sequence[Mapping[str, Any]] | None = None,
+    timeout: float = TIMEOUT,
+) -> tuple[Scan, ...]:
+    """Convert the image series of a session into ``folder``.
+
+    Writes ``{scan}.nii.gz``, ``.json`` and, for diffusion, ``.bval`` and ``.bvec``. One
+    :class:`Scan` for each image, and one with status fail for each series that yields none.
+    ``measures``: ``datatype`` (empty: no place in BIDS), ``source_series``,
+    ``frame_of_reference``, ``shape``, ``spacing`` in mm. ``rules`` are those of the setting
+    ``names``. Raises :class:`EffaceError` for a rule that is not usable; a series that cannot be
+    converted never takes the others down.
+    """
+    table = names.read_rules(rules)
+    work = folder / ".work"
+    work.mkdir(parents=True)
+    images: list[_Image] = []
+    scans: list[Scan] = []
+    for series in session["series"]:
+        if series["kind"] != "image" or series["status"] == "fail":
+            continue
+        try:
+            if session["source"] == "bids":
+                found = _from_bids(series)
+            else:
+                found = _from_dicom(series, work / series["series"], timeout)
+        except subprocess.TimeoutExpired:
+            scans.append(_failed(series, f"dcm2niix took longer than {timeout:.0f} s"))
+        except (OSError, ValueError, EffaceError):
+            log.exception("%s", series["series"])
+            scans.append(_failed(series, "the files could not be read"))
+        else:
+            images += [i for i in found if not isinstance(i, Scan)]
+            scans += [s for s in found if isinstance(s, Scan)]
+    images.sort(key=_acquired)
+    places = names.numbered([_place(image, table, session, key) for image in images])
+    for image, place in zip(images, places, strict=True):
+        try:
+            scans.append(_write(image, place, session["session"], folder))
+        except (OSError, ValueError, EffaceError):
+            log.exception("%s", image.series["series"])
+            scans.append(_failed(image.series, "the image could not be written"))
+    shutil.rmtree(work)
+    return tuple(sorted(_once(scans), key=lambda s: s.scan))
+
+
+def _once(scans: Iterable[Scan]) -> list[Scan]:
+    """One scan for each name: the planes of a localizer fail one by one, but as one series."""
+    out: dict[str, Scan] = {}
+    for scan in scans:
+        known = out.setdefault(scan.scan, scan)
+        reasons = tuple(dict.fromkeys((*known.reasons, *scan.reasons)))
+        out[scan.scan] = replace(known, reasons=reasons)
+    return list(out.values())
+
+
+def _failed(series: Mapping[str, Any], why: str) -> Scan:
+    scan = Scan(
+        scan=series["series"],
+        series=series["series"],
+        modality=series["modality"],
+        reasons=tuple(series["reasons"]),
+        measures=_measures(series),
+    )
+    return scan.mark("fail", f"{NOT_CONVERTED}: {why}")
+
+
+def _measures(series: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "datatype": "",
+        "source_series": series["series"],
+        "frame_of_reference": series["frame_of_reference"],
+    }
+
+
+def _from_dicom(series: Mapping[str, Any], work: Path, timeout: float) -> list[_Image | Scan]:
+    made = dcm2niix.convert(series["files"], work, timeout)
+    log.info("%s: dcm2niix ended with %d\n%s", series["series"], made.code, made.text)
+    if made.code < 0:
+        return [_failed(series, "dcm2niix crashed")]
+    if not made.images:
+        return [_failed(series, "dcm2niix made no image of it")]
+    status: Status = series["status"]
+    reasons = list(series["reasons"])
+    if made.code:
+        reasons.append(f"{REVIEW}: dcm2niix reported a fault")
+    if made.uneven:
+        reasons.append(f"{REVIEW}: the slices are not evenly spaced")
+    out: list[_Image | Scan] = []
+    for one in made.images:
+        try:
+            out.append(_image(series, one.nifti, one.sidecar, one.bval, one.bvec))
+        except EffaceError as e:
+            # the message starts with the path
+            out.append(_failed(series, str(e).removeprefix(f"{one.nifti}: ")))
+    images = [i for i in out if isinstance(i, _Image)]
+    expected = _voxels(series)
+    there = sum(math.prod(i.shape) for i in images)
+    if images and expected and there != expected:
+        reasons.append(f"{REVIEW}: {there} of {expected} voxels came through the conversion")
+    if len(reasons) > len(series["reasons"]):
+        status = "review" if status == "pass" else status
+    kinds = {i.facts.get("part") for i in images}
+    echoes = float(len({i.facts["te"] for i in images if "te" in i.facts}) or 1)
+    partner = "fieldmap" if "fieldmap" in kinds else ""
+    return [
+        replace(
+            i,
+            status=status,
+            reasons=tuple(reasons),
+            facts={**i.facts, "echoes": echoes, **({"partner": partner} if partner else {})},
+        )
+        if isinstance(i, _Image)
+        else i
+        for i in out
+    ]
+
+
+def _voxels(series: Mapping[str, Any]) -> int:
+    """Voxels that a series holds, or 0 where the header does not tell."""
+    attributes = series["attributes"]
+    if "MOSAIC" in [str(v).upper() for v in attributes.get("ImageType", [])]:
+        return 0
+    try:
+        frames = len(series["files"]) * int(attributes.get("NumberOfFrames", 1))
+        return frames * int(attributes["Rows"]) * int(attributes["Columns"])
+    except (KeyError, TypeError, ValueError):
+        return 0
+
+
+def _from_bids(series: Mapping[str, Any]) -> list[_Image | Scan]:
+    image, *others = (Path(p) for p in series["files"])
+    by_kind = {p.suffix: p for p in others}
+    raw = sidecar.merged(p for p in others if p.suffix == ".json")
+    try:
+        return [_image(series, image, raw, by_kind.get(".bval"), by_kind.get(".bvec"))]
+    except EffaceError as e:
+        return [_failed(series, str(e).removeprefix(f"{image}: "))]
+
+
+def _image(
+    series: Mapping[str, Any],
+    path: Path,
+    raw: Mapping[str, Any],
+    bval: Path | None,
+    bvec: Path | None,
+) -> _Image:
+    img = nifti.load(path)
+    gradients = (_numbers(bval), _numbers(bvec))
+    b_values = [b for row in gradients[0] for b in row]
+    affine = np.asarray(img.affine, dtype=np.float64)
+    known = names.facts(series["attributes"], raw, img.shape, affine, b_values)
+    status: Status = series["status"]
+    return _Image(
+        series, path, raw, img.shape, affine, gradients, known, status, tuple(series["reasons"])
+    )
+
+
+def _numbers(path: Path | None) -> list[list[float]]:
+    """Rows of a gradient file; raises :class:`ValueError` if it holds anything but numbers."""
+    if path is None:
+        return []
+    rows = [[float(v) for v in line.split()] for line in path.read_text().splitlines()]
+    return [row for row in rows if row]
+
+
+def _acquired(image: _Image) -> tuple[str, int, float, str]:
+    """Order of acquisition: by time where the header tells it, then by series number."""
+    attributes = image.series["attributes"]
+    moment = attributes.get("AcquisitionDateTime") or "".join(
+        str(attributes.get(k, "")) for k in ("AcquisitionDate", "AcquisitionTime")
+    )
+    number = image.series["number"]
+    series_number = number if isinstance(number, int) else 1 << 31
+    echo = float(image.facts.get("echo", 0))
+    return str(moment)[:21], series_number, echo, f"{image.series['series']} {image.path.name}"
+
+
+def _place(
+    image: _Image, rules: Sequence[names.Rule], session: Mapping[str, Any], key: Key
+) -> names.Name:
+    if session["source"] != "bids":
+        return names.name(image.facts, rules)
+    own = image.series["bids"]
+    subject = str(own["entities"].get("sub", ""))
+    return names.own_name(own["datatype"], own["suffix"], own["entities"], key, subject)
+
+
+def _write(image: _Image, place: names.Name, session: str, folder: Path) -> Scan:
+    kept = sidecar.consistent(sidecar.allowed(image.raw), image.shape[2])
+    kept.pop("TaskName", None)
+    if "task" in place.entities:
+        # the validator wants it to agree with the label; the source's own may be a sentence
+        kept["TaskName"] = place.entities["task"]
+    if place.entities.get("part") == "phase":
+        # the validator wants units, and scanners store phase on a scale of their own
+        kept.setdefault("Units", "arbitrary")
+    counts = [len(rows[0]) if rows else 0 for rows in image.gradients]
+    why = place.why or names.lacking(place, kept, image.shape, counts)
+    datatype = "" if why else place.datatype
+    stem = place.stem(session)
+    img = header.clean(nifti.load(image.path))
+    if place.suffix == "bold" and isinstance(kept.get("RepetitionTime"), (int, float)):
+        img = header.with_repetition_time(img, kept["RepetitionTime"])
+    files = {"nifti": f"{stem}.nii.gz", "sidecar": f"{stem}.json"}
+    nifti.save(img, folder / files["nifti"])
+    write_json(folder / files["sidecar"], kept)
+    if place.suffix == "dwi" and all(counts):
+        for role, rows in zip(("bval", "bvec"), image.gradients, strict=True):
+            files[role] = f"{stem}.{role}"
+            (folder / files[role]).write_text(_rows(rows))
+    spacing = nib.affines.voxel_sizes(img.affine)
+    scan = Scan(
+        scan=stem,
+        series=image.series["series"],
+        modality=place.suffix,
+        status=image.status,
+        reasons=image.reasons,
+        files=files,
+        measures={
+            **_measures(image.series),
+            "datatype": datatype,
+            "shape": [int(n) for n in image.shape],
+            "spacing": [round(float(s), 4) for s in spacing],
+        },
+    )
+    return scan.mark("review", f"{REVIEW}: no BIDS name ({why})") if why else scan
+
+
+def _rows(rows: Iterable[Sequence[float]]) -> str:
+    return "".join(" ".join(f"{v:.10g}" for v in row) + "\n" for row in rows)

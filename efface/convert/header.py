@@ -1,0 +1,43 @@
+"""NIfTI headers by an allow-list: geometry, type and scaling stay, every text goes."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+
+from efface import nifti
+
+KEPT = (
+    *("sizeof_hdr", "dim_info", "dim", "datatype", "bitpix", "slice_start", "pixdim"),
+    *("vox_offset", "scl_slope", "scl_inter", "slice_end", "slice_code", "xyzt_units"),
+    *("cal_max", "cal_min", "slice_duration", "toffset", "qform_code", "sform_code"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z", "magic", "eol_check"),
+)
+"""Fields of NIfTI-1 and -2 that are copied. Out stay descrip, aux_file, intent and its name and
+parameters, db_name, data_type, and what NIfTI does not use; extensions too."""
+
+
+def clean(img: nib.Nifti1Image) -> nib.Nifti1Image:
+    """The image with the same stored voxels and geometry under a header without texts."""
+    old = img.header
+    new = type(old)(endianness=old.endianness)
+    for field in KEPT:
+        if field in old.structarr.dtype.names:
+            new.structarr[field] = old.structarr[field]
+    voxels = nifti.stored(img)
+    out = type(img)(voxels, new.get_best_affine(), new)
+    # nibabel clears the scaling of the header of a new image
+    out.header["scl_slope"], out.header["scl_inter"] = nifti.scaling(img)
+    return out
+
+
+def with_repetition_time(img: nib.Nifti1Image, seconds: float) -> nib.Nifti1Image:
+    """The 4D image with its time step set where the header has none or another one."""
+    step = float(img.header["pixdim"][4])
+    space, time = img.header.get_xyzt_units()
+    factor = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(time, 0.0)
+    if img.ndim == 4 and not np.isclose(step * factor, seconds, atol=5e-4):
+        img.header["pixdim"][4] = seconds
+        img.header.set_xyzt_units(space, "sec")
+    return img

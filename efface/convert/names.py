@@ -1,0 +1,374 @@
+"""BIDS names: from facts about an image by a table of rules, never from a free text.
+
+Descriptions are read to tell what an image is, and nothing of them is written: every part of a
+name is a pseudonym, a number, or a word of the rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from efface.errors import EffaceError
+from efface.pseudonym import Key
+
+Facts = dict[str, str | float]
+"""What is known of an image, see docs/names.md; times in ms."""
+
+ORDER = (
+    *("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "flip", "inv", "mt"),
+    *("part", "chunk"),
+)
+"""Entities in the order in which they stand in a name (those of raw MR)."""
+
+_STRUCTURE = "T1w T2w PDw T2starw FLAIR inplaneT1 inplaneT2 PDT2 angio UNIT1"
+_MAPS = "T1map T2map T2starmap R1map R2map R2starmap PDmap MTRmap MTsat M0map MWFmap Chimap"
+_PLACES = (
+    ("anat", _STRUCTURE, "acq ce rec run echo part chunk"),
+    ("anat", _MAPS, "acq ce rec run chunk"),
+    ("anat", "MP2RAGE", "acq ce rec run echo flip inv part chunk"),
+    ("anat", "MESE MEGRE", "acq ce rec run echo part chunk"),
+    ("anat", "VFA", "acq ce rec run echo flip part chunk"),
+    ("anat", "IRT1", "acq ce rec run inv part chunk"),
+    ("anat", "MPM MTS", "acq ce rec run echo flip mt part chunk"),
+    ("anat", "MTR", "acq ce rec run mt part chunk"),
+    ("func", "bold cbv sbref", "task acq ce rec dir run echo part chunk"),
+    ("dwi", "dwi sbref", "acq rec dir run part chunk"),
+    ("fmap", "phasediff phase1 phase2 magnitude magnitude1 magnitude2 fieldmap", "acq run chunk"),
+    ("fmap", "epi", "acq ce dir run chunk"),
+    ("perf", "asl m0scan", "acq rec dir run chunk"),
+)
+ENTITIES: dict[tuple[str, str], frozenset[str]] = {
+    (datatype, suffix): frozenset(entities.split())
+    for datatype, suffixes, entities in _PLACES
+    for suffix in suffixes.split()
+}
+"""Datatype and suffix, to the entities that a name may have beside sub and ses."""
+
+_NEEDED: dict[tuple[str, str], tuple[str, ...]] = {
+    ("func", "bold"): ("RepetitionTime", "TaskName"),
+    ("func", "cbv"): ("RepetitionTime", "TaskName"),
+    ("func", "sbref"): ("TaskName",),
+    ("fmap", "phasediff"): ("EchoTime1", "EchoTime2"),
+    ("fmap", "phase1"): ("EchoTime",),
+    ("fmap", "phase2"): ("EchoTime",),
+    ("fmap", "fieldmap"): ("Units",),
+    ("fmap", "epi"): ("PhaseEncodingDirection", "TotalReadoutTime"),
+    ("anat", "MESE"): ("EchoTime",),
+    ("anat", "MEGRE"): ("EchoTime",),
+    ("anat", "VFA"): ("FlipAngle", "PulseSequenceType", "RepetitionTimeExcitation"),
+    ("anat", "MPM"): ("FlipAngle", "MTState", "RepetitionTimeExcitation"),
+    ("anat", "MTS"): ("FlipAngle", "MTState", "RepetitionTimeExcitation"),
+    ("anat", "MTR"): ("MTState",),
+    ("anat", "IRT1"): ("InversionTime",),
+    ("anat", "MP2RAGE"): (
+        *("InversionTime", "FlipAngle", "RepetitionTimeExcitation", "RepetitionTimePreparation"),
+        *("NumberShots", "MagneticFieldStrength"),
+    ),
+}
+"""Metadata without which the BIDS validator (3.0, schema 1.10) reports an error."""
+
+_NEEDED_BY_ENTITY = {
+    "echo": "EchoTime",
+    "flip": "FlipAngle",
+    "inv": "InversionTime",
+    "mt": "MTState",
+}
+
+_FOUR_DIMENSIONS = {("func", "bold"), ("func", "cbv"), ("dwi", "dwi")}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of names.yaml."""
+
+    match: Mapping[str, Any]
+    datatype: str = ""
+    suffix: str = ""
+    entities: Mapping[str, str] = field(default_factory=dict)
+    out: str = ""
+    """Why images that match have no place in BIDS."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """Where an image goes; ``datatype`` is empty where BIDS has no place for it."""
+
+    datatype: str
+    suffix: str
+    entities: Mapping[str, str] = field(default_factory=dict)
+    """Without sub and ses."""
+    why: str = ""
+    """Reason for having no place."""
+
+    def stem(self, session: str) -> str:
+        """``sub-…_ses-…_run-1_T1w``."""
+        parts = [f"{e}-{self.entities[e]}" for e in ORDER if e in self.entities]
+        return "_".join([session, *parts, self.suffix])
+
+
+def read_rules(raw: Iterable[Mapping[str, Any]] | None = None) -> tuple[Rule, ...]:
+    """The rules of the setting ``names`` before those of efface.
+
+    Raises :class:`EffaceError` for a rule that is not built as docs/names.md says.
+    """
+    own = [_rule(r, f"setting names, rule {i}") for i, r in enumerate(raw or (), 1)]
+    return (*own, *_shipped())
+
+
+@cache
+def _shipped() -> tuple[Rule, ...]:
+    text = (Path(__file__).parent / "names.yaml").read_text()
+    return tuple(_rule(r, f"names.yaml, rule {i}") for i, r in enumerate(yaml.safe_load(text), 1))
+
+
+def _rule(raw: Mapping[str, Any], where: str) -> Rule:
+    try:
+        entities = {e: str(label) for e, label in raw.get("entities", {}).items()}
+        rule = Rule(**{**raw, "entities": entities})
+    except (TypeError, AttributeError) as e:
+        raise EffaceError(f"{where}: a rule has match, datatype, suffix, entities or out") from e
+    place = (rule.datatype, rule.suffix)
+    if not isinstance(rule.match, Mapping) or not (rule.out or place in ENTITIES):
+        raise EffaceError(
+            f"{where}: {rule.datatype}/{rule.suffix} is no place for MR images in BIDS"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9]{0,20}", rule.suffix):
+        raise EffaceError(f"{where}: the suffix must be one word")
+    for entity, label in entities.items():
+        if entity not in ENTITIES.get(place, ()) or not re.fullmatch(r"[A-Za-z0-9]{1,20}", label):
+            raise EffaceError(f"{where}: {entity}-{label} cannot be in the name of {rule.suffix}")
+    for fact, condition in rule.match.items():
+        try:
+            if isinstance(condition, str):
+                re.compile(condition)
+            elif condition is not False:
+                _low, _high = condition
+        except (re.error, TypeError, ValueError) as e:
+            raise EffaceError(f"{where}: {fact} needs a pattern, [low, high] or false") from e
+    return rule
+
+
+def _holds(condition: object, value: str | float | None) -> bool:
+    if condition is False:
+        return value is None
+    if value is None:
+        return False
+    if isinstance(condition, str):
+        return re.search(condition, str(value), re.IGNORECASE) is not None
+    assert isinstance(condition, Sequence)
+    low, high = condition
+    try:
+        number = float(value)
+    except ValueError:
+        return False
+    return (low is None or low <= number) and (high is None or number <= high)
+
+
+def name(facts: Facts, rules: Sequence[Rule]) -> Name:
+    """The name by the first rule that matches, with the entities that its suffix can have."""
+    for rule in rules:
+        if all(_holds(condition, facts.get(f)) for f, condition in rule.match.items()):
+            break
+    else:
+        return Name("", "unnamed", why="unknown contrast")
+    if rule.out:
+        return Name("", rule.suffix or "unnamed", why=rule.out)
+    allowed = ENTITIES[rule.datatype, rule.suffix]
+    entities: dict[str, str] = {}
+    if facts.get("contrast_agent"):
+        entities["ce"] = "contrast"
+    if facts.get("direction") and (rule.datatype, rule.suffix) != ("func", "bold"):
+        entities["dir"] = str(facts["direction"])
+    if float(facts.get("echoes", 1)) > 1 and facts.get("echo"):
+        entities["echo"] = str(int(float(facts["echo"])))
+    if facts.get("part", "mag") in ("phase", "real", "imag"):
+        entities["part"] = str(facts["part"])
+    entities |= rule.entities
+    return Name(rule.datatype, rule.suffix, {e: v for e, v in entities.items() if e in allowed})
+
+
+def own_name(
+    datatype: str, suffix: str, entities: Mapping[str, str], key: Key, subject: str
+) -> Name:
+    """The name that an image of a BIDS source keeps.
+
+    Entities of the standard stay. A label that could tell the person (part of the source's own
+    subject label, or a run of five digits such as a date) is replaced by a pseudonym.
+    """
+    allowed = ENTITIES.get((datatype, suffix))
+    if allowed is None:
+        return Name("", "unnamed", why="a suffix that efface does not know")
+    kept = {}
+    for entity, label in entities.items():
+        if entity not in allowed:
+            continue
+        telling = len(subject) > 2 and subject.lower() in label.lower()
+        telling = telling or re.search(r"\d{5}", label) is not None
+        plain = re.fullmatch(r"[A-Za-z0-9]{1,30}", label) is not None
+        kept[entity] = label if plain and not telling else key.label("entity", entity, label)
+    return Name(datatype, suffix, kept)
+
+
+def numbered(names: Sequence[Name]) -> list[Name]:
+    """The names, with run-1, run-2, … where one occurs more than once; in the order given."""
+    # by stem alone: images without a place share the folder of a stage with the others
+    seen = [n.stem("") for n in names]
+    total = Counter(seen)
+    count: Counter[str] = Counter()
+    out = []
+    for n, same in zip(names, seen, strict=True):
+        count[same] += 1
+        if total[same] > 1:
+            run = str(count[same])
+            # a source that numbered its runs and still collides gets a second number
+            label = n.entities["run"] + "0" + run if "run" in n.entities else run
+            out.append(replace(n, entities={**n.entities, "run": label}))
+        else:
+            out.append(n)
+    return out
+
+
+def lacking(
+    place: Name, sidecar: Mapping[str, Any], shape: Sequence[int], gradients: Sequence[int]
+) -> str:
+    """What a valid BIDS file of this place needs and this image has not; empty if nothing.
+
+    ``gradients`` are the numbers of b-values and of b-vectors found.
+    """
+    where = (place.datatype, place.suffix)
+    needed = (
+        *_NEEDED.get(where, ()),
+        *(key for entity, key in _NEEDED_BY_ENTITY.items() if entity in place.entities),
+        *(["Units"] if place.entities.get("part") == "phase" else []),
+    )
+    missing = [key for key in dict.fromkeys(needed) if key not in sidecar]
+    if missing:
+        return f"{place.suffix} without {' and '.join(missing)}"
+    if where in _FOUR_DIMENSIONS and len(shape) < 4:
+        return f"{place.suffix} of a single volume"
+    if place.datatype == "anat" and len(shape) > 3:
+        return f"{place.suffix} of several volumes"
+    if where == ("dwi", "dwi") and list(gradients) != [shape[3]] * 2:
+        return "dwi without a gradient for each volume"
+    if where == ("fmap", "epi") and "dir" not in place.entities:
+        return "epi without a direction"
+    if place.datatype == "perf":
+        return "ASL without its context"
+    return ""
+
+
+def direction(axis: str, affine: NDArray[np.float64]) -> str:
+    """Label of a phase encoding direction in the person's space.
+
+    ``axis`` is i, j or k, with a minus sign if reversed; ``affine`` 4 by 4 to RAS.
+
+    >>> direction("j-", np.eye(4))
+    'AP'
+    """
+    if not re.fullmatch(r"[ijk]-?", axis):
+        return ""
+    code = nib.aff2axcodes(affine)["ijk".index(axis[0])]
+    other = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}.get(code or "", "")
+    if not other:
+        return ""
+    return code + other if axis.endswith("-") else other + str(code)
+
+
+_FIELD_MAP = re.compile(r"field.?map|fieldmapping|field_mapping|\bb0[ _-]?(map|ns)|gre_field|fm2d")
+
+
+def facts(
+    attributes: Mapping[str, Any],
+    sidecar: Mapping[str, Any],
+    shape: Sequence[int],
+    affine: NDArray[np.float64],
+    b_values: Sequence[float],
+) -> Facts:
+    """Facts of one converted image, from the inventory's attributes and dcm2niix's sidecar."""
+
+    def text(*keys: str) -> str:
+        found = [_joined(s[k]) for k in keys for s in (sidecar, attributes) if s.get(k)]
+        return "\\".join(dict.fromkeys(found))
+
+    out: Facts = {
+        "description": text("SeriesDescription", "ProtocolName").lower(),
+        "image_type": text("ImageType").upper(),
+        "sequence": text("ScanningSequence", "EchoPulseSequence"),
+        "variant": text("SequenceVariant"),
+        "sequence_name": text("SequenceName", "PulseSequenceName").lower(),
+        "dimension": text("MRAcquisitionType"),
+        "manufacturer": text("Manufacturer"),
+        "volumes": float(shape[3] if len(shape) > 3 else 1),
+        "slices": float(shape[2]),
+        "part": _part(sidecar, attributes),
+        "diffusion": "yes" if any(b > 0 for b in b_values) else "no",
+    }
+    if (
+        sidecar.get("PulseSequenceType", "").endswith("EPI")
+        or attributes.get("EchoPlanarPulseSequence") == "YES"
+    ):
+        out["sequence"] = f"{out['sequence']}\\EP"
+    named = f"{out['description']} {out['sequence_name']}"
+    # a spin-echo EPI may be called a field map too: it is one of another kind
+    gradient_echo = not re.search("EP", str(out["sequence"]))
+    out["field_map"] = "yes" if gradient_echo and _FIELD_MAP.search(named) else "no"
+    out["phase_difference"] = "yes" if {"EchoTime1", "EchoTime2"} <= sidecar.keys() else "no"
+    for fact, key, seconds in (
+        ("te", "EchoTime", True),
+        ("tr", "RepetitionTime", True),
+        ("ti", "InversionTime", True),
+        ("flip", "FlipAngle", False),
+        ("echo", "EchoNumber", False),
+    ):
+        # dcm2niix writes seconds, DICOM milliseconds
+        value = _number(sidecar.get(key))
+        if value is not None:
+            out[fact] = value * 1000 if seconds else value
+        elif (value := _number(attributes.get(key))) is not None:
+            out[fact] = value
+    where = direction(str(sidecar.get("PhaseEncodingDirection", "")), affine)
+    if where:
+        out["direction"] = where
+    agent = _joined(attributes.get("ContrastBolusAgent", "")).strip().lower()
+    if agent and agent not in ("no", "none", "n", "0", "without"):
+        out["contrast_agent"] = "yes"
+    return {k: v for k, v in out.items() if v != ""}
+
+
+def _part(sidecar: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
+    own = sidecar.get("ImageType") or attributes.get("ImageType") or []
+    kinds = {str(v).upper() for v in ([own] if isinstance(own, str) else own)}
+    if "FIELDMAPHZ" in kinds:
+        return "fieldmap"
+    # dcm2niix appends the kind of each image that it made of a mixed series
+    for part, long, short in (
+        ("phase", "PHASE", "P"),
+        ("real", "REAL", "R"),
+        ("imag", "IMAGINARY", "I"),
+    ):
+        if long in kinds or (short in kinds and "MAGNITUDE" not in kinds):
+            return part
+    return "mag"
+
+
+def _joined(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return "\\".join(str(v) for v in value)
+    return str(value)
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return float(value) if isinstance(value, (int, float)) else None

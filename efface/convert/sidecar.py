@@ -1,0 +1,176 @@
+"""Sidecars by an allow-list: technical numbers and words of closed lists, nothing else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).parent
+_LONGEST = 100_000
+
+_MODEL_NUMBER = re.compile(r"(MR)?\d{1,3}(\.\d{1,2})?[wT]?|MR\d{1,3}w?|[1-7](\.\d)?T")
+# syngo MR E11, XA30, B17; DV26.0_R01_1725.a; 5.7.1.1; v1.0.20260724
+_VERSION = re.compile(
+    r"v?\d{1,3}(\.\d{1,8}){0,4}|[A-Z]{1,3}\d{1,3}[A-Z]?(\.\d)?(_R\d\d_\d{4}\.[a-z])?"
+)
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """One line of sidecar.tsv."""
+
+    kind: str
+    low: float = -math.inf
+    high: float = math.inf
+    values: frozenset[str] = frozenset()
+
+
+@cache
+def table() -> dict[str, Allowed]:
+    """Every key that may stay, with the values it may have."""
+    with (_HERE / "sidecar.tsv").open(newline="") as f:
+        return {
+            row["key"]: Allowed(
+                row["kind"],
+                float(row["low"] or -math.inf),
+                float(row["high"] or math.inf),
+                frozenset(row["values"].split()),
+            )
+            for row in csv.DictReader(f, delimiter="\t")
+        }
+
+
+@cache
+def _words(kind: str) -> frozenset[str]:
+    with (_HERE / "words.tsv").open(newline="") as f:
+        rows = [r["words"] for r in csv.DictReader(f, delimiter="\t") if r["kind"] == kind]
+    return frozenset(" ".join(rows).split())
+
+
+def allowed(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a sidecar may be released; keys sorted.
+
+    Numbers must lie in the key's range, words in its list; nested values go.
+
+    >>> allowed({"EchoTime": 0.03, "SeriesDescription": "Jane Doe", "Units": "Jane"})
+    {'EchoTime': 0.03}
+    """
+    out = {}
+    for key in sorted(raw):
+        rule = table().get(key)
+        if rule is not None:
+            value = _checked(raw[key], rule)
+            if value is not None and value != []:
+                out[key] = value
+    return out
+
+
+def _checked(value: object, rule: Allowed) -> object:
+    if rule.kind in ("number", "integer"):
+        if isinstance(value, list):
+            fits = 0 < len(value) <= _LONGEST and all(_number(v, rule) for v in value)
+            return value if fits else None
+        return value if _number(value, rule) else None
+    if rule.kind == "boolean":
+        return value if isinstance(value, bool) else None
+    if rule.kind == "words":
+        many = value if isinstance(value, list) else str(value).split("\\")
+        kept = [v for v in many if isinstance(v, str) and v in rule.values]
+        return kept if isinstance(value, list) else "\\".join(kept) or None
+    if not isinstance(value, str):
+        return None
+    if rule.kind == "word":
+        return value if value in rule.values else None
+    if rule.kind == "phrase":
+        return value if value and set(value.split()) <= rule.values else None
+    if rule.kind == "label":
+        return value if re.fullmatch(r"[A-Za-z0-9]{1,30}", value) else None
+    known, number = _words(rule.kind), {"model": _MODEL_NUMBER, "version": _VERSION}[rule.kind]
+    parts = re.split(r"[\s\\]+", value.strip()) if rule.kind == "model" else _version_parts(value)
+    fits = all(p in known or number.fullmatch(p) for p in parts)
+    return value.strip() if parts and fits else None
+
+
+def _version_parts(value: str) -> list[str]:
+    return [p for p in re.split(r"[\s\\]+|(?<=release:)", value.strip()) if p]
+
+
+def _number(value: object, rule: Allowed) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    if rule.kind == "integer" and value != int(value):
+        return False
+    return math.isfinite(value) and rule.low <= value <= rule.high
+
+
+def consistent(sidecar: Mapping[str, Any], slices: int) -> dict[str, Any]:
+    """The sidecar without slice times that contradict the image; the validator rejects those."""
+    out = dict(sidecar)
+    times = out.get("SliceTiming")
+    longest = out.get("RepetitionTime", math.inf)
+    if times is not None and (
+        not isinstance(times, list)
+        or len(times) != slices
+        or isinstance(longest, list)
+        or max(times) > longest
+    ):
+        del out["SliceTiming"]
+    return out
+
+
+def merged(paths: Iterable[Path]) -> dict[str, Any]:
+    """Sidecars put together, later ones over earlier ones (BIDS inheritance principle).
+
+    Raises :class:`ValueError` for a file that is no JSON object.
+    """
+    out: dict[str, Any] = {}
+    for path in paths:
+        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        if not isinstance(value, dict):
+            raise ValueError("a sidecar must hold a JSON object")
+        out |= value
+    return out
+
+
+CODES = {
+    "113100": "Basic Application Confidentiality Profile",
+    "113101": "Clean Pixel Data Option",
+    "113102": "Clean Recognizable Visual Features Option",
+    "113105": "Clean Descriptors Option",
+    "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
+    "113108": "Retain Patient Characteristics Option",
+    "113109": "Retain Device Identity Option",
+    "113110": "Retain UIDs Option",
+    "113111": "Retain Safe Private Option",
+    "113112": "Retain Institution Identity Option",
+}
+"""Codes of DICOM PS3.16 CID 7050, de-identification methods."""
+
+
+def deidentified(
+    sidecar: Mapping[str, Any], methods: Sequence[str], codes: Sequence[str]
+) -> dict[str, Any]:
+    """The sidecar with DeidentificationMethod and DeidentificationMethodCodeSequence.
+
+    ``codes`` are keys of :data:`CODES`.
+    """
+    return {
+        **sidecar,
+        "DeidentificationMethod": list(methods),
+        "DeidentificationMethodCodeSequence": [
+            {
+                "CodeValue": code,
+                "CodingSchemeDesignator": "DCM",
+                "CodingSchemeVersion": "2026a",
+                "CodeMeaning": CODES[code],
+            }
+            for code in codes
+        ],
+    }

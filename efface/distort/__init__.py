@@ -1,0 +1,323 @@
+"""Distort: the face goes, from the NIfTI and from the DICOM form of every scan, for good.
+
+:mod:`~efface.distort.region` says which voxels, :mod:`~efface.distort.methods` what takes their
+place, :mod:`~efface.distort.dicom` brings the new voxels back into the DICOM files.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import traceback
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from efface import nifti
+from efface.distort import dicom, methods
+from efface.distort.methods import METHODS
+from efface.distort.methods import replace as replace_voxels
+from efface.distort.region import Bool, coverage, parse_features, region
+from efface.errors import EffaceError
+from efface.manifest import Manifest, Scan
+from efface.pseudonym import Key
+from efface.segment.labels import LABELS
+from efface.status import (
+    BRAIN_TOUCHED,
+    DICOM_UNMAPPED,
+    NO_FACE,
+    NOT_CONVERTED,
+    REVIEW,
+    STAGE_FAILED,
+    worst,
+)
+
+__all__ = ["METHODS", "Stage", "coverage", "deface_image", "parse_features", "region", "run"]
+
+Stage = tuple[Path, Manifest]
+"""What an earlier stage left: its folder and its manifest."""
+
+
+@dataclass(frozen=True)
+class _Distorted:
+    """A scan's image before and after, kept until its DICOM form is written."""
+
+    scan: Scan
+    before: nib.Nifti1Image
+    after: nib.Nifti1Image
+    mask: Bool
+
+
+def deface_image(
+    img: nib.Nifti1Image,
+    labels: NDArray[np.uint8],
+    features: str | Iterable[str] = "face",
+    method: str = methods.DEFAULT,
+    seed: int = 0,
+) -> tuple[nib.Nifti1Image, Bool]:
+    """The image without its face, and the mask of what was replaced.
+
+    ``img``: 3D or 4D; ``labels``: on its grid, shape ``img.shape[:3]``, as
+    :data:`efface.segment.labels.LABELS` numbers them; ``features``: ``face``, or any of eyes,
+    nose, ears, mouth; ``seed``: from :meth:`efface.pseudonym.Key.seed`. Header geometry, dtype and
+    scaling are kept and every voxel outside the mask is the same to the bit.
+
+    Raises :class:`EffaceError` if labels do not fit, or feature or method is unknown.
+    """
+    if labels.shape != img.shape[:3]:
+        raise EffaceError(f"labels of shape {labels.shape} do not fit an image of {img.shape}")
+    mask = region(labels, img.affine, features)
+    voxels = replace_voxels(nifti.stored(img), mask, method, seed, labels, img.affine)
+    return nifti.with_stored(img, voxels), mask
+
+
+def run(  # noqa: PLR0917 - the stages in their order, as the workflow hands them over
+    session: dict[str, Any],
+    convert: Stage,
+    segment: Stage,
+    scrub: Stage,
+    folder: Path,
+    key: Key,
+    features: str | Iterable[str] = "face",
+    method: str = methods.DEFAULT,
+    log: Path | None = None,
+) -> tuple[Scan, ...]:
+    """Distort a session's scans: both forms, NIfTI and DICOM.
+
+    ``session``: as inventory describes it; ``convert``, ``segment``, ``scrub``: what these stages
+    left; ``log``: where faults go in full (restricted zone), else standard error. Writes
+    ``folder/nifti/{scan}.nii.gz``, ``folder/nifti/{scan}_mask.nii.gz`` and
+    ``folder/dicom/{series}/``. Returns one scan for each converted one, and one for each series of
+    DICOM images (its DICOM form, named as the series). A scan that fails, here or before, leaves
+    no file; the others go on. Raises :class:`EffaceError` for an unknown feature or method.
+    """
+    methods.method(method)
+    task = _Task(folder, parse_features(features), method)
+    labelled = {s.scan: s for s in segment[1].scans}
+    scrubbed = {s.series: s for s in scrub[1].scans}
+    series = {s["series"]: s for s in session["series"] if s["kind"] == "image"}
+    by_series: dict[str, list[Scan]] = {name: [] for name in series}
+    for scan in convert[1].scans:
+        by_series.setdefault(scan.series, []).append(scan)
+    out: list[Scan] = []
+    # one series after the other: both forms need the same voxels, and a session's may be many
+    for name, scans in by_series.items():
+        images: list[Scan] = []
+        done: list[_Distorted] = []
+        for scan in scans:
+            seed = key.seed("distort", session["session"], scan.scan)
+            labels = labelled.get(scan.scan)
+            result, kept = _nifti(task, scan, labels, (convert[0], segment[0]), seed)
+            images.append(result)
+            done += [kept] if kept else []
+        of = series.get(name, {"status": "fail"})
+        if session["source"] == "dicom" and of["status"] != "fail":
+            failed = [s for s in images if s.status == "fail"]
+            form = _dicom(task, of, (scrubbed.get(name), scrub[0]), done, failed)
+            # a series that yielded no image is already named as its DICOM form is
+            images = [s for s in images if s.scan != form.scan] + [form]
+        out += images
+    with log.open("a") if log else nullcontext(sys.stderr) as stream:
+        for fault in task.faults:
+            traceback.print_exception(fault, file=stream)
+    return tuple(out)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What holds for all scans of a session, and the faults met on the way."""
+
+    folder: Path
+    features: tuple[str, ...]
+    method: str
+    faults: list[Exception] = field(default_factory=list)
+
+    def failed(self, scan: Scan, fault: Exception, *written: str) -> Scan:
+        """The scan failed, what was written of it removed.
+
+        The reason names only the kind of fault, because messages may hold paths.
+        """
+        self.faults.append(fault)
+        for name in written:
+            _remove(self.folder / name)
+        return scan.mark("fail", f"{STAGE_FAILED}: distort ({type(fault).__name__})")
+
+
+def _nifti(
+    task: _Task, scan: Scan, labelled: Scan | None, folders: tuple[Path, Path], seed: int
+) -> tuple[Scan, _Distorted | None]:
+    """Distort one NIfTI and write it with its mask; ``folders``: of the images, of the labels."""
+    result = replace(scan, files={}, measures={})
+    if scan.status == "fail":
+        return result, None
+    if labelled is None:
+        return result.mark("fail", f"{STAGE_FAILED}: no labels"), None
+    result = _inherit(result, labelled)
+    if result.status == "fail":
+        return result, None
+    image, mask_name = f"nifti/{scan.scan}.nii.gz", f"nifti/{scan.scan}_mask.nii.gz"
+    try:
+        before = nifti.load(folders[0] / scan.files["nifti"])
+        of_labels = nifti.load(folders[1] / labelled.files["labels"])
+        if not np.allclose(of_labels.affine, before.affine, atol=1e-3):
+            raise EffaceError("labels lie elsewhere than the image")
+        labels = nifti.stored(of_labels).astype(np.uint8)
+        after, mask = deface_image(before, labels, task.features, task.method, seed)
+        measures = {
+            "method": task.method,
+            "features": list(task.features),
+            "depends_on_face": METHODS[task.method].depends_on_face,
+            **_measure(before, after, labels, mask),
+        }
+        result = replace(result, measures=measures)
+        if measures["brain_voxels_changed"]:
+            return result.mark("fail", BRAIN_TOUCHED), None
+        if measures["outside_changed"]:
+            return result.mark("fail", f"{STAGE_FAILED}: voxels outside the face changed"), None
+        nifti.save(after, task.folder / image)
+        nifti.save(_mask_image(mask, before), task.folder / mask_name)
+    except Exception as e:
+        return task.failed(result, e, image, mask_name), None
+    if not measures["region_voxels"]:
+        result = result.mark("review", f"{NO_FACE}: nothing was replaced")
+    if METHODS[task.method].depends_on_face:
+        reason = f"{REVIEW}: method {task.method} keeps something of the face"
+        result = result.mark("review", reason)
+    result = replace(result, files={"nifti": image, "mask": mask_name})
+    return result, _Distorted(result, before, after, mask)
+
+
+def _dicom(
+    task: _Task,
+    series: dict[str, Any],
+    scrubbed: tuple[Scan | None, Path],
+    done: list[_Distorted],
+    failed: list[Scan],
+) -> Scan:
+    """Write the DICOM form of a series from its distorted images."""
+    name = series["series"]
+    scan = Scan(name, name, series.get("modality", ""))
+    headers, headers_folder = scrubbed
+    if headers is None:
+        return scan.mark("fail", f"{STAGE_FAILED}: no scrubbed headers")
+    scan = _inherit(scan, headers)
+    if scan.status == "fail":
+        return scan
+    for image in failed if not done else [d.scan for d in done]:
+        scan = _inherit(scan, image)
+    if not done:
+        return scan if scan.status == "fail" else scan.mark("fail", NOT_CONVERTED)
+    target = f"dicom/{name}"
+    try:
+        measures = _write_series(
+            headers.measures["sources"],
+            headers_folder,
+            task.folder / target,
+            [_converted(d) for d in done],
+            says_so=task.features == ("face",) and any(d.mask.any() for d in done),
+        )
+    except dicom.Unmapped as e:
+        _remove(task.folder / target)
+        scan = scan.mark("fail", f"{DICOM_UNMAPPED}: {e}")
+        # frames of an image that failed before have no distorted voxels: say why
+        for image in failed:
+            scan = _inherit(scan, image)
+        return scan
+    except Exception as e:
+        return task.failed(scan, e, target)
+    return replace(scan, files={"dicom": target}, measures=measures)
+
+
+def _inherit(scan: Scan, other: Scan) -> Scan:
+    """The scan with what another stage or form of it has said."""
+    new = tuple(r for r in other.reasons if r not in scan.reasons)
+    return replace(scan, status=worst(scan.status, other.status), reasons=(*scan.reasons, *new))
+
+
+def _write_series(
+    sources: list[list[str]],
+    scrubbed: Path,
+    target: Path,
+    converted: list[dicom.Converted],
+    says_so: bool,
+) -> dict[str, Any]:
+    """Write each scrubbed file with the distorted pixels of its raw one.
+
+    ``says_so``: the headers shall state that the face was removed.
+    """
+    from efface.scrub import state_face_removed
+
+    replaced = pixels = 0
+    for source, scrubbed_name in sources:
+        raw = dicom.read(Path(source))
+        values = dicom.pixels(raw)
+        new, mask = dicom.distorted(raw, values, converted)
+        if not np.array_equal(new[~mask], values[~mask]):
+            raise dicom.Unmapped("pixels outside the face changed")
+        where = target / Path(scrubbed_name).name
+        dicom.write(
+            scrubbed / scrubbed_name, where, raw, new, state_face_removed if says_so else None
+        )
+        replaced += int(mask.sum())
+        pixels += mask.size
+    return {
+        "files": len(sources),
+        "region_voxels": replaced,
+        "region_fraction": round(replaced / max(pixels, 1), 6),
+        "outside_changed": 0,
+    }
+
+
+def _converted(done: _Distorted) -> dicom.Converted:
+    def four(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
+        return voxels if voxels.ndim == 4 else voxels[..., None]
+
+    return dicom.Converted(
+        done.scan.scan,
+        four(nifti.stored(done.before)),
+        four(nifti.stored(done.after)),
+        done.mask,
+        np.asarray(done.before.affine, dtype=np.float64),
+    )
+
+
+def _measure(
+    before: nib.Nifti1Image, after: nib.Nifti1Image, labels: NDArray[np.uint8], mask: Bool
+) -> dict[str, Any]:
+    """Counts that prove what changed; voxels are compared by their bytes, NaN included."""
+    old, new = nifti.stored(before), nifti.stored(after)
+    bits = np.dtype(f"u{old.dtype.itemsize}")
+    changed = np.zeros(mask.shape, dtype=bool)
+    for t in range(1 if old.ndim == 3 else old.shape[3]):
+        a, b = (old, new) if old.ndim == 3 else (old[..., t], new[..., t])
+        changed |= a.view(bits) != b.view(bits)
+    return {
+        "region_voxels": int(mask.sum()),
+        "region_fraction": round(float(mask.mean()), 6),
+        "brain_voxels_changed": int((changed & (labels == LABELS["brain"])).sum()),
+        "outside_changed": int((changed & ~mask).sum()),
+        "coverage": {k: round(v, 6) for k, v in coverage(labels, mask).items()},
+    }
+
+
+def _mask_image(mask: Bool, like: nib.Nifti1Image) -> nib.Nifti1Image:
+    """The mask as uint8 on the image's grid, with nothing else of its header."""
+    img = nib.Nifti1Image(mask.astype(np.uint8, order="F"), like.affine)
+    header = like.header
+    img.set_qform(header.get_qform(), int(header["qform_code"]))
+    img.set_sform(header.get_sform(), int(header["sform_code"]))
+    img.header.set_xyzt_units("mm")
+    return img
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,411 @@
+"""Where the face is: from the organs' labels to the voxels that are replaced.
+
+The region is a smooth hull of the organs that reaches into the air in front of the face and beside
+the ears, so that its outline does not trace the skin. It is the intersection of a few dozen half
+spaces (a discrete oriented polytope): all it says of a face is how far the organs reach in these
+directions. The directions belong to the head, not to the scanner: they are fitted to where the
+organs lie to one another, because headers can lie, and fall back to the affine where few organs
+are in the field of view.
+
+Lengths are millimetres. Inside, a point is index times voxel size ("voxel millimetres"), and the
+head's own axes are right, anterior, superior, as in :data:`LANDMARKS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from efface.errors import EffaceError
+from efface.segment.labels import FEATURES, LABELS
+
+Bool = NDArray[np.bool_]
+Float = NDArray[np.float64]
+Box = tuple[slice, slice, slice]
+
+BRAIN_MARGIN = 2.0
+"""No voxel whose centre lies this near to the centre of a brain voxel is ever replaced, in mm."""
+
+GRID = 2.5
+"""Step of the coarse grid on which the hull is evaluated, in mm."""
+
+SMOOTH = 1.5
+"""Temperature of the smooth maximum that rounds the hull's edges, in mm."""
+
+LANDMARKS: dict[tuple[str, int], tuple[float, float, float]] = {
+    ("brain", 0): (0.0, -83.0, 26.0),
+    ("eyes", -1): (-30.0, 0.0, 0.0),
+    ("eyes", 1): (30.0, 0.0, 0.0),
+    ("ears", -1): (-68.0, -89.0, -24.0),
+    ("ears", 1): (68.0, -89.0, -24.0),
+    ("nose", 0): (0.0, 27.0, -30.0),
+    ("mouth", 0): (0.0, 10.0, -74.0),
+}
+"""Centres of the labels relative to the point between the eyes (right, anterior, superior; mm):
+means over the 122 adults of our training heads, sd 1 to 10 mm."""
+
+_HEADER_WEIGHT = 500.0
+"""What the affine's word is worth beside the landmarks, in mm²: two points 30 mm apart weigh 450,
+a whole head about 50 000."""
+
+_APART = {"eyes": 35.0, "ears": 80.0}
+"""Two pieces further apart than this are two organs, not two pieces of one."""
+
+_REACH = {"eyes": 30.0, "nose": 40.0, "ears": 50.0, "mouth": 60.0}
+"""A piece further than this from the organ's main piece is a stray and gets no part in the hull."""
+
+
+@dataclass(frozen=True)
+class Margins:
+    """How far a hull reaches beyond its organs, in mm."""
+
+    side: float
+    """Across the direction in which the hull opens."""
+    back: float
+    """Into the head."""
+    air: float = 25.0
+    """Out of the head, beyond the outermost organ voxel."""
+
+
+FACE_MARGINS = Margins(side=16.0, back=3.0)
+ORGAN_MARGINS = {
+    "eyes": Margins(side=6.0, back=3.0),
+    "nose": Margins(side=6.0, back=3.0),
+    "ears": Margins(side=7.0, back=3.0),
+    "mouth": Margins(side=9.0, back=3.0),
+}
+
+
+@dataclass(frozen=True)
+class Organ:
+    """One organ, or one of a pair."""
+
+    name: str
+    side: int
+    """-1 and 1 for the two of a pair, 0 for what there is one of."""
+    points: Float
+    """Voxel centres in voxel millimetres, shape (n, 3)."""
+    stray: NDArray[np.intp]
+    """Indices (n, 3) of voxels so labelled far from the organ; the hull leaves them out."""
+
+    @property
+    def centre(self) -> Float:
+        """Mean of the points, shape (3,)."""
+        centre: Float = self.points.mean(axis=0)
+        return centre
+
+
+def parse_features(features: str | Iterable[str]) -> tuple[str, ...]:
+    """``("face",)`` or the named organs in the order of :data:`efface.segment.labels.FEATURES`.
+
+    >>> parse_features("mouth,eyes")
+    ('eyes', 'mouth')
+
+    Raises :class:`EffaceError` for a name that is none of them, or for no name.
+    """
+    names = features.split(",") if isinstance(features, str) else list(features)
+    asked = {name.strip() for name in names if name.strip()}
+    unknown = sorted(asked - {"face", *FEATURES})
+    if unknown or not asked:
+        what = f"{unknown[0]!r} is no feature" if unknown else "no feature named"
+        raise EffaceError(f"{what}; choose from face, {', '.join(FEATURES)}")
+    return ("face",) if "face" in asked else tuple(f for f in FEATURES if f in asked)
+
+
+def region(
+    labels: NDArray[np.uint8], affine: NDArray[np.floating], features: str | Iterable[str] = "face"
+) -> Bool:
+    """The voxels to replace: hull of the chosen organs, less the brain and 2 mm around it.
+
+    ``labels``: 3D, values as in :data:`efface.segment.labels.LABELS`; ``affine``: 4 × 4, voxel to
+    world in mm. Returns a 3D mask, Fortran order, all False where none of the organs is labelled.
+    Every voxel of the organs is in it, save where brain and its margin lie.
+
+    Raises :class:`EffaceError` for unknown features, labels that are not 3D, or an unusable affine.
+    """
+    chosen = parse_features(features)
+    spacing = voxel_sizes(affine)
+    if labels.ndim != 3:
+        raise EffaceError(f"labels: expected a 3D volume, found shape {labels.shape}")
+    mask = np.zeros(labels.shape, dtype=bool, order="F")
+    organs = find_organs(labels, spacing)
+    if not organs:
+        return mask
+    axes = head_axes(labels, organs, affine)
+    for group, outward, margins in _hulls(organs, chosen, axes):
+        _add_hull(mask, spacing, np.concatenate([o.points for o in group]), outward, axes, margins)
+    wanted = [o for o in organs if chosen == ("face",) or o.name in chosen]
+    for organ in wanted:
+        mask[tuple(np.rint(organ.points / spacing).astype(np.intp).T)] = True
+        _add_around(mask, organ.stray, ball(GRID, spacing))
+    _spare_brain(mask, labels, spacing)
+    return mask
+
+
+def coverage(labels: NDArray[np.uint8], mask: Bool) -> dict[str, float]:
+    """Share of each labelled organ's voxels that the mask holds, by name; absent ones left out."""
+    shares = {}
+    for name in FEATURES:
+        organ = labels == LABELS[name]
+        if organ.any():
+            shares[name] = float(np.count_nonzero(organ & mask) / np.count_nonzero(organ))
+    return shares
+
+
+def voxel_sizes(affine: NDArray[np.floating]) -> Float:
+    """Edge lengths of a voxel in mm, shape (3,).
+
+    Raises :class:`EffaceError` if the affine is no usable 4 × 4 matrix.
+    """
+    matrix = np.asarray(affine, dtype=np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise EffaceError("the affine does not say how the voxels lie in space")
+    sizes: Float = np.sqrt((matrix[:3, :3] ** 2).sum(axis=0))
+    if (sizes < 1e-3).any() or abs(np.linalg.det(matrix[:3, :3] / sizes)) < 1e-3:
+        raise EffaceError("the affine does not say how the voxels lie in space")
+    return sizes
+
+
+def ball(radius: float, spacing: Float) -> NDArray[np.intp]:
+    """Index offsets (n, 3) of the voxels whose centres lie within ``radius`` mm."""
+    reach = [range(-int(radius / s + 1e-6), int(radius / s + 1e-6) + 1) for s in spacing]
+    offsets = np.array(list(product(*reach)), dtype=np.intp)
+    near: NDArray[np.intp] = offsets[((offsets * spacing) ** 2).sum(axis=1) <= (radius + 1e-6) ** 2]
+    return near
+
+
+def find_organs(labels: NDArray[np.uint8], spacing: Float) -> list[Organ]:
+    """The labelled organs of a volume: up to two eyes and ears, one nose and mouth.
+
+    Sides are provisional (which of a pair is left shows only in :func:`head_axes`).
+    """
+    boxes = ndimage.find_objects(labels, max_label=max(LABELS.values()))
+    found = ((name, boxes[LABELS[name] - 1]) for name in FEATURES)
+    return [o for name, box in found if box for o in _organs(labels, name, box, spacing)]
+
+
+def _organs(labels: NDArray[np.uint8], name: str, box: Box, spacing: Float) -> list[Organ]:
+    start = np.array([s.start for s in box], dtype=np.intp)
+    index = np.argwhere(labels[box] == LABELS[name]) + start
+    pieces = _pieces(index, spacing)
+    sizes = np.bincount(pieces)
+    centres = np.stack([index[pieces == i].mean(axis=0) for i in range(len(sizes))]) * spacing
+    order = np.argsort(-sizes, kind="stable")
+    mains = [int(order[0])]
+    if name in _APART:
+        for i in order[1:]:
+            far = np.linalg.norm(centres[i] - centres[mains[0]]) > _APART[name]
+            if far and sizes[i] >= 0.1 * sizes[mains[0]]:
+                mains.append(int(i))
+                break
+    distances = np.linalg.norm(centres[:, None] - centres[mains][None], axis=2)
+    owner = distances.argmin(axis=1)
+    owner[distances.min(axis=1) > _REACH[name]] = -1
+    owners = owner[pieces]
+    nothing = np.zeros((0, 3), dtype=np.intp)
+    return [
+        Organ(
+            name,
+            0 if name not in _APART else (-1, 1)[n],
+            index[owners == n] * spacing,
+            index[owners == -1] if n == 0 else nothing,
+        )
+        for n in range(len(mains))
+    ]
+
+
+def head_axes(
+    labels: NDArray[np.uint8], organs: list[Organ], affine: NDArray[np.floating]
+) -> Float:
+    """The head's right, anterior and superior in voxel millimetres: rows of an orthogonal matrix.
+
+    Orthogonal Procrustes fit of :data:`LANDMARKS` to the organs' centres, with the affine as a
+    weak prior that decides what the organs leave open. Right and left may be swapped: nothing
+    here depends on them.
+    """
+    spacing = voxel_sizes(affine)
+    u, _, vt = np.linalg.svd(np.asarray(affine, dtype=np.float64)[:3, :3] / spacing)
+    prior = u @ vt
+    found: list[tuple[str, int, Float, float]] = [
+        (o.name, o.side, o.centre, 1.0) for o in organs if len(o.points)
+    ]
+    step = np.maximum(1, np.rint(GRID / spacing)).astype(int)
+    thin = labels[:: step[0], :: step[1], :: step[2]] == LABELS["brain"]
+    if thin.any():
+        found.append(("brain", 0, np.argwhere(thin).mean(axis=0) * step * spacing, 0.5))
+    weights = np.array([f[3] for f in found])[:, None]
+    seen = np.stack([f[2] for f in found])
+    seen = seen - (weights * seen).sum(axis=0) / weights.sum()
+    best: tuple[float, Float] | None = None
+    for eyes, ears in product((1, -1), repeat=2):
+        flip = {"eyes": eyes, "ears": ears}
+        model = np.array([LANDMARKS[name, flip.get(name, 1) * side] for name, side, *_ in found])
+        model = model - (weights * model).sum(axis=0) / weights.sum()
+        u, s, vt = np.linalg.svd((weights * model).T @ seen + _HEADER_WEIGHT * prior)
+        if best is None or s.sum() > best[0] + 1e-6:
+            best = (float(s.sum()), u @ vt)
+    assert best is not None
+    # rounded, so that the last bits of one machine's SVD decide nothing
+    axes: Float = np.round(best[1], 6)
+    return axes
+
+
+def _hulls(
+    organs: list[Organ], chosen: tuple[str, ...], axes: Float
+) -> Iterable[tuple[list[Organ], Float, Margins]]:
+    """Organs of each hull, the direction in which it opens into the air, and its margins."""
+    right, anterior = axes[0], axes[1]
+    middle = [o for o in organs if o.name != "ears"]
+    if chosen == ("face",) and middle:
+        yield middle, anterior, FACE_MARGINS
+    for organ in organs:
+        if organ.name == "ears" and chosen[0] in ("face", *FEATURES):
+            if chosen != ("face",) and "ears" not in chosen:
+                continue
+            # an ear opens away from the rest of the head
+            others = [o.centre for o in organs if o is not organ]
+            middle_of_head = np.mean(others, axis=0) if others else organ.centre
+            outward = right if (organ.centre - middle_of_head) @ right >= 0 else -right
+            yield [organ], outward, ORGAN_MARGINS["ears"]
+        elif organ.name in chosen:
+            yield [organ], anterior, ORGAN_MARGINS[organ.name]
+
+
+def _directions(outward: Float, axes: Float) -> Float:
+    """Unit normals (n, 3) of a hull that is open towards ``outward``: sides, slants, back."""
+    across = [a for a in axes if abs(a @ outward) < 0.5]
+    normals = []
+    for tilt, count in ((0, 16), (30, 16), (60, 8), (90, 1)):
+        for turn in 2 * np.pi * np.arange(count) / count:
+            ring = np.cos(turn) * across[0] + np.sin(turn) * across[1]
+            back = np.deg2rad(tilt)
+            normals.append(np.cos(back) * ring - np.sin(back) * outward)
+    return np.array(normals)
+
+
+def _add_hull(  # noqa: PLR0917 - numbers of one formula
+    mask: Bool, spacing: Float, points: Float, outward: Float, axes: Float, margins: Margins
+) -> None:
+    """Set the voxels of the smooth hull of ``points``, opened towards ``outward``."""
+    normals = _directions(outward, axes)
+    depth = -(normals @ outward)
+    half_voxel = np.abs(normals) @ spacing / 2
+    reach = (points @ normals.T).max(axis=0) + half_voxel
+    reach += margins.side * np.sqrt(np.clip(1 - depth**2, 0, None)) + margins.back * depth
+    front = float((points @ outward).max()) + margins.air
+    normals = np.vstack([normals, outward])
+    # to a tenth of a millimetre: enough for a face, and stable to the last bits of a dot product
+    reach = np.round(np.append(reach, front), 1)
+    pad = max(margins.side, margins.back) + float(spacing.max())
+    ends = np.stack([points.min(axis=0), points.max(axis=0)])
+    ends = np.concatenate([ends - pad, ends + pad, ends + margins.air * outward])
+    first = np.clip(np.floor(ends.min(axis=0) / spacing), 0, None).astype(int)
+    last = np.minimum(np.ceil(ends.max(axis=0) / spacing).astype(int), np.array(mask.shape) - 1)
+    fine = [np.arange(a, b + 1) * s for a, b, s in zip(first, last, spacing, strict=True)]
+    if not all(len(f) for f in fine):
+        return
+    coarse = [np.linspace(f[0], f[-1], 1 + ceil(round((f[-1] - f[0]) / GRID, 6))) for f in fine]
+    # axes in the order z, y, x: the mask is in Fortran order, so that its transpose lies in rows
+    x, y, z = coarse
+    beyond = (
+        normals[:, 2, None, None, None] * z[:, None, None]
+        + normals[:, 1, None, None, None] * y[:, None]
+        + (normals[:, 0, None] * x - reach[:, None])[:, None, None]
+    )
+    distance = beyond.max(axis=0)
+    # the smooth maximum adds at most this much: further inside it changes nothing that counts
+    near = (distance > -SMOOTH * np.log(len(normals))) & (distance < GRID * 2)
+    top = distance[near]
+    distance[near] += SMOOTH * np.log(np.exp((beyond[:, near] - top) / SMOOTH).sum(axis=0))
+    at_x, at_y, at_z = (_interpolation(f, c) for f, c in zip(fine, coarse, strict=True))
+    distance = at_y @ (distance @ at_x.T)
+    distance = (at_z @ distance.reshape(len(z), -1)).reshape(-1, len(at_y), len(at_x))
+    box = tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))
+    mask[box].T[...] |= distance <= 0
+
+
+def _interpolation(fine: Float, coarse: Float) -> Float:
+    """Matrix (fine, coarse) of linear interpolation."""
+    if len(coarse) == 1:
+        return np.ones((len(fine), 1))
+    step = coarse[1] - coarse[0]
+    at = np.clip((fine - coarse[0]) / step, 0, len(coarse) - 1)
+    below = np.minimum(at.astype(int), len(coarse) - 2)
+    part = at - below
+    weights = np.zeros((len(fine), len(coarse)))
+    rows = np.arange(len(fine))
+    weights[rows, below] = 1 - part
+    weights[rows, below + 1] = part
+    return weights
+
+
+def _spare_brain(mask: Bool, labels: NDArray[np.uint8], spacing: Float) -> None:
+    """Clear the mask in the brain and :data:`BRAIN_MARGIN` around it, exactly."""
+    box = _bounds(mask)
+    if box is None:
+        return
+    offsets = ball(BRAIN_MARGIN, spacing)
+    reach = np.abs(offsets).max(axis=0)
+    wide = tuple(
+        slice(max(s.start - r, 0), min(s.stop + r, n))
+        for s, r, n in zip(box, reach, mask.shape, strict=True)
+    )
+    brain = labels[wide] == LABELS["brain"]
+    part = mask[wide]
+    # only the brain's surface, and only near the mask, can put a voxel within the margin
+    inner = brain.copy()
+    for axis in range(3):
+        n = brain.shape[axis]
+        low, high = _along(axis, 0, n - 1), _along(axis, 1, n)
+        inner[high] &= brain[low]
+        inner[low] &= brain[high]
+    near = part.view(np.uint8)
+    for axis in range(3):
+        near = ndimage.maximum_filter1d(near, 2 * int(reach[axis]) + 1, axis=axis)
+    surface = np.argwhere(brain & ~inner & near.astype(bool))
+    part[brain] = False
+    _set_around(part, surface, offsets, value=False)
+
+
+def _add_around(mask: Bool, index: NDArray[np.intp], offsets: NDArray[np.intp]) -> None:
+    _set_around(mask, index, offsets, value=True)
+
+
+def _set_around(
+    mask: Bool, index: NDArray[np.intp], offsets: NDArray[np.intp], *, value: bool
+) -> None:
+    shape = np.array(mask.shape)
+    for offset in offsets:
+        at = index + offset
+        at = at[((at >= 0) & (at < shape)).all(axis=1)]
+        mask[tuple(at.T)] = value
+
+
+def _pieces(index: NDArray[np.intp], spacing: Float) -> NDArray[np.intp]:
+    """Number of the connected piece of each voxel; voxels of one coarse cell are connected."""
+    cell = np.maximum(1, np.rint(GRID / spacing)).astype(np.intp)
+    coarse = index // cell
+    coarse = coarse - coarse.min(axis=0)
+    grid = np.zeros(coarse.max(axis=0) + 1, dtype=bool)
+    grid[tuple(coarse.T)] = True
+    numbered, _ = ndimage.label(grid, structure=np.ones((3, 3, 3)))
+    pieces: NDArray[np.intp] = numbered[tuple(coarse.T)].astype(np.intp) - 1
+    return pieces
+
+
+def _bounds(mask: Bool) -> Box | None:
+    """The smallest box around the True voxels."""
+    box: list[Box | None] = ndimage.find_objects(mask.view(np.uint8), max_label=1)
+    return box[0]
+
+
+def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
+    cut = [slice(None)] * 3
+    cut[axis] = slice(start, stop)
+    return tuple(cut)

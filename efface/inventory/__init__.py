@@ -1,0 +1,22 @@
+"""What a source holds: people, sessions and series; and what is no MR image, and why.
+
+The source is walked one top-level entry at a time (:func:`run_entry`), so that adding a person
+runs one small job; :func:`merge` puts the entries together. Every file of the source is accounted
+for exactly once, with the series it belongs to or the reason why it stays out.
+"""
+
+from efface.inventory.bids import is_bids
+from efface.inventory.entry import run_entry
+from efface.inventory.sessions import files_table, groups, merge
+from efface.inventory.walk import entries, entry_fingerprint, entry_label
+
+__all__ = [
+    "entries",
+    "entry_fingerprint",
+    "entry_label",
+    "files_table",
+    "groups",
+    "is_bids",
+    "merge",
+    "run_entry",
+]

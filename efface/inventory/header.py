@@ -1,0 +1,249 @@
+"""One file of the source, opened once: is it a whole MR image, and of which series?"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import warnings
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pydicom
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from efface.inventory import objects
+from efface.inventory.walk import Found
+from efface.status import (
+    BURNED_IN,
+    EMPTY,
+    NO_PERMISSION,
+    NOT_DICOM,
+    NOT_MR,
+    TRUNCATED,
+    UNREADABLE,
+)
+
+ATTRIBUTES = (
+    *("SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "ImageType"),
+    *("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "EchoTime"),
+    *("EchoNumbers", "RepetitionTime", "InversionTime", "FlipAngle", "EchoTrainLength"),
+    *("NumberOfAverages", "MagneticFieldStrength", "Manufacturer", "ManufacturerModelName"),
+    *("BodyPartExamined", "PatientPosition", "ContrastBolusAgent", "NumberOfFrames", "Rows"),
+    *("Columns", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation", "SliceThickness"),
+    *("SpacingBetweenSlices", "PixelSpacing", "SeriesDate", "SeriesTime", "AcquisitionDate"),
+    *("AcquisitionTime", "AcquisitionDateTime", "ContentTime", "SeriesNumber"),
+    *("EchoPulseSequence", "EchoPlanarPulseSequence", "AcquisitionContrast"),
+    *("ComplexImageComponent", "InversionRecovery"),
+)
+"""Kept of a series' first image, for naming; restricted, since descriptions are free text."""
+
+_IDENTITY = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
+    *("FrameOfReferenceUID", "PatientID", "IssuerOfPatientID", "Modality", "InstanceNumber"),
+    *("BurnedInAnnotation", "ConversionType", "PhotometricInterpretation"),
+)
+
+_TAGS = [tag for k in (*ATTRIBUTES, *_IDENTITY) if (tag := tag_for_keyword(k)) is not None]
+_SCREEN = re.compile(r"SCREEN ?(SAVE|SHOT|CAPTURE)", re.IGNORECASE)
+_PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
+_UNDEFINED = 0xFFFFFFFF
+_DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95"}
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_IMPLICIT = "1.2.840.10008.1.2"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What inventory keeps of a file. Without ``study`` it belongs to no session."""
+
+    reason: str = ""
+    image: bool = False
+    """An MR image, even if a cut one."""
+    patient: str = ""
+    issuer: str = ""
+    study: str = ""
+    series: str = ""
+    instance: str = ""
+    sop_class: str = ""
+    modality: str = ""
+    frame_of_reference: str = ""
+    number: int | None = None
+    """Instance number."""
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def read(found: Found) -> Header:
+    """Classify a file; never raises for what the file holds."""
+    if found.reason:
+        return Header(found.reason)
+    if found.bytes == 0:
+        return Header(EMPTY)
+    try:
+        with Path(found.path).open("rb") as f:
+            return _read(f, found.bytes)
+    except PermissionError:
+        return Header(NO_PERMISSION)
+    except Exception:  # a parser meets anything; whatever it is, the file stays out
+        return Header(UNREADABLE)
+
+
+def _read(f: BinaryIO, size: int) -> Header:
+    start = f.read(132)
+    f.seek(0)
+    bare = start[128:132] != b"DICM"
+    if bare and start[:2] not in (b"\x02\0", b"\x08\0"):
+        return Header(NOT_DICOM)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ds = pydicom.dcmread(f, stop_before_pixels=True, specific_tags=_TAGS, force=bare)
+        syntax = str(getattr(ds, "file_meta", {}).get("TransferSyntaxUID", "") or "")
+        sop_class = _text(ds, "SOPClassUID")
+        if not sop_class:
+            stored = getattr(ds, "file_meta", {}).get("MediaStorageSOPClassUID", "")
+            sop_class = str(stored or "")
+        if bare and not sop_class:
+            return Header(NOT_DICOM)
+        reason = objects.reason(sop_class)
+        head = Header(
+            reason=reason,
+            patient=_text(ds, "PatientID"),
+            issuer=_text(ds, "IssuerOfPatientID"),
+            study=_text(ds, "StudyInstanceUID"),
+            series=_text(ds, "SeriesInstanceUID"),
+            instance=_text(ds, "SOPInstanceUID"),
+            sop_class=sop_class,
+            modality=_modality(ds),
+            frame_of_reference=_text(ds, "FrameOfReferenceUID"),
+            number=_integer(ds, "InstanceNumber"),
+            attributes={k: v for k in ATTRIBUTES if (v := _plain(ds.get(k))) not in (None, "", [])},
+        )
+        if reason:
+            return head
+        if not (head.study and head.series and head.instance):
+            return _replace(head, f"{UNREADABLE}: no study, series or instance UID", image=False)
+        if head.modality != "MR":
+            return _replace(head, NOT_MR, image=False)
+        burned = _burned_in(ds)
+        if burned:
+            return _replace(head, f"{BURNED_IN}: {burned}", image=False)
+        return _replace(head, _pixels(f, ds, syntax, size), image=True)
+
+
+def _replace(head: Header, reason: str, image: bool) -> Header:
+    return Header(**{**head.__dict__, "reason": reason, "image": image})
+
+
+def _burned_in(ds: Dataset) -> str:
+    if _text(ds, "BurnedInAnnotation").upper() not in ("", "NO"):
+        return "declared in the header"
+    if _text(ds, "ConversionType"):
+        return "converted from another form"
+    if any(_SCREEN.search(str(v)) for v in _listed(ds.get("ImageType"))):
+        return "screen capture"
+    grey = _text(ds, "PhotometricInterpretation") in ("", "MONOCHROME1", "MONOCHROME2")
+    if not grey or (_integer(ds, "SamplesPerPixel") or 1) != 1:
+        return "colour image"
+    return ""
+
+
+def _pixels(f: BinaryIO, ds: Dataset, syntax: str, size: int) -> str:
+    """Empty when the pixel data are whole; else the reason. ``f`` stands at the pixel element."""
+    rows, columns = _integer(ds, "Rows"), _integer(ds, "Columns")
+    bits = _integer(ds, "BitsAllocated")
+    frames = _integer(ds, "NumberOfFrames") or 1
+    if syntax in _DEFLATED:
+        f.seek(0)
+        whole = pydicom.dcmread(f)
+        if not (rows and columns and bits) or "PixelData" not in whole:
+            return f"{TRUNCATED}: no pixel data"
+        return _short(len(whole.PixelData), rows * columns * frames * bits)
+    order = ">" if syntax == _BIG_ENDIAN else "<"
+    position = f.tell()
+    element = f.read(12)
+    if len(element) < 12:
+        return f"{TRUNCATED}: no pixel data"
+    group, number = struct.unpack(order + "HH", element[:4])
+    if group << 16 | number not in _PIXELS:
+        return f"{UNREADABLE}: no pixel data where it should be"
+    if not (rows and columns and bits) or number != 0x0010:
+        return f"{UNREADABLE}: the shape or type of the pixels is not usable"
+    implicit = syntax == _IMPLICIT or not element[4:6].isalpha()
+    if implicit:
+        (length,) = struct.unpack(order + "I", element[4:8])
+        position += 8
+    else:
+        (length,) = struct.unpack(order + "I", element[8:12])
+        position += 12
+    if length == _UNDEFINED:
+        return _fragments(f, position, size, frames)
+    if position + length > size:
+        return TRUNCATED
+    return _short(length, rows * columns * frames * bits)
+
+
+def _short(length: int, bits: int) -> str:
+    return TRUNCATED if length * 8 < bits else ""
+
+
+def _fragments(f: BinaryIO, position: int, size: int, frames: int) -> str:
+    """Walk the items of encapsulated pixel data (PS3.5 A.4), reading their heads only."""
+    items = 0
+    while position + 8 <= size:
+        f.seek(position, os.SEEK_SET)
+        group, number, length = struct.unpack("<HHI", f.read(8))
+        if (group, number) == (0xFFFE, 0xE0DD):
+            break
+        if (group, number) != (0xFFFE, 0xE000):
+            return f"{UNREADABLE}: broken pixel fragments"
+        position += 8 + length
+        items += 1
+    if position > size:
+        return TRUNCATED
+    # the first item is the offset table
+    return TRUNCATED if items - 1 < frames else ""
+
+
+def _plain(value: object) -> object:
+    """A JSON value of an element's value; ``None`` for what is no text or number."""
+    if isinstance(value, (MultiValue, list, tuple)):
+        return [p for v in value if (p := _plain(v)) is not None]
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, (float, Decimal)):
+        return float(value)
+    if isinstance(value, str):
+        return str(value).strip(" \0")
+    return None
+
+
+def _listed(value: object) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (MultiValue, list, tuple)) else [value]
+
+
+def _text(ds: Dataset, keyword: str) -> str:
+    values = _listed(ds.get(keyword))
+    return str(values[0]).strip(" \0") if values and values[0] is not None else ""
+
+
+def _modality(ds: Dataset) -> str:
+    text = _text(ds, "Modality")
+    return text if re.fullmatch(r"[A-Z]{2,6}", text) else ""
+
+
+def _integer(ds: Dataset, keyword: str) -> int | None:
+    value = ds.get(keyword)
+    if value is None or isinstance(value, (MultiValue, list)):
+        return None
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None

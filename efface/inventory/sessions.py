@@ -1,0 +1,223 @@
+"""The entries put together: sessions with their series, and the account of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from efface.inventory import bids
+from efface.inventory.entry import Entry, digest
+from efface.pseudonym import Key
+from efface.status import DUPLICATE, STAGE_FAILED, TRUNCATED, Status, worst
+
+Session = dict[str, Any]
+"""See the schema in docs/architecture.md: ``session``, ``subject``, ``source``, ``series``, …"""
+
+_SERIES_FIELDS = (
+    *("series", "uid", "kind", "modality", "sop_class", "frame_of_reference", "number"),
+    "attributes",
+)
+
+
+def merge(entries: Sequence[Entry], key: Key) -> list[Session]:
+    """The sessions of some entries that share no session with entries outside.
+
+    Sorted, and a function of the entries' content only. A session's ``fingerprint`` covers the
+    size and time of every file, so that an edited file runs its session again.
+    """
+    files, series = _settle(entries)
+    by_series: dict[str, list[dict[str, Any]]] = {}
+    for f in files:
+        if f["series"]:
+            by_series.setdefault(f["series"], []).append(f)
+    source = entries[0]["source"] if entries else "dicom"
+    shared = bids.sidecars(files) if source == "bids" else []
+    sessions: dict[str, Session] = {}
+    for where, described in sorted(series.items()):
+        session = sessions.setdefault(
+            described["session"],
+            {
+                "session": described["session"],
+                "subject": described["subject"],
+                "patient": described["patient"],
+                "study": described["study"],
+                "key": key.fingerprint,
+                "source": source,
+                "series": [],
+            },
+        )
+        members = by_series.get(where, [])
+        if source == "bids":
+            members = [m for m in members if m["instance"]]
+            members += [s for m in members for s in bids.inherited(m, shared)]
+        session["series"].append(_series(described, members))
+    for session in sessions.values():
+        session["series"].sort(key=_order)
+        stats = [s.pop("stats") for s in session["series"]]
+        text = json.dumps([session, stats], sort_keys=True)
+        session["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return [sessions[name] for name in sorted(sessions)]
+
+
+def groups(entries: Iterable[tuple[str, Entry]]) -> list[list[str]]:
+    """Which entries must be merged together: those that share a session, all of a BIDS source.
+
+    Takes name and entry one by one, so that a large source is never in memory as a whole.
+    """
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader[name] != name:
+            name = leader[name]
+        return name
+
+    owner: dict[str, str] = {}
+    names = []
+    for name, entry in entries:
+        names.append(name)
+        leader[name] = name
+        shared = {s["session"] for s in entry["series"].values()}
+        if entry["source"] == "bids":
+            # sidecars at the root describe every subject
+            shared.add("bids")
+        for session in shared:
+            other = find(owner.setdefault(session, name))
+            leader[find(name)] = other
+    together: dict[str, list[str]] = {}
+    for name in names:
+        together.setdefault(find(name), []).append(name)
+    return list(together.values())
+
+
+def files_table(
+    entries: Sequence[Entry],
+    released: Mapping[tuple[str, str], tuple[str, str]] | None = None,
+) -> list[dict[str, str]]:
+    """Every file of the entries exactly once.
+
+    ``released`` maps session and series to the series' final disposition (``released``,
+    ``withheld``) and reason. Rows have ``path``, ``bytes``, ``entry``, ``session``, ``series``,
+    ``disposition``, ``reason``; tabs, line breaks and bytes that are no text are escaped in paths.
+    """
+    files, series = _settle(entries)
+    known = released or {}
+    rows = []
+    for f in files:
+        described = series.get(f["series"])
+        session = described["session"] if described else ""
+        label = described["series"] if described else ""
+        if f["reason"]:
+            disposition, reason = "withheld", f["reason"]
+        else:
+            nothing = ("withheld", f"{STAGE_FAILED}: no result")
+            disposition, reason = known.get((session, label), nothing)
+        rows.append(
+            {
+                "path": _printable(f["path"]),
+                "bytes": str(f["bytes"]),
+                "entry": f["entry"],
+                "session": session,
+                "series": label,
+                "disposition": disposition,
+                "reason": reason,
+            }
+        )
+    return rows
+
+
+def _settle(
+    entries: Sequence[Entry],
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """All files in path order with final reasons, and all series; the entries stay untouched."""
+    files = sorted(
+        ({**f, "entry": entry["entry"]} for entry in entries for f in entry["files"]),
+        key=lambda f: os.fsencode(f["path"]),
+    )
+    series: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        for where, described in entry["series"].items():
+            if where not in series or described["rank"] < series[where]["rank"]:
+                series[where] = described
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    for f in files:
+        if f["reason"] or not f["instance"]:
+            continue
+        twin = first.setdefault((f["series"], f["instance"]), f)
+        if twin is not f:
+            f["reason"] = DUPLICATE if _same(twin, f) else f"{DUPLICATE}: the content differs"
+    if entries and entries[0]["source"] == "bids":
+        _adopt(files)
+    return files, series
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    if a["bytes"] != b["bytes"]:
+        return False
+    mine, other = (f.get("sha256") or digest(f["path"]) for f in (a, b))
+    return bool(mine) and mine == other
+
+
+def _adopt(files: list[dict[str, Any]]) -> None:
+    """Give each sidecar the series it describes; one that serves several is told apart."""
+    shared = bids.sidecars(files)
+    serves: dict[str, list[str]] = {}
+    for f in files:
+        if f["instance"]:
+            for sidecar in bids.inherited(f, shared):
+                serves.setdefault(sidecar["path"], []).append(f["series"])
+    for f in files:
+        used = serves.get(f["path"], [])
+        if len(used) == 1:
+            f["series"], f["reason"] = used[0], ""
+        elif used:
+            f["reason"] = bids.SHARED
+
+
+def _series(described: dict[str, Any], members: list[dict[str, Any]]) -> dict[str, Any]:
+    """The series as the next stages see it."""
+    out = {field: described[field] for field in _SERIES_FIELDS}
+    if "bids" in described:
+        out["bids"] = described["bids"]
+        whole = members
+        out["status"], out["reasons"] = "pass", []
+    else:
+        whole = [m for m in members if not m["reason"]]
+        whole.sort(key=lambda m: (_rank(m["number"]), m["path"]))
+        out["status"], out["reasons"] = _judge(whole, members)
+    out["files"] = [m["path"] for m in whole or members]
+    out["stats"] = [[m["path"], m["bytes"], m["mtime_ns"]] for m in members]
+    return out
+
+
+def _judge(whole: list[dict[str, Any]], members: list[dict[str, Any]]) -> tuple[Status, list[str]]:
+    if not whole:
+        return "fail", sorted({m["reason"] for m in members})
+    status: Status = "pass"
+    reasons = []
+    there = {m["instance"] for m in whole}
+    # a cut copy of an image that is also there as a whole does no harm
+    cut = [m for m in members if m["reason"] and m["instance"] not in there]
+    if cut:
+        status = worst(status, "review")
+        reasons.append(f"{TRUNCATED}: {len(cut)} of {len(whole) + len(cut)} images")
+    other = [m for m in members if m["reason"] == f"{DUPLICATE}: the content differs"]
+    if other:
+        status = worst(status, "review")
+        reasons.append(f"{DUPLICATE}: {len(other)} images came again with other content")
+    return status, reasons
+
+
+def _order(series: dict[str, Any]) -> tuple[int, str]:
+    return _rank(series["number"]), series["series"]
+
+
+def _rank(number: object) -> int:
+    return number if isinstance(number, int) else 1 << 31
+
+
+def _printable(path: str) -> str:
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -1,0 +1,132 @@
+"""The files of a source, in one fixed order, without leaving the source."""
+
+# A cohort has millions of files, and os is several times faster than pathlib:
+# ruff: noqa: PTH100, PTH110, PTH113, PTH116, PTH118, PTH208
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from efface.errors import EffaceError
+from efface.pseudonym import Key
+from efface.status import LINK, NO_PERMISSION, NOT_DICOM, UNREADABLE
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file of the source; ``reason`` says why it must not even be opened."""
+
+    path: str
+    """Absolute."""
+    bytes: int = 0
+    mtime_ns: int = 0
+    reason: str = ""
+
+
+def entries(source: Path, key: Key) -> dict[str, str]:
+    """Label of each top-level entry, to its name in the source.
+
+    Raises :class:`EffaceError` if the source is missing, no folder, not readable or empty.
+    """
+    try:
+        names = sorted(os.listdir(source), key=os.fsencode)
+    except FileNotFoundError as e:
+        raise EffaceError(f"{source}: the source does not exist") from e
+    except NotADirectoryError as e:
+        raise EffaceError(f"{source}: the source must be a folder") from e
+    except PermissionError as e:
+        raise EffaceError(f"{source}: no permission to read the source") from e
+    if not names:
+        raise EffaceError(f"{source}: the source is empty")
+    return {entry_label(key, name): name for name in names}
+
+
+def entry_label(key: Key, name: str) -> str:
+    """``entry-…`` of a top-level entry; a name that is no UTF-8 is taken by its bytes."""
+    return "entry-" + key.label("entry", os.fsencode(name).decode(errors="backslashreplace"))
+
+
+def entry_fingerprint(entry: Path) -> str:
+    """Sixteen hex digits that change when anything below ``entry`` was added, taken or edited.
+
+    Names, sizes and times only, no file is opened. About 3 µs a file on a local disk.
+    """
+    digest = sha256()
+    stack = [os.fspath(entry)]
+    while stack:
+        path = stack.pop()
+        try:
+            status = os.lstat(path)
+            children = sorted(os.scandir(path), key=lambda e: os.fsencode(e.name))
+        except NotADirectoryError:
+            digest.update(b"%d %d\n" % (status.st_size, status.st_mtime_ns))
+            continue
+        except OSError as e:
+            digest.update(b"error %d\n" % (e.errno or 0))
+            continue
+        digest.update(b"folder %d\n" % len(children))
+        for child in children:
+            if child.is_dir(follow_symlinks=False):
+                stack.append(child.path)
+                digest.update(b"%s/\n" % os.fsencode(child.name))
+                continue
+            try:
+                # a link is followed: its target may be edited while the link stays
+                status = child.stat()
+            except OSError:
+                digest.update(b"%s broken\n" % os.fsencode(child.name))
+                continue
+            line = b"%s %d %d\n" % (os.fsencode(child.name), status.st_size, status.st_mtime_ns)
+            digest.update(line)
+    return digest.hexdigest()[:16]
+
+
+def walk(source: Path, entry: str) -> Iterator[Found]:
+    """Every file of a top-level entry (a folder, or a file at the root), folders in name order.
+
+    Links to folders are not followed, links to files only within the source; folders and files
+    that cannot be read are yielded with the reason.
+    """
+    root = os.path.realpath(source)
+    yield from _visit(os.path.join(os.path.abspath(source), entry), root)
+
+
+def _visit(path: str, root: str) -> Iterator[Found]:
+    try:
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            yield _link(path, root)
+        elif stat.S_ISREG(status.st_mode):
+            yield _file(path, status)
+        elif stat.S_ISDIR(status.st_mode):
+            for name in sorted(os.listdir(path), key=os.fsencode):
+                yield from _visit(os.path.join(path, name), root)
+        else:
+            # a pipe would block whoever opens it
+            yield Found(path, reason=f"{NOT_DICOM}: no regular file")
+    except PermissionError:
+        yield Found(path, reason=NO_PERMISSION)
+    except OSError:
+        yield Found(path, reason=UNREADABLE)
+
+
+def _link(path: str, root: str) -> Found:
+    target = os.path.realpath(path)
+    if not os.path.exists(target):
+        return Found(path, reason=f"{LINK}: it leads nowhere")
+    if os.path.commonpath([root, target]) != root:
+        return Found(path, reason=f"{LINK}: it leads out of the source")
+    if not os.path.isfile(target):
+        return Found(path, reason=f"{LINK}: it leads to a folder")
+    return _file(path, os.stat(path))
+
+
+def _file(path: str, status: os.stat_result) -> Found:
+    if not os.access(path, os.R_OK):
+        return Found(path, status.st_size, status.st_mtime_ns, NO_PERMISSION)
+    return Found(path, status.st_size, status.st_mtime_ns)

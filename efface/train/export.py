@@ -1,0 +1,60 @@
+"""Weights as safetensors, and the card that says what they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from efface.manifest import sha256, write_atomic, write_json
+from efface.segment import MODEL
+from efface.segment.network import AttentionUNet
+from efface.train.loop import Settings
+
+
+def weights(net: AttentionUNet, settings: Settings, folder: Path, about: dict[str, Any]) -> None:
+    """Write ``face.safetensors`` (float16: half the size, the same labels) and ``face.json``."""
+    import torch
+    from safetensors.torch import save
+
+    tensors = {
+        k: v.detach().to("cpu", torch.float16).contiguous() for k, v in net.state_dict().items()
+    }
+    path = folder / f"{MODEL}.safetensors"
+    write_atomic(path, save(tensors))
+    plan = {"mm": settings.mm, "widths": list(settings.widths), "attention": settings.attention}
+    write_json(
+        folder / f"{MODEL}.json",
+        {
+            "plan": plan,
+            "settings": vars(settings),
+            "parameters": sum(t.numel() for t in tensors.values()),
+            "sha256": sha256(path),
+            **about,
+        },
+    )
+
+
+def curve_picture(curve: Path, picture: Path) -> None:
+    """The loss over the steps as a PNG, drawn with Pillow: training needs no plotting library."""
+    from PIL import Image, ImageDraw
+
+    with curve.open(newline="") as f:
+        points = [(int(r["step"]), float(r["loss"])) for r in csv.DictReader(f)]
+    if not points:
+        return
+    wide, high, edge = 800, 400, 50
+    last, top = max(s for s, _ in points), max(v for _, v in points)
+    img = Image.new("RGB", (wide, high), "white")
+    draw = ImageDraw.Draw(img)
+    draw.line([(edge, 10), (edge, high - edge), (wide - 10, high - edge)], fill="black")
+    draw.text((edge, high - edge + 10), f"steps, to {last}", fill="black")
+    draw.text((5, 5), f"loss {top:.2f}", fill="black")
+    at = [
+        (edge + (wide - edge - 10) * s / last, high - edge - (high - edge - 10) * v / top)
+        for s, v in points
+    ]
+    draw.line(at, fill="navy", width=2)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    img.save(picture)

@@ -1,0 +1,111 @@
+# The one door. What goes through is known only when all sessions are audited: a checkpoint.
+from efface import release
+
+
+def verdicts(wildcards):
+    """The table of what reviewers said, if there is one."""
+    return [config["accept"]] if config["accept"] else []
+
+
+def opened(form):
+    """Sessions of which something goes out in a form, each with the fingerprint of what does."""
+    return release.table_of(checkpoints.gate.get().output[0], form)
+
+
+def doors(wildcards):
+    """The folder of every session in the release, in both forms."""
+    return [
+        f"{OUT}/release/{form}/{session.replace('_', '/')}"
+        for form in release.FORMS
+        for session in opened(form)
+    ]
+
+
+def released(wildcards):
+    """All that a run makes: the release, its manifest, the audit, the account of the sources."""
+    return [
+        f"{OUT}/release/manifest.tsv",
+        f"{OUT}/audit/index.html",
+        f"{OUT}/restricted/files.tsv",
+    ]
+
+
+checkpoint gate:
+    input:
+        manifests=audited,
+        accept=verdicts,
+    output:
+        f"{OUT}/restricted/gate.tsv",
+    log:
+        f"{OUT}/restricted/logs/gate.log",
+    params:
+        version=VERSION,
+    script:
+        "../scripts/gate.py"
+
+
+rule release_bids:
+    input:
+        folder=f"{OUT}/restricted/audit/{{sub}}_{{ses}}",
+        manifest=f"{OUT}/restricted/audit/{{sub}}_{{ses}}.json",
+    output:
+        directory(f"{OUT}/release/bids/{{sub}}/{{ses}}"),
+    log:
+        f"{OUT}/restricted/logs/release_bids/{{sub}}_{{ses}}.log",
+    params:
+        version=VERSION,
+        # a scan that a reviewer accepts makes its session anew, and no other
+        fingerprint=lambda w: opened("bids").get(f"{w.sub}_{w.ses}", ""),
+    script:
+        "../scripts/release.py"
+
+
+rule release_dicom:
+    input:
+        folder=f"{OUT}/restricted/audit/{{sub}}_{{ses}}",
+        manifest=f"{OUT}/restricted/audit/{{sub}}_{{ses}}.json",
+    output:
+        directory(f"{OUT}/release/dicom/{{sub}}/{{ses}}"),
+    log:
+        f"{OUT}/restricted/logs/release_dicom/{{sub}}_{{ses}}.log",
+    params:
+        version=VERSION,
+        fingerprint=lambda w: opened("dicom").get(f"{w.sub}_{w.ses}", ""),
+    script:
+        "../scripts/release.py"
+
+
+rule report:
+    input:
+        gate=f"{OUT}/restricted/gate.tsv",
+        manifests=audited,
+        doors=doors,
+        accept=verdicts,
+        entries=expand(
+            f"{OUT}/restricted/inventory/entries/{{entry}}.json", entry=ENTRIES
+        ),
+        key=ancient(KEY),
+    output:
+        manifest=f"{OUT}/release/manifest.tsv",
+        description=f"{OUT}/release/bids/dataset_description.json",
+        participants=f"{OUT}/release/bids/participants.tsv",
+        readme=f"{OUT}/release/bids/README.md",
+        page=f"{OUT}/audit/index.html",
+        table=f"{OUT}/audit/scans.tsv",
+        data=f"{OUT}/audit/audit.json",
+        files=f"{OUT}/restricted/files.tsv",
+    log:
+        f"{OUT}/restricted/logs/report.log",
+    resources:
+        mem_mb=3000,
+    params:
+        version=VERSION,
+        model=setting.model_hash(config["models"]),
+        settings={name: config[name] for name in release.SETTINGS},
+    script:
+        "../scripts/report.py"
+
+
+wildcard_constraints:
+    sub="sub-[a-z0-9]+",
+    ses="ses-[a-z0-9]+",

@@ -1,0 +1,33 @@
+"""What of a session may be released, searched for the identifiers of its sources."""
+
+import json
+from pathlib import Path
+
+from efface import audit, stage
+from efface.manifest import read_manifest
+
+params = snakemake.params
+given = {
+    name: (
+        Path(snakemake.input[f"{name}_folder"]),
+        read_manifest(Path(snakemake.input[name])),
+    )
+    for name in ("convert", "distort", "qc")
+}
+
+
+def work(folder):
+    session = json.loads(Path(params.session).read_text())
+    return audit.run(session, **given, folder=folder, retain=params.retain)
+
+
+judged = given["qc"][1]
+stage.run(
+    "audit",
+    judged.session,
+    judged.scans,
+    Path(snakemake.output.folder),
+    Path(snakemake.output.manifest),
+    work,
+    Path(snakemake.log[0]),
+)

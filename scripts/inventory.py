@@ -1,0 +1,38 @@
+"""The sessions of the source, one file each, and their table."""
+
+import json
+import sys
+from pathlib import Path
+
+from efface import inventory
+from efface.manifest import write_atomic, write_json
+from efface.pseudonym import read_key
+
+sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115 - open to the end
+
+
+def read(path):
+    return json.loads(Path(path).read_text())
+
+
+key = read_key(Path(snakemake.input.key))
+table = Path(snakemake.output[0])
+folder = table.parent / "sessions"
+folder.mkdir(parents=True, exist_ok=True)
+rows = []
+for names in inventory.groups((path, read(path)) for path in snakemake.input.entries):
+    for session in inventory.merge([read(name) for name in names], key):
+        # written only if it changed
+        write_json(folder / f"{session['session']}.json", session)
+        rows.append((session["session"], session["subject"], session["fingerprint"]))
+
+known = {session for session, _, _ in rows}
+for path in folder.glob("*.json"):
+    if path.stem not in known:
+        path.unlink()
+for path in (table.parent / "entries").glob("*.json"):
+    if str(path) not in snakemake.input.entries:
+        path.unlink()
+
+lines = ["\t".join(row) for row in (("session", "subject", "fingerprint"), *sorted(rows))]
+write_atomic(table, "\n".join(lines) + "\n")

@@ -1,0 +1,19 @@
+"""What one top-level entry of the source holds."""
+
+import sys
+from pathlib import Path
+
+from efface import inventory
+from efface.errors import EffaceError
+from efface.manifest import write_json
+from efface.pseudonym import read_key
+
+# a traceback may name a file of the source: it belongs into the restricted log
+sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115 - open to the end
+
+source = Path(snakemake.config["source"]).resolve()
+key = read_key(Path(snakemake.input.key))
+name = inventory.entries(source, key).get(snakemake.wildcards.entry)
+if name is None:
+    raise EffaceError("the entry left the source while the run started; run again")
+write_json(Path(snakemake.output[0]), inventory.run_entry(source, name, key))

@@ -1,0 +1,18 @@
+"""A demo export of generated heads, and the identifiers planted in it."""
+
+import logging
+from pathlib import Path
+
+from efface.phantom import demo_source
+
+logging.basicConfig(filename=snakemake.log[0], filemode="w", level=logging.INFO)
+
+params = snakemake.params
+needles = demo_source(
+    Path(snakemake.output.source),
+    params.people,
+    params.seed,
+    needles=Path(snakemake.output.needles),
+    mm=params.mm,
+)
+logging.info("%d identifiers planted", len(needles))

@@ -1,0 +1,26 @@
+"""The cohort's files: manifest, description, audit, and the account of every source file."""
+
+import json
+from pathlib import Path
+
+from efface import release
+from efface.audit.report import About
+from efface.manifest import read_manifest
+from efface.pseudonym import read_key
+from efface.release.finish import finish
+
+given, params = snakemake.input, snakemake.params
+about = About(
+    key=read_key(Path(given.key)).fingerprint,
+    settings=params.settings,
+    code=params.version,
+    model=params.model,
+)
+finish(
+    Path(given.gate).parents[1],
+    [read_manifest(Path(p)) for p in sorted(given.manifests)],
+    release.judgements(Path(given.accept[0]) if given.accept else None),
+    about,
+    [json.loads(Path(p).read_text()) for p in given.entries],
+    Path(snakemake.config["source"]).resolve(),
+)

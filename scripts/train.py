@@ -1,0 +1,52 @@
+"""Train the face model from a folder of heads; stopped, it goes on from its last checkpoint."""
+
+from pathlib import Path
+
+import torch
+import yaml
+
+from efface.train import data, evaluate, export, loop
+from efface.segment import Plan, Segmenter
+
+params = snakemake.params
+heads = Path(snakemake.config["heads"] or "heads")
+settings = loop.Settings.of(yaml.safe_load(Path(params.settings).read_text()))
+torch.set_num_threads(snakemake.threads)
+device = snakemake.config["device"]
+if device == "auto":
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+training, validation = data.sets(heads, Path(params.cache), settings.mm)
+training += data.phantoms(settings.phantoms, settings.mm)
+log = Path(snakemake.log[0])
+
+
+def report(line):
+    print(line, flush=True)
+    with log.open("a") as f:
+        f.write(line + "\n")
+
+
+def validate(net):
+    plan = Plan(settings.mm, settings.widths, settings.attention)
+    segmenter = Segmenter(net, plan, device)
+    figures = evaluate.dice_of(validation, segmenter)
+    net.train()
+    return figures
+
+
+report(f"{len(training)} heads to train on, {len(validation)} to validate")
+curve = Path(params.curve)
+net = loop.train(
+    training, settings, Path(params.checkpoint), curve, device, validate, report
+)
+export.weights(
+    net,
+    settings,
+    Path(snakemake.output.weights).parent,
+    {
+        "heads": {"training": len(training), "validation": len(validation)},
+        "dice": validate(net),
+    },
+)
+export.curve_picture(curve, Path(snakemake.output.picture))

@@ -1,0 +1,518 @@
+"""What comes out of the conversion: names, sidecars, headers; and that nothing else does."""
+
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_dicom import write
+
+from efface import convert, inventory, nifti
+from efface.convert import dcm2niix, header, names, sidecar
+from efface.errors import EffaceError
+from efface.pseudonym import Key
+
+KEY = Key(b"k" * 32)
+PLACE = {"SeriesInstanceUID": "1.2.3.4.7", "AcquisitionTime": "111111", "SeriesNumber": 4}
+
+
+def sessions_of(source):
+    found = [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
+    return inventory.merge(found, KEY)
+
+
+def converted(source, folder, **more):
+    """Stem without the session, to scan; for a source of one session."""
+    (session,) = sessions_of(source)
+    scans = convert.run(session, folder, KEY, **more)
+    return {s.scan.removeprefix(session["session"] + "_"): s for s in scans}
+
+
+def image(path, shape=(6, 7, 8), value=1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(value)
+    img = nib.Nifti1Image(rng.integers(0, 999, shape).astype(np.int16), np.diag([2, 2, 3, 1.0]))
+    img.header["descrip"] = b"Quillfeather"
+    img.header["aux_file"] = b"Quillfeather"
+    img.header["db_name"] = b"Quillfeather"
+    img.header["intent_name"] = b"Quillfeather"
+    img.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Quillfeather"))
+    nib.save(img, path)
+    return img
+
+
+def bytes_of(folder):
+    """Everything in a folder, decompressed, with the names."""
+    out = b""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        out += str(path.relative_to(folder)).encode()
+        out += gzip.decompress(data) if path.suffix == ".gz" else data
+    return out
+
+
+def test_a_series_becomes_a_scan(tmp_path):
+    write(tmp_path / "source" / "Quillfeather")
+    scans = converted(tmp_path / "source", tmp_path / "out")
+    (scan,) = scans.values()
+    assert list(scans) == ["T1w"]
+    assert (scan.status, scan.modality, scan.reasons) == ("pass", "T1w", ())
+    assert scan.measures["datatype"] == "anat"
+    assert scan.measures["source_series"] == scan.series
+    assert scan.measures["frame_of_reference"] == KEY.uid("1.2.3.4.6")
+    # a 3D series of sagittal or other planes may be turned
+    assert sorted(scan.measures["shape"]) == [4, 12, 16]
+    assert sorted(scan.measures["spacing"]) == [1.5, 1.5, 2.0]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(scan.files.values())
+    side = json.loads((tmp_path / "out" / scan.files["sidecar"]).read_text())
+    assert side["EchoTime"] == 0.003
+    assert b"uillfeather" not in bytes_of(tmp_path / "out").replace(b"Q", b"q")
+
+
+def test_stored_values_are_those_of_the_dicom(tmp_path):
+    import pydicom
+
+    paths = write(tmp_path / "source" / "a")
+    (scan,) = converted(tmp_path / "source", tmp_path / "out").values()
+    img = nifti.load(tmp_path / "out" / scan.files["nifti"])
+    pixels = np.concatenate([pydicom.dcmread(p).pixel_array.ravel() for p in paths])
+    np.testing.assert_array_equal(np.sort(nifti.stored(img).ravel()), np.sort(pixels))
+
+
+def test_the_same_again_gives_the_same_bytes(tmp_path):
+    write(tmp_path / "source" / "a")
+    converted(tmp_path / "source", tmp_path / "one")
+    converted(tmp_path / "source", tmp_path / "two")
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_runs_count_in_the_order_of_acquisition(tmp_path):
+    write(tmp_path / "source" / "a", SeriesNumber=9)
+    # acquired later although numbered lower
+    write(tmp_path / "source" / "b", **PLACE)
+    scans = converted(tmp_path / "source", tmp_path / "out")
+    assert list(scans) == ["run-1_T1w", "run-2_T1w"]
+    (session,) = sessions_of(tmp_path / "source")
+    number = {s["series"]: s["number"] for s in session["series"]}
+    assert [number[s.series] for s in scans.values()] == [9, 4]
+
+
+def test_a_series_that_does_not_convert_leaves_the_others(tmp_path):
+    write(tmp_path / "source" / "a")
+    write(tmp_path / "source" / "b", slices=1, **PLACE)
+    scans = converted(tmp_path / "source", tmp_path / "out")
+    good = scans.pop("T1w")
+    (bad,) = scans.values()
+    assert good.status == "pass"
+    assert bad.status == "fail"
+    assert bad.scan == bad.series
+    assert bad.reasons[0].startswith("not converted: a single slice")
+    assert str(tmp_path) not in bad.reasons[0]
+
+
+def test_a_crash_or_a_hang_fails_the_series(tmp_path, monkeypatch):
+    write(tmp_path / "source" / "a")
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(dcm2niix, "binary", lambda: str(program))
+    (scan,) = converted(tmp_path / "source", tmp_path / "one").values()
+    assert (scan.status, scan.reasons) == ("fail", ("not converted: dcm2niix crashed",))
+    program.write_text("#!/bin/sh\nexec sleep 20\n")
+    (scan,) = converted(tmp_path / "source", tmp_path / "two", timeout=0.2).values()
+    assert scan.status == "fail"
+    assert "longer than" in scan.reasons[0]
+    assert not list((tmp_path / "two").iterdir())
+
+
+def test_a_file_that_went_away_fails_the_series(tmp_path):
+    paths = write(tmp_path / "source" / "a")
+    (session,) = sessions_of(tmp_path / "source")
+    for path in paths:
+        path.unlink()
+    (scan,) = convert.run(session, tmp_path / "out", KEY)
+    assert scan.status == "fail"
+
+
+def test_slices_that_are_not_evenly_spaced_ask_for_review(tmp_path):
+    folder = tmp_path / "source" / "a"
+    write(folder, slices=8)
+    (folder / "IM003").unlink()
+    (folder / "IM006").unlink()
+    scans = converted(tmp_path / "source", tmp_path / "out")
+    assert {s.status for s in scans.values()} == {"review"}
+
+
+def test_objects_and_failed_series_are_left_alone(tmp_path):
+    write(tmp_path / "source" / "a", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    assert converted(tmp_path / "source", tmp_path / "out") == {}
+
+
+def test_what_has_no_place_in_bids_asks_for_review(tmp_path):
+    write(tmp_path / "source" / "a", SeriesDescription="localizer Quillfeather")
+    (scan,) = converted(tmp_path / "source", tmp_path / "out").values()
+    assert scan.scan.endswith("_localizer")
+    assert (scan.status, scan.measures["datatype"]) == ("review", "")
+    assert "no BIDS name" in scan.reasons[0]
+
+
+def test_rules_of_the_setting_come_first(tmp_path):
+    write(tmp_path / "source" / "a")
+    rule = {"match": {"description": "mprage"}, "datatype": "anat", "suffix": "T2w"}
+    scans = converted(tmp_path / "source", tmp_path / "out", rules=[rule])
+    assert list(scans) == ["T2w"]
+
+
+# names
+
+
+FACTS = {"description": "", "part": "mag", "sequence": "SE", "volumes": 1.0, "diffusion": "no"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "stem"),
+    [
+        ({"description": "t1_mprage_sag"}, "_T1w"),
+        ({"description": "ax t2 flair"}, "_FLAIR"),
+        ({"description": "t2_tse_tra"}, "_T2w"),
+        ({"description": "pd+t2", "te": 15.0, "echoes": 2.0, "echo": 1.0}, "_echo-1_PDw"),
+        ({"description": "pd+t2", "te": 90.0, "echoes": 2.0, "echo": 2.0}, "_echo-2_T2w"),
+        ({"description": "t2*_gre", "sequence": "GR"}, "_T2starw"),
+        ({"description": "tof_3d"}, "_angio"),
+        ({"te": 90.0, "tr": 5000.0}, "_T2w"),
+        ({"te": 12.0, "tr": 500.0}, "_T1w"),
+        ({"te": 12.0, "tr": 2500.0}, "_PDw"),
+        ({"sequence": "SE\\IR", "te": 120.0, "tr": 9000.0, "ti": 2500.0}, "_FLAIR"),
+        ({"sequence": "GR\\IR", "variant": "SP\\MP", "te": 3.0}, "_T1w"),
+        ({"sequence": "EP", "volumes": 200.0}, "_task-unknown_bold"),
+        ({"sequence": "EP", "volumes": 200.0, "description": "rest_run"}, "_task-rest_bold"),
+        (
+            {"sequence": "EP", "volumes": 2.0, "description": "se_pa", "direction": "PA"},
+            "_dir-PA_epi",
+        ),
+        ({"diffusion": "yes", "sequence": "EP", "direction": "AP"}, "_dir-AP_dwi"),
+        ({"field_map": "yes", "echo": 2.0}, "_magnitude2"),
+        ({"field_map": "yes", "part": "phase", "phase_difference": "yes"}, "_phasediff"),
+        ({"field_map": "yes", "part": "fieldmap"}, "_fieldmap"),
+        ({"description": "mprage", "contrast_agent": "yes"}, "_ce-contrast_T1w"),
+        ({"description": "mprage", "part": "phase"}, "_part-phase_T1w"),
+        ({"description": "Quillfeather"}, "_unnamed"),
+        ({"description": "scout mprage"}, "_localizer"),
+        ({"image_type": "DERIVED\\PRIMARY\\DIFFUSION\\ADC"}, "_dwimap"),
+    ],
+)
+def test_names(facts, stem):
+    assert names.name({**FACTS, **facts}, names.read_rules()).stem("") == stem
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["description", "sequence", "image_type", "sequence_name", "part"]),
+        st.text(max_size=30),
+    )
+)
+def test_no_text_gets_into_a_name(facts):
+    stem = names.name(facts, names.read_rules()).stem("")
+    entities, suffix = stem.split("_")[1:-1], stem.split("_")[-1]
+    assert all(e in ("task-unknown", "task-rest") or e.startswith("part-") for e in entities)
+    known = {r.suffix or "unnamed" for r in names.read_rules()} | {"unnamed"}
+    assert suffix in known
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"datatype": "anat", "suffix": "T1w"},
+        {"match": {}, "datatype": "anat", "suffix": "bold"},
+        {"match": {}, "datatype": "anat", "suffix": "T1w", "entities": {"task": "x"}},
+        {"match": {}, "datatype": "anat", "suffix": "T1w", "entities": {"acq": "../x"}},
+        {"match": {}, "suffix": "a/b", "out": "x"},
+        {"match": {"te": 5}, "datatype": "anat", "suffix": "T1w"},
+        {"match": {"description": "("}, "datatype": "anat", "suffix": "T1w"},
+        {"match": {}, "datatype": "anat", "suffix": "T1w", "unknown": 1},
+    ],
+)
+def test_a_rule_that_is_not_usable_is_refused(rule):
+    with pytest.raises(EffaceError, match="setting names, rule 1"):
+        names.read_rules([rule])
+
+
+def test_numbered_names_never_collide():
+    same = names.Name("anat", "T1w")
+    own = names.Name("anat", "T1w", {"run": "1"})
+    out = [n.stem("") for n in names.numbered([same, same, own, own, names.Name("", "T2w")])]
+    assert len(set(out)) == 5 - (out[0] == out[2])
+    assert out[-1] == "_T2w"
+
+
+def test_lacking_metadata():
+    bold = names.Name("func", "bold", {"task": "rest"})
+    full = {"RepetitionTime": 2, "TaskName": "rest"}
+    assert names.lacking(bold, full, (4, 4, 4, 9), (0, 0)) == ""
+    assert names.lacking(bold, full, (4, 4, 4), (0, 0))
+    assert names.lacking(bold, {}, (4, 4, 4, 9), (0, 0))
+    dwi = names.Name("dwi", "dwi")
+    assert names.lacking(dwi, {}, (4, 4, 4, 9), (9, 9)) == ""
+    assert names.lacking(dwi, {}, (4, 4, 4, 9), (8, 9))
+    assert names.lacking(names.Name("perf", "asl"), {}, (4, 4, 4, 9), (0, 0))
+    assert names.lacking(names.Name("anat", "T2w", {"echo": "1"}), {}, (4, 4, 4), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("axis", "codes", "label"),
+    [
+        ("j", "RAS", "PA"),
+        ("j-", "RAS", "AP"),
+        ("i", "LAS", "RL"),
+        ("k-", "RSA", "AP"),
+        ("", "RAS", ""),
+    ],
+)
+def test_direction(axis, codes, label):
+    start = nib.orientations.axcodes2ornt("RAS")
+    turn = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(codes))
+    affine = nib.orientations.inv_ornt_aff(turn, (4, 4, 4))
+    assert "".join(nib.aff2axcodes(affine)) == codes
+    assert names.direction(axis, affine) == label
+
+
+# sidecars
+
+
+def test_the_allow_list():
+    raw = {
+        "EchoTime": 0.03,
+        "RepetitionTime": 71003442,
+        "SliceTiming": [0, 1, 0.5],
+        "FlipAngle": True,
+        "PixelBandwidth": float("nan"),
+        "EchoTrainLength": 4.5,
+        "ImageType": ["ORIGINAL", "Quillfeather", "M"],
+        "ScanningSequence": "GR\\IR\\Quillfeather",
+        "Manufacturer": "Quillfeather",
+        "ManufacturersModelName": "MAGNETOM Prisma Fit",
+        "SoftwareVersions": "27\\LX\\MR Software release:DV26.0_R01_1725.a",
+        "PhaseEncodingDirection": "j-",
+        "SeriesDescription": "Quillfeather",
+        "PatientName": "Quillfeather",
+        "DeviceSerialNumber": "71003442",
+        "TaskName": "n back of Quillfeather",
+        "Nested": {"EchoTime": 1},
+        "SpacingBetweenSlices": {"a": 1},
+        "Units": ["Hz"],
+    }
+    assert sidecar.allowed(raw) == {
+        "EchoTime": 0.03,
+        "ImageType": ["ORIGINAL", "M"],
+        "ManufacturersModelName": "MAGNETOM Prisma Fit",
+        "PhaseEncodingDirection": "j-",
+        "ScanningSequence": "GR\\IR",
+        "SliceTiming": [0, 1, 0.5],
+        "SoftwareVersions": "27\\LX\\MR Software release:DV26.0_R01_1725.a",
+    }
+
+
+@pytest.mark.parametrize("key", sorted(sidecar.table()))
+def test_no_key_lets_a_text_or_an_id_through(key):
+    for value in (
+        "Quillfeather",
+        "Mara Quillfeather",
+        "MRN-7741902",
+        "71003442",
+        71003442,
+        ["Quillfeather"],
+        [["a"]],
+        {"a": 1},
+        "19710423",
+        None,
+    ):
+        kept = sidecar.allowed({key: value})
+        if key == "TaskName":
+            # only the label of the name is written there
+            continue
+        if key.startswith("Philips") or key == "UsePhilipsFloatNotDisplayScaling":
+            kept = {k: v for k, v in kept.items() if not isinstance(v, int)}
+        assert kept == {} or kept == {key: value} == {"FrameAcquisitionDuration": value}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(sidecar.table())) | st.text(), json_values))
+def test_any_sidecar_is_taken(raw):
+    kept = sidecar.allowed(raw)
+    assert kept.keys() <= sidecar.table().keys()
+    json.dumps(kept, allow_nan=False)
+
+
+def test_slice_times_that_contradict_the_image_go():
+    given_times = {"SliceTiming": [0, 1, 2], "RepetitionTime": 3}
+    assert "SliceTiming" in sidecar.consistent(given_times, 3)
+    assert "SliceTiming" not in sidecar.consistent(given_times, 4)
+    assert "SliceTiming" not in sidecar.consistent({**given_times, "RepetitionTime": 1}, 3)
+
+
+# headers
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_clean_header_keeps_voxels_and_geometry(tmp_path, kind, order):
+    voxels = np.arange(60, dtype=order + "i2").reshape(3, 4, 5)
+    first = kind(voxels, np.diag([2, 3, -4, 1.0]))
+    if order == ">":
+        first = kind(voxels, first.affine, type(first.header)(endianness=">"))
+        first.header.set_data_dtype(">i2")
+    first.header["descrip"] = b"Quillfeather"
+    first.header["intent_name"] = b"Quillfeather"
+    first.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Quillfeather"))
+    first.header.set_sform(first.affine, 2)
+    first.header.set_qform(first.affine, 1)
+    first.header.set_slope_inter(2.5, -7)
+    (tmp_path / "in.nii").write_bytes(nifti.to_bytes(first))
+    raw = (tmp_path / "in.nii").read_bytes()
+    assert b"Quill" in raw
+    before = nib.load(tmp_path / "in.nii")
+    nifti.save(header.clean(before), tmp_path / "out.nii.gz")
+    data = gzip.decompress((tmp_path / "out.nii.gz").read_bytes())
+    assert b"Quill" not in data
+    after = (
+        nifti.load(tmp_path / "out.nii.gz") if kind is nib.Nifti1Image else kind.from_bytes(data)
+    )
+    np.testing.assert_array_equal(nifti.stored(after), voxels)
+    np.testing.assert_array_equal(after.affine, before.affine)
+    np.testing.assert_allclose(after.get_fdata(), before.get_fdata())
+    for code in ("qform_code", "sform_code", "xyzt_units"):
+        assert after.header[code] == before.header[code]
+    assert nifti.stored(after).dtype == voxels.dtype
+
+
+def test_the_time_step_of_a_bold_series():
+    img = nib.Nifti1Image(np.zeros((3, 3, 3, 2), np.int16), np.eye(4))
+    img.header["pixdim"][4] = 0
+    img = header.with_repetition_time(img, 2.5)
+    assert img.header.get_zooms()[3] == 2.5
+    assert img.header.get_xyzt_units()[1] == "sec"
+
+
+# BIDS sources
+
+
+def bids_source(root):
+    (root / "sub-mara").mkdir(parents=True)
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    (root / "task-nback_bold.json").write_text(
+        json.dumps({"RepetitionTime": 2.5, "TaskName": "of Mara", "Instructions": "Mara"})
+    )
+    image(root / "sub-mara/anat/sub-mara_acq-mara19710423_T1w.nii.gz")
+    image(root / "sub-mara/anat/sub-mara_acq-mpr_rec-norm_T1w.nii", value=2)
+    image(root / "sub-mara/func/sub-mara_task-nback_bold.nii.gz", (6, 7, 8, 3))
+    image(root / "sub-mara/perf/sub-mara_asl.nii.gz", (6, 7, 8, 3))
+    image(root / "sub-mara/dwi/sub-mara_dwi.nii.gz", (6, 7, 8, 3))
+    (root / "sub-mara/dwi/sub-mara_dwi.bval").write_text("0 1000 1000\n")
+    (root / "sub-mara/dwi/sub-mara_dwi.bvec").write_text("0 1 0\n0 0 1\n0 0 0\n")
+    (root / "sub-mara/anat/sub-mara_T2w.nii.gz").write_bytes(b"no image")
+    return root
+
+
+def test_bids_source(tmp_path):
+    source = bids_source(tmp_path / "source")
+    (session,) = sessions_of(source)
+    scans = convert.run(session, tmp_path / "out", KEY)
+    status = {s.scan.removeprefix(session["session"] + "_"): s.status for s in scans}
+    (failed,) = [s for s in scans if s.status == "fail"]
+    hidden = "acq-" + KEY.label("entity", "acq", "mara19710423") + "_T1w"
+    assert status == {
+        "acq-mpr_rec-norm_T1w": "pass",
+        hidden: "pass",
+        "task-nback_bold": "pass",
+        "asl": "review",
+        "dwi": "pass",
+        failed.series: "fail",
+    }
+    assert str(source) not in "".join(failed.reasons)
+    by_suffix = {s.modality: s for s in scans}
+    out = tmp_path / "out"
+    bold = json.loads((out / by_suffix["bold"].files["sidecar"]).read_text())
+    assert bold == {"RepetitionTime": 2.5, "TaskName": "nback"}
+    assert nifti.load(out / by_suffix["bold"].files["nifti"]).header.get_zooms()[3] == 2.5
+    assert (out / by_suffix["dwi"].files["bval"]).read_text() == "0 1000 1000\n"
+    first = nib.load(source / "sub-mara/anat/sub-mara_acq-mpr_rec-norm_T1w.nii")
+    mine = nifti.load(out / f"{session['session']}_acq-mpr_rec-norm_T1w.nii.gz")
+    np.testing.assert_array_equal(nifti.stored(mine), nifti.stored(first))
+    np.testing.assert_array_equal(mine.affine, first.affine)
+    everything = bytes_of(out).lower()
+    assert b"mara" not in everything
+    assert b"quillfeather" not in everything
+
+
+def test_gradients_that_hold_a_text_fail_the_scan(tmp_path):
+    source = bids_source(tmp_path / "source")
+    (source / "sub-mara/dwi/sub-mara_dwi.bval").write_text("0 1000 Mara\n")
+    (session,) = sessions_of(source)
+    scans = convert.run(session, tmp_path / "out", KEY)
+    assert not [s for s in scans if s.modality == "dwi"]
+    assert len([s for s in scans if s.status == "fail"]) == 2
+
+
+# real data
+
+
+def tree(sessions, folder, root):
+    """A BIDS tree of all that could go into one."""
+    for session, scans in sessions:
+        subject, visit = session["session"].split("_")
+        for scan in scans:
+            if scan.status != "fail" and scan.measures["datatype"]:
+                place = root / subject / visit / scan.measures["datatype"]
+                place.mkdir(parents=True, exist_ok=True)
+                for name in scan.files.values():
+                    shutil.copy(folder / session["session"] / name, place / name)
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    (root / "README").write_text("A test.\n")
+    people = sorted(p.name for p in root.glob("sub-*"))
+    (root / "participants.tsv").write_text("\n".join(["participant_id", *people]) + "\n")
+
+
+def test_real_exports_give_valid_bids_without_a_needle(data, tmp_path):
+    needles = [n for n in (data / "dicom/needles.txt").read_text().splitlines() if n]
+    done = []
+    for site in ("SITE_A", "SITE_B", "SITE_C", "SITE_D"):
+        for session in sessions_of(data / "dicom" / site):
+            done.append((session, convert.run(session, tmp_path / session["session"], KEY)))
+    suffixes = {s.modality for _, scans in done for s in scans if s.measures["datatype"]}
+    assert {"T1w", "T2w", "PDw", "bold", "phasediff", "magnitude1", "fieldmap"} <= suffixes
+    tree(done, tmp_path, tmp_path / "bids")
+    names_and_texts = b"".join(
+        p.name.encode() + (p.read_bytes() if p.suffix != ".gz" else header_of(p))
+        for p in (tmp_path / "bids").rglob("*")
+        if p.is_file()
+    ).lower()
+    assert [n for n in needles if n.lower().encode() in names_and_texts] == []
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    if not validator.exists():
+        pytest.skip("no BIDS validator here")
+    ran = subprocess.run(
+        [validator, tmp_path / "bids", "--format", "json"],
+        capture_output=True,
+        check=False,
+    )
+    issues = json.loads(ran.stdout)["issues"]["issues"]
+    assert [i for i in issues if i.get("severity") == "error"] == []
+
+
+def header_of(path):
+    with gzip.open(path) as f:
+        return f.read(352)

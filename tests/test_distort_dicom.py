@@ -1,0 +1,463 @@
+"""Distorted voxels back in their DICOM files: the mapping, what is written, and a whole session."""
+
+import io
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from efface import nifti
+from efface.distort import dicom, run
+from efface.distort.dicom import Converted, Unmapped
+from efface.distort.methods import replace
+from efface.manifest import Manifest, Scan
+from efface.pseudonym import Key
+from efface.status import DICOM_UNMAPPED, STAGE_FAILED
+from tests.test_distort import head
+
+warnings.filterwarnings("ignore", module="pydicom")
+KEY = Key(b"k" * 32)
+
+
+def series(volume, affine, signed=False, syntax=ExplicitVRLittleEndian):
+    """Single-frame DICOM of a volume (x, y, z, t) cut along its last spatial axis; RAS affine."""
+    lps = np.diag([-1.0, -1.0, 1.0]) @ affine[:3]
+    sizes = np.linalg.norm(lps[:, :3], axis=0)
+    out = []
+    for t in range(volume.shape[3]):
+        for k in range(volume.shape[2]):
+            ds = Dataset()
+            ds.file_meta = FileMetaDataset()
+            ds.file_meta.TransferSyntaxUID = syntax
+            ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+            ds.SOPInstanceUID = f"1.2.3.{t + 1}.{k + 1}"
+            ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+            ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+            ds.Modality = "MR"
+            ds.ImageType = ["ORIGINAL", "PRIMARY", "M"]
+            ds.Rows, ds.Columns = volume.shape[1], volume.shape[0]
+            ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+            ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
+            ds.PixelRepresentation = int(signed)
+            ds.PixelSpacing = [float(sizes[1]), float(sizes[0])]
+            ds.ImageOrientationPatient = [float(v) for a in (0, 1) for v in lps[:, a] / sizes[a]]
+            ds.ImagePositionPatient = [float(v) for v in lps[:, 3] + k * lps[:, 2]]
+            pixels = volume[:, :, k, t].T.astype(np.int16 if signed else np.uint16)
+            order = "<" if syntax != ExplicitVRBigEndian else ">"
+            ds.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+            ds["PixelData"].VR = "OW"
+            ds.add_new(0x00280106, "US" if not signed else "SS", int(pixels.min()))
+            ds.add_new(0x00280107, "US" if not signed else "SS", int(pixels.max()))
+            out.append(ds)
+    return out
+
+
+def as_bytes(ds):
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, ds, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def save(ds, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(as_bytes(ds))
+
+
+def image(shape=(9, 8, 7, 1), seed=0, high=4000):
+    volume = np.random.default_rng(seed).integers(0, high, shape).astype(np.int16)
+    # tilted and anisotropic, as acquisitions are
+    angle = np.deg2rad(12)
+    turn = np.array(
+        [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
+    )
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-1.1, 1.2, 3.3])
+    affine[:3, 3] = 90, -110, -60
+    return volume, affine
+
+
+def reordered(volume, affine, order, flips):
+    """The same image with its axes permuted and flipped, as a converter may."""
+    img = nib.Nifti1Image(volume, affine)
+    for axis in flips:
+        ornt = np.array([[0, 1], [1, 1], [2, 1]])
+        ornt[axis, 1] = -1
+        img = img.as_reoriented(ornt)
+    ornt = np.array([[order.index(a), 1] for a in range(3)])
+    img = img.as_reoriented(ornt)
+    return np.asarray(img.dataobj), img.affine
+
+
+def converted(volume, affine):
+    mask = np.zeros(volume.shape[:3], bool)
+    mask[1:4, 2:6, 1:5] = True
+    return Converted("scan", volume, replace(volume, mask, "noise", 1), mask, affine)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0), (1, 0, 2)])
+@pytest.mark.parametrize("flips", [(), (1,), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_every_pixel_gets_its_voxel(order, flips, signed):
+    volume, affine = image((9, 8, 7, 2))
+    volume -= 2000 if signed else 0
+    seen = converted(*reordered(volume, affine, order, flips))
+    # where the mask lies in the volume as it was before reordering
+    where, _ = reordered(np.arange(504, dtype=np.int32).reshape(9, 8, 7), affine, order, flips)
+    truth = np.zeros(volume[..., 0].size, bool)
+    truth[where[seen.mask]] = True
+    truth = truth.reshape(9, 8, 7)
+    new = np.empty_like(volume)
+    for t in range(2):
+        flat = np.empty(volume[..., 0].size, volume.dtype)
+        flat[where.ravel()] = seen.distorted[..., t].ravel()
+        new[..., t] = flat.reshape(9, 8, 7)
+    for n, ds in enumerate(series(volume, affine, signed)):
+        t, k = divmod(n, 7)
+        pixels, mask = dicom.distorted(ds, dicom.pixels(ds), [seen])
+        assert np.array_equal(mask[0], truth[:, :, k].T)
+        assert np.array_equal(pixels[0], new[:, :, k, t].T)
+
+
+def test_enhanced_multi_frame_and_two_echoes():
+    first, affine = image((9, 8, 7, 1), 1)
+    second, _ = image((9, 8, 7, 1), 2)
+    singles = series(np.concatenate([second, first], axis=3), affine)
+    ds = singles[0]
+    frames = []
+    for one in singles:
+        item, position = Dataset(), Dataset()
+        position.ImagePositionPatient = one.ImagePositionPatient
+        item.PlanePositionSequence = Sequence([position])
+        frames.append(item)
+    shared, measures, orientation = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing = ds.PixelSpacing
+    orientation.ImageOrientationPatient = ds.ImageOrientationPatient
+    shared.PixelMeasuresSequence = Sequence([measures])
+    shared.PlaneOrientationSequence = Sequence([orientation])
+    ds.SharedFunctionalGroupsSequence = Sequence([shared])
+    ds.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    ds.NumberOfFrames = len(frames)
+    ds.PixelData = b"".join(one.PixelData for one in singles)
+    images = [converted(first, affine), converted(second, affine)]
+    pixels, mask = dicom.distorted(ds, dicom.pixels(ds), images)
+    assert np.array_equal(pixels[:7], images[1].distorted[..., 0].transpose(2, 1, 0))
+    assert np.array_equal(pixels[7:], images[0].distorted[..., 0].transpose(2, 1, 0))
+    assert mask.sum() == 2 * images[0].mask.sum()
+    del frames[3].PlanePositionSequence
+    with pytest.raises(Unmapped, match="PlanePosition"):
+        dicom.frames(ds)
+
+
+def test_one_other_pixel_is_no_proof():
+    volume, affine = image()
+    ds = series(volume, affine)[3]
+    other = volume.copy()
+    other[8, 0, 3, 0] += 1
+    with pytest.raises(Unmapped, match="pixels differ"):
+        dicom.distorted(ds, dicom.pixels(ds), [converted(other, affine)])
+    moved = affine.copy()
+    moved[:3, 3] += 0.5 * affine[:3, 0]
+    with pytest.raises(Unmapped, match="no voxels"):
+        dicom.distorted(ds, dicom.pixels(ds), [converted(volume, moved)])
+    turned = affine @ np.diag([1, 1, -1, 1])
+    with pytest.raises(Unmapped):
+        dicom.distorted(ds, dicom.pixels(ds), [converted(volume, turned)])
+
+
+@pytest.mark.parametrize(
+    "missing", ["PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"]
+)
+def test_missing_geometry_is_unmapped(missing):
+    volume, affine = image()
+    ds = series(volume, affine)[0]
+    delattr(ds, missing)
+    with pytest.raises(Unmapped, match="position"):
+        dicom.frames(ds)
+
+
+def test_scaled_floats_are_matched_and_scaled_back():
+    volume, affine = image(high=4000)
+    files = series(volume, affine)
+    scaled = np.empty(volume.shape, np.float32)
+    for k, ds in enumerate(files):
+        ds.RescaleSlope, ds.RescaleIntercept = f"{1.5 + 0.1 * k:.3f}", str(-3 * k)
+        scaled[:, :, k] = volume[:, :, k] * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
+    seen = converted(scaled, affine)
+    for k, ds in enumerate(files):
+        pixels, mask = dicom.distorted(ds, dicom.pixels(ds), [seen])
+        assert np.array_equal(pixels[~mask], dicom.pixels(ds)[~mask])
+        back = pixels[mask] * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
+        wanted = (
+            seen.distorted[:, :, k, 0]
+            .T[mask[0]]
+            .clip(
+                float(ds.RescaleIntercept),
+                4095 * float(ds.RescaleSlope) + float(ds.RescaleIntercept),
+            )
+        )
+        assert np.abs(back - wanted).max(initial=0) <= 0.51 * float(ds.RescaleSlope)
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
+)
+@pytest.mark.parametrize("signed", [False, True])
+def test_written_file(tmp_path, syntax, signed):
+    volume, affine = image()
+    volume -= 2000 if signed else 0
+    raw = series(volume, affine, signed, syntax)[2]
+    raw.add_new(0x60003000, "OW", b"\0\1" * 8)
+    raw.IconImageSequence = Sequence([Dataset()])
+    raw.LossyImageCompression = "01"
+    raw.WindowCenter = "600"
+    if not signed:
+        # an overlay in the unused bits, as was once the custom
+        stored = np.frombuffer(raw.PixelData, ">u2" if syntax == ExplicitVRBigEndian else "<u2")
+        raw.PixelData = (stored | np.uint16(0x8000)).astype(stored.dtype).tobytes()
+    save(raw, tmp_path / "raw.dcm")
+    ds = dicom.read(tmp_path / "raw.dcm")
+    values = dicom.pixels(ds)
+    pixels, mask = dicom.distorted(ds, values, [converted(volume, affine)])
+    assert mask.any()
+    for name in ("a.dcm", "b.dcm"):
+        dicom.write(tmp_path / "raw.dcm", tmp_path / name, ds, pixels)
+    assert (tmp_path / "a.dcm").read_bytes() == (tmp_path / "b.dcm").read_bytes()
+    again = pydicom.dcmread(tmp_path / "a.dcm")
+    assert np.array_equal(again.pixel_array, pixels[0])
+    assert np.array_equal(again.pixel_array[~mask[0]], volume[:, :, 2, 0].T[~mask[0]])
+    assert again.SmallestImagePixelValue == pixels.min()
+    assert again.LargestImagePixelValue == pixels.max()
+    assert 0x60003000 not in again
+    assert "IconImageSequence" not in again
+    assert again.LossyImageCompression == "01"
+    assert again.WindowCenter == 600
+    assert again.BitsStored == 12
+    assert not again.file_meta.TransferSyntaxUID.is_compressed
+    assert again.file_meta.TransferSyntaxUID != ExplicitVRBigEndian
+
+
+def test_scrubbed_header_of_other_pixels_is_refused(tmp_path):
+    volume, affine = image()
+    raw = series(volume, affine)[0]
+    save(raw, tmp_path / "raw.dcm")
+    other = dicom.read(tmp_path / "raw.dcm")
+    other.Rows = 7
+    with pytest.raises(Unmapped, match="Rows"):
+        dicom.write(tmp_path / "raw.dcm", tmp_path / "out.dcm", other, dicom.pixels(raw))
+    assert not (tmp_path / "out.dcm").exists()
+
+
+@pytest.mark.parametrize("change", ["truncated", "colour", "rows", "bits"])
+def test_broken_pixels_are_unmapped(change):
+    volume, affine = image()
+    ds = series(volume, affine)[0]
+    if change == "truncated":
+        ds.PixelData = ds.PixelData[:40]
+    elif change == "colour":
+        ds.SamplesPerPixel = 3
+    elif change == "rows":
+        del ds.Rows
+    else:
+        ds.BitsStored = 40
+    with pytest.raises(Unmapped):
+        dicom.distorted(ds, dicom.pixels(ds), [converted(volume, affine)])
+
+
+@pytest.fixture
+def session(tmp_path):
+    """A session of two series with everything the stage is handed; run() with its arguments."""
+    labels, affine = head((4.0, 4.0, 4.0))
+    name = "sub-aaaaaaaaaa_ses-bbbbbbbbbb"
+    folders = {n: tmp_path / n for n in ("convert", "segment", "scrub", "raw", "out")}
+    described, scans, labelled, scrubbed = [], [], [], []
+    for n, modality in enumerate(("T1w", "T2w")):
+        one = f"series-{'cd'[n] * 10}"
+        random = np.random.default_rng(n)
+        volume = (np.where(labels > 0, 800, 20) + random.integers(0, 60, labels.shape))[..., None]
+        sources, files = [], []
+        for i, ds in enumerate(series(volume.astype(np.int16), affine), 1):
+            path = folders["raw"] / one / f"patient-name-{i}"
+            save(ds, path)
+            out = f"{one}/{i:06d}.dcm"
+            save(ds, folders["scrub"] / out)
+            files.append(str(path))
+            sources.append([str(path), out])
+        stem = f"{name}_{modality}"
+        flipped = volume[::-1, ..., 0].astype(np.int16)
+        at = affine @ np.array(
+            [[-1, 0, 0, len(labels) - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], float
+        )
+        nifti.save(nib.Nifti1Image(flipped, at), folders["convert"] / f"{stem}.nii.gz")
+        nifti.save(nib.Nifti1Image(labels[::-1], at), folders["segment"] / f"{stem}.nii.gz")
+        described.append(
+            {"series": one, "kind": "image", "modality": "MR", "status": "pass", "files": files}
+        )
+        scans.append(Scan(stem, one, modality, files={"nifti": f"{stem}.nii.gz"}))
+        labelled.append(Scan(stem, one, modality, files={"labels": f"{stem}.nii.gz"}))
+        scrubbed.append(Scan(one, one, "MR", files={"dicom": one}, measures={"sources": sources}))
+    return {
+        "session": {"session": name, "source": "dicom", "series": described},
+        "convert": (folders["convert"], Manifest("convert", name, tuple(scans))),
+        "segment": (folders["segment"], Manifest("segment", name, tuple(labelled))),
+        "scrub": (folders["scrub"], Manifest("scrub", name, tuple(scrubbed))),
+        "folder": folders["out"],
+        "key": KEY,
+        "log": tmp_path / "log",
+    }
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_session(session):
+    scans = run(**session)
+    assert [s.status for s in scans] == ["pass"] * 4
+    assert not any(s.reasons for s in scans)
+    by_name = {s.scan: s for s in scans}
+    for scan in session["convert"][1].scans:
+        done = by_name[scan.scan]
+        before = nifti.load(session["convert"][0] / scan.files["nifti"])
+        after = nifti.load(session["folder"] / done.files["nifti"])
+        mask = nifti.stored(nifti.load(session["folder"] / done.files["mask"])).astype(bool)
+        old, new = nifti.stored(before), nifti.stored(after)
+        assert np.array_equal(old[~mask], new[~mask])
+        assert np.array_equal(after.affine, before.affine)
+        assert done.measures["brain_voxels_changed"] == done.measures["outside_changed"] == 0
+        assert done.measures["region_voxels"] == mask.sum()
+        assert min(done.measures["coverage"].values()) > 0.9
+        form = by_name[scan.series]
+        files = sorted((session["folder"] / form.files["dicom"]).iterdir())
+        frames = [pydicom.dcmread(f) for f in files]
+        stacked = np.stack([f.pixel_array for f in frames], axis=2).transpose(1, 0, 2)
+        assert np.array_equal(stacked[::-1], new)
+        assert all(f.RecognizableVisualFeatures == "NO" for f in frames)
+        assert form.measures["region_voxels"] == mask.sum()
+
+
+def test_a_session_repeats_to_the_byte(session):
+    run(**session)
+    first = contents(session["folder"])
+    shutil.rmtree(session["folder"])
+    run(**session)
+    assert contents(session["folder"]) == first
+
+
+def test_one_broken_scan_does_not_take_the_others_along(session):
+    broken = session["convert"][1].scans[0]
+    (session["convert"][0] / broken.files["nifti"]).write_bytes(b"no image at /secret/patient")
+    scans = {s.scan: s for s in run(**session)}
+    assert scans[broken.scan].status == "fail"
+    assert scans[broken.scan].reasons[0].startswith(STAGE_FAILED)
+    assert scans[broken.series].status == "fail"
+    assert not any("/" in r for s in scans.values() for r in s.reasons)
+    assert "Traceback" in session["log"].read_text()
+    others = [s for s in scans.values() if s.series != broken.series]
+    assert [s.status for s in others] == ["pass", "pass"]
+    assert not any(broken.series in str(p) for p in contents(session["folder"]))
+
+
+def test_unprovable_dicom_is_withheld_and_the_nifti_stays(session):
+    path = Path(session["session"]["series"][0]["files"][20])
+    ds = pydicom.dcmread(path)
+    data = bytearray(ds.PixelData)
+    data[100] ^= 1
+    ds.PixelData = bytes(data)
+    save(ds, path)
+    scans = {s.scan: s for s in run(**session)}
+    name = session["session"]["series"][0]["series"]
+    assert scans[name].status == "fail"
+    assert scans[name].reasons[0].startswith(DICOM_UNMAPPED)
+    assert not (session["folder"] / "dicom" / name).exists()
+    assert [s.status for s in scans.values()].count("pass") == 3
+
+
+def test_what_failed_before_stays_failed(session):
+    folder, manifest = session["segment"]
+    first, second = manifest.scans
+    failed = first.mark("fail", "not a head")
+    session["segment"] = (folder, Manifest("segment", manifest.session, (failed, second)))
+    scans = {s.scan: s for s in run(**session)}
+    assert scans[first.scan].reasons == ("not a head",)
+    assert scans[first.series].reasons == ("not a head",)
+    assert {scans[first.scan].status, scans[first.series].status} == {"fail"}
+    assert scans[second.scan].status == "pass"
+
+
+def test_no_face_and_blur_go_to_review_and_claim_nothing(session):
+    blurred = run(**session, method="blur")
+    assert {s.status for s in blurred} == {"review"}
+    shutil.rmtree(session["folder"])
+    for scan in session["segment"][1].scans:
+        path = session["segment"][0] / scan.files["labels"]
+        img = nifti.load(path)
+        only = np.where(nifti.stored(img) == 1, 1, 0).astype(np.uint8)
+        nifti.save(nib.Nifti1Image(only, img.affine), path)
+    scans = run(**session)
+    assert {s.status for s in scans} == {"review"}
+    form = next(s for s in scans if "dicom" in s.files)
+    first = next((session["folder"] / form.files["dicom"]).iterdir())
+    assert "RecognizableVisualFeatures" not in pydicom.dcmread(first)
+
+
+def test_a_bids_session_has_no_dicom_form(session):
+    session["session"]["source"] = "bids"
+    session["scrub"] = (session["scrub"][0], Manifest("scrub", "", ()))
+    scans = run(**session)
+    assert len(scans) == 2
+    assert not (session["folder"] / "dicom").exists()
+
+
+REAL = {
+    "mosaic, rescaled": "SITE_A/*/*/S003",
+    "philips field map": "SITE_B/*/*/S002",
+    "prone, thick sagittal": "SITE_C/*/S001",
+    "enhanced": "SITE_D/*/enh",
+    "xa30": "SITE_D/*/xa30",
+    "nine transfer syntaxes": "SITE_D/*/ts",
+    "GE time series": "SITE_D/*/ge-nih",
+    "rounded positions": "SITE_D/*/papaya",
+}
+
+
+@pytest.mark.parametrize("what", REAL)
+def test_real_series_map(what, data, tmp_path):
+    (folder,) = (data / "dicom").glob(REAL[what])
+    tool = Path(sys.executable).parent / "dcm2niix"
+    arguments = ["-b", "n", "-z", "n", "-f", "%s_%e_%z", "-o", tmp_path, folder]
+    subprocess.run([tool, *arguments], check=True, capture_output=True)
+    images = []
+    for path in sorted(tmp_path.glob("*.nii")):
+        img = nifti.load(path)
+        voxels = nifti.stored(img).reshape(*img.shape[:3], -1)
+        mask = np.zeros(img.shape[:3], bool)
+        mask[tuple(slice(n // 3, 2 * n // 3 + 1) for n in mask.shape)] = True
+        images.append(Converted("", voxels, replace(voxels, mask, "noise", 1), mask, img.affine))
+    replaced = 0
+    for path in sorted(folder.iterdir()):
+        raw = dicom.read(path)
+        if raw.Modality != "MR":
+            continue
+        values = dicom.pixels(raw)
+        pixels, mask = dicom.distorted(raw, values, images)
+        assert np.array_equal(pixels[~mask], values[~mask])
+        replaced += mask.sum()
+        if any(tag.group == 0 for tag in raw.keys()):  # noqa: SIM118
+            continue  # a command group, which the scrub removes
+        dicom.write(path, tmp_path / "out.dcm", raw, pixels)
+        assert np.array_equal(dicom.pixels(dicom.read(tmp_path / "out.dcm")), pixels)
+    # no pixel under a mask was left out: both forms hold the same
+    assert replaced == sum(i.mask.sum() * i.raw.shape[3] for i in images)

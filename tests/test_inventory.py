@@ -1,0 +1,383 @@
+"""Every file is accounted for once, with the right reason; sessions are stable."""
+
+import copy
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from small_dicom import mr, write
+
+from efface import inventory
+from efface.errors import EffaceError
+from efface.inventory import bids, objects
+from efface.pseudonym import Key
+
+KEY = Key(b"k" * 32)
+
+
+def entries_of(source):
+    return [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
+
+
+def reasons(source):
+    rows = inventory.files_table(entries_of(source), {})
+    return {os.path.relpath(r["path"], source): r["reason"] for r in rows}
+
+
+def series_of(source):
+    return [s for session in inventory.merge(entries_of(source), KEY) for s in session["series"]]
+
+
+def test_a_series_becomes_a_session(tmp_path):
+    write(tmp_path / "Quillfeather")
+    (session,) = inventory.merge(entries_of(tmp_path), KEY)
+    (series,) = session["series"]
+    assert session["session"].startswith(session["subject"] + "_ses-")
+    assert session["source"] == "dicom"
+    assert (series["kind"], series["status"], series["reasons"]) == ("image", "pass", [])
+    assert series["uid"] == "1.2.3.4.5"
+    assert [Path(f).name for f in series["files"]] == ["IM001", "IM002", "IM003", "IM004"]
+    assert series["attributes"]["EchoTime"] == 3.0
+    assert series["frame_of_reference"] == KEY.uid("1.2.3.4.6")
+    # the same again gives the same bytes
+    assert json.dumps(inventory.merge(entries_of(tmp_path), KEY)) == json.dumps([session])
+
+
+def test_each_reason(tmp_path):
+    write(tmp_path / "a")
+    (tmp_path / "a" / "empty").touch()
+    (tmp_path / "a" / "notes.txt").write_text("x" * 500)
+    odd = {
+        "sc": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
+        "sr": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.22"},
+        "ct": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"},
+        "pdf": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1"},
+        "color": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4.3"},
+        "private": {"SOPClassUID": "1.3.12.2.1107.5.9.1"},
+        "dir": {"SOPClassUID": "1.2.840.10008.1.3.10"},
+        "burned": {"BurnedInAnnotation": "YES"},
+        "converted": {"ConversionType": "WSD"},
+        "screen": {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]},
+        "rgb": {"SamplesPerPixel": 3, "PixelData": b"\0" * 576},
+        "modality": {"Modality": "OT"},
+        "nouid": {"StudyInstanceUID": None},
+        "nopixels": {"PixelData": b""},
+        "shape": {"Rows": None},
+    }
+    for i, (name, changes) in enumerate(odd.items()):
+        uid = {"SOPInstanceUID": f"1.9.{i}", "SeriesInstanceUID": f"1.8.{i}"}
+        mr(1, **uid | changes).save_as(tmp_path / "a" / name, enforce_file_format=True)
+    whole = (tmp_path / "a" / "IM001").read_bytes()
+    (tmp_path / "a" / "cut").write_bytes(whole[:-100])
+    (tmp_path / "a" / "cut_head").write_bytes(whole[:700])
+    found = reasons(tmp_path)
+    expected = {
+        "empty": "empty file",
+        "notes.txt": "not DICOM",
+        "sc": "secondary capture",
+        "sr": "structured report",
+        "ct": "not MR: CT Image Storage",
+        "pdf": "object type not allowed: Encapsulated PDF Storage",
+        "color": "object type not allowed: Enhanced MR Color Image Storage",
+        "private": "object type not allowed",
+        "dir": "no image: DICOMDIR",
+        "burned": "text may be burned in: declared in the header",
+        "converted": "text may be burned in: converted from another form",
+        "screen": "text may be burned in: screen capture",
+        "rgb": "text may be burned in: colour image",
+        "modality": "not MR",
+        "nouid": "unreadable: no study, series or instance UID",
+        "nopixels": "truncated",
+        "shape": "unreadable: the shape or type of the pixels is not usable",
+        "cut": "truncated",
+        "cut_head": "truncated: no pixel data",
+    }
+    assert {n: found[f"a/{n}"] for n in expected} == expected
+    assert len(found) == len(expected) + 4
+    kinds = {s["uid"]: (s["kind"], s["status"]) for s in series_of(tmp_path)}
+    # a cut copy of a whole slice does the series no harm
+    assert kinds["1.2.3.4.5"] == ("image", "pass")
+    assert {v for k, v in kinds.items() if k.startswith("1.8")} == {
+        ("object", "fail"),
+        ("image", "fail"),
+    }
+
+
+def test_a_cut_slice_that_is_missing_asks_for_review(tmp_path):
+    paths = write(tmp_path / "a")
+    paths[2].write_bytes(paths[2].read_bytes()[:-50])
+    (series,) = series_of(tmp_path)
+    assert series["status"] == "review"
+    assert series["reasons"] == ["truncated: 1 of 4 images"]
+    assert len(series["files"]) == 3
+
+
+def test_encapsulated_pixels_are_checked(tmp_path):
+    ds = mr(1)
+    ds.compress("1.2.840.10008.1.2.5")
+    ds.save_as(tmp_path / "rle", enforce_file_format=True)
+    assert reasons(tmp_path)["rle"] == "stage failed: no result"
+    whole = (tmp_path / "rle").read_bytes()
+    (tmp_path / "rle").write_bytes(whole[:-60])
+    assert reasons(tmp_path)["rle"] == "truncated"
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"])
+def test_other_native_syntaxes(tmp_path, syntax):
+    ds = mr(1)
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.save_as(tmp_path / "x", enforce_file_format=True)
+    (series,) = series_of(tmp_path)
+    assert series["status"] == "pass"
+
+
+def test_duplicates(tmp_path):
+    first, *_ = write(tmp_path / "a")
+    shutil.copy(first, tmp_path / "a" / "ZZ_same")
+    shutil.copy(first, tmp_path / "b_same_in_another_entry")
+    assert series_of(tmp_path)[0]["status"] == "pass"
+    found = reasons(tmp_path)
+    assert found["a/ZZ_same"] == found["b_same_in_another_entry"] == "duplicate"
+    mr(1, EchoTime=4).save_as(tmp_path / "a" / "ZZ_other", enforce_file_format=True)
+    assert reasons(tmp_path)["a/ZZ_other"] == "duplicate: the content differs"
+    (series,) = series_of(tmp_path)
+    assert series["status"] == "review"
+    assert len(series["files"]) == 4
+
+
+def test_a_session_may_span_entries(tmp_path):
+    write(tmp_path / "one", SeriesInstanceUID="1.1")
+    write(tmp_path / "two", SeriesInstanceUID="1.2")
+    write(tmp_path / "three", StudyInstanceUID="9.9", SeriesInstanceUID="1.3")
+    found = entries_of(tmp_path)
+    named = [(e["entry"], e) for e in found]
+    together = sorted(sorted(g) for g in inventory.groups(named))
+    assert sorted(len(g) for g in together) == [1, 2]
+    by_name = dict(named)
+    split = [s for g in together for s in inventory.merge([by_name[n] for n in g], KEY)]
+    whole = inventory.merge(found, KEY)
+    assert sorted(split, key=lambda s: s["session"]) == whole
+    assert {s["subject"] for s in whole} == {whole[0]["subject"]}
+
+
+def test_merging_changes_nothing_it_was_given(tmp_path):
+    first, *_ = write(tmp_path / "a")
+    shutil.copy(first, tmp_path / "b")
+    found = entries_of(tmp_path)
+    before = copy.deepcopy(found)
+    inventory.merge(found, KEY)
+    inventory.files_table(found, {})
+    assert found == before
+
+
+def test_without_a_patient_id_studies_stay_apart(tmp_path):
+    write(tmp_path / "a", PatientID="")
+    write(tmp_path / "b", PatientID=None, StudyInstanceUID="9.9", SeriesInstanceUID="9.8")
+    one, two = inventory.merge(entries_of(tmp_path), KEY)
+    assert one["subject"] != two["subject"]
+
+
+def test_links(tmp_path):
+    source = tmp_path / "source"
+    (path, *_) = write(source / "a")
+    (tmp_path / "outside").write_bytes(b"secret")
+    (source / "a" / "out").symlink_to(tmp_path / "outside")
+    (source / "a" / "broken").symlink_to(source / "nothing")
+    (source / "a" / "within").symlink_to(path)
+    (source / "a" / "loop").symlink_to(source)
+    os.mkfifo(source / "a" / "pipe")
+    found = reasons(source)
+    assert found["a/out"] == "link not followed: it leads out of the source"
+    assert found["a/broken"] == "link not followed: it leads nowhere"
+    assert found["a/loop"] == "link not followed: it leads to a folder"
+    assert found["a/within"] == "duplicate"
+    assert found["a/pipe"] == "not DICOM: no regular file"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path):
+    (path, *_) = write(tmp_path / "a")
+    path.chmod(0)
+    assert reasons(tmp_path)["a/IM001"] == "no permission"
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    write(tmp_path / "a")
+    listdir = os.listdir
+
+    def refuse(path):
+        if os.fspath(path).endswith("/a"):
+            raise PermissionError
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert reasons(tmp_path) == {"a": "no permission"}
+
+
+def test_names_that_are_no_text(tmp_path):
+    name = os.fsdecode(b"caf\xe9\tx")
+    (tmp_path / name).mkdir()
+    write(tmp_path / name)
+    found = entries_of(tmp_path)
+    rows = inventory.files_table(json.loads(json.dumps(found)), {})
+    assert rows[0]["path"].endswith("caf\\xe9\\x09x/IM001")
+    (session,) = inventory.merge(found, KEY)
+    assert Path(session["series"][0]["files"][0]).exists()
+
+
+def test_disposition(tmp_path):
+    write(tmp_path / "a")
+    (tmp_path / "a" / "notes").write_text("x")
+    found = entries_of(tmp_path)
+    (session,) = inventory.merge(found, KEY)
+    where = (session["session"], session["series"][0]["series"])
+    rows = inventory.files_table(found, {where: ("released", "")})
+    assert [r["disposition"] for r in rows] == ["released"] * 4 + ["withheld"]
+    assert rows[0]["session"] == session["session"]
+    assert rows[4]["session"] == rows[4]["series"] == ""
+
+
+@pytest.mark.parametrize("make", ["missing", "empty", "file"])
+def test_a_source_that_is_none(tmp_path, make):
+    source = tmp_path / "source"
+    if make == "empty":
+        source.mkdir()
+    elif make == "file":
+        source.touch()
+    with pytest.raises(EffaceError, match="source"):
+        inventory.entries(source, KEY)
+
+
+def test_fingerprint_sees_every_change(tmp_path):
+    paths = write(tmp_path / "a" / "deep")
+    marks = [inventory.entry_fingerprint(tmp_path / "a")]
+    assert inventory.entry_fingerprint(tmp_path / "a") == marks[0]
+    os.utime(paths[0], ns=(1, 1))
+    marks.append(inventory.entry_fingerprint(tmp_path / "a"))
+    paths[1].unlink()
+    marks.append(inventory.entry_fingerprint(tmp_path / "a"))
+    (tmp_path / "a" / "new").mkdir()
+    marks.append(inventory.entry_fingerprint(tmp_path / "a"))
+    assert len(set(marks)) == 4
+    assert inventory.entry_fingerprint(paths[2]) != inventory.entry_fingerprint(paths[3])
+    assert inventory.entry_fingerprint(tmp_path / "gone")
+
+
+def test_an_edited_file_changes_its_session_only(tmp_path):
+    paths = write(tmp_path / "a")
+    write(tmp_path / "b", StudyInstanceUID="9.9", SeriesInstanceUID="9.8", PatientID="other")
+    before = {s["subject"]: s["fingerprint"] for s in inventory.merge(entries_of(tmp_path), KEY)}
+    os.utime(paths[0], ns=(1, 1))
+    after = {s["subject"]: s["fingerprint"] for s in inventory.merge(entries_of(tmp_path), KEY)}
+    assert before.keys() == after.keys()
+    assert sum(before[k] != after[k] for k in before) == 1
+
+
+def test_the_list_of_objects_is_closed():
+    assert objects.reason("1.2.840.10008.5.1.4.1.1.4") == ""
+    assert objects.reason("1.2.3") == "object type not allowed"
+    assert objects.reason("1.2.840.10008.5.1.4.1.1.128") != ""
+    assert objects.reason("1.2.840.10008.5.1.4.1.1.4.2").startswith("object type not allowed")
+
+
+def bids_source(folder):
+    """Two people, shared metadata, and files that are no images."""
+    for path in (
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-01/anat/sub-01_T1w.json",
+        "sub-01/func/sub-01_task-nback_bold.nii.gz",
+        "sub-01/func/sub-01_task-nback_events.tsv",
+        "sub-02/ses-a/dwi/sub-02_ses-a_dwi.nii.gz",
+        "sub-02/ses-a/dwi/sub-02_ses-a_dwi.bval",
+        "sub-02/ses-a/dwi/sub-02_ses-a_dwi.bvec",
+        "sub-02/ses-a/func/sub-02_ses-a_task-nback_bold.nii.gz",
+        "sub-02/ses-a/pet/sub-02_ses-a_pet.nii.gz",
+        "sub-02/anat/sub-02_ses-a_T1w.nii.gz",
+        "derivatives/x/sub-01/anat/sub-01_T1w.nii.gz",
+        "task-nback_bold.json",
+        "participants.tsv",
+        "dataset_description.json",
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text("{}")
+    return folder
+
+
+def test_bids_source(tmp_path):
+    source = bids_source(tmp_path)
+    assert bids.is_bids(source)
+    found = entries_of(source)
+    sessions = inventory.merge(found, KEY)
+    assert len(sessions) == 2
+    assert all(s["source"] == "bids" for s in sessions)
+    series = {s["uid"]: s for session in sessions for s in session["series"]}
+    files = {uid: [os.path.relpath(f, source) for f in s["files"]] for uid, s in series.items()}
+    assert files == {
+        "sub-01/anat/sub-01_T1w.nii.gz": [
+            "sub-01/anat/sub-01_T1w.nii.gz",
+            "sub-01/anat/sub-01_T1w.json",
+        ],
+        "sub-01/func/sub-01_task-nback_bold.nii.gz": [
+            "sub-01/func/sub-01_task-nback_bold.nii.gz",
+            "task-nback_bold.json",
+        ],
+        "sub-02/ses-a/dwi/sub-02_ses-a_dwi.nii.gz": [
+            "sub-02/ses-a/dwi/sub-02_ses-a_dwi.nii.gz",
+            "sub-02/ses-a/dwi/sub-02_ses-a_dwi.bval",
+            "sub-02/ses-a/dwi/sub-02_ses-a_dwi.bvec",
+        ],
+        "sub-02/ses-a/func/sub-02_ses-a_task-nback_bold.nii.gz": [
+            "sub-02/ses-a/func/sub-02_ses-a_task-nback_bold.nii.gz",
+            "task-nback_bold.json",
+        ],
+    }
+    described = series["sub-02/ses-a/dwi/sub-02_ses-a_dwi.nii.gz"]["bids"]
+    assert described == {
+        "datatype": "dwi",
+        "suffix": "dwi",
+        "entities": {"sub": "02", "ses": "a"},
+    }
+    why = reasons(source)
+    assert len(why) == 14
+    assert why["sub-02/ses-a/pet/sub-02_ses-a_pet.nii.gz"] == "not MR: pet"
+    assert why["sub-02/anat/sub-02_ses-a_T1w.nii.gz"] == "not a BIDS image"
+    assert why["task-nback_bold.json"].startswith("not a BIDS image: its metadata")
+    assert why["participants.tsv"] == "not a BIDS image"
+    # a sidecar at the root changes the sessions that it describes
+    marks = {s["session"]: s["fingerprint"] for s in sessions}
+    os.utime(source / "task-nback_bold.json", ns=(1, 1))
+    again = inventory.merge(entries_of(source), KEY)
+    assert all(s["fingerprint"] != marks[s["session"]] for s in again)
+
+
+def test_nothing_in_a_session_file_name_tells(tmp_path):
+    write(tmp_path / "Quillfeather_Mara")
+    (label,) = inventory.entries(tmp_path, KEY)
+    (session,) = inventory.merge(entries_of(tmp_path), KEY)
+    assert "uill" not in label + session["session"]
+
+
+@pytest.mark.parametrize("site", ["SITE_A", "SITE_B", "SITE_C", "SITE_D"])
+def test_real_exports(data, site):
+    source = data / "dicom" / site
+    found = entries_of(source)
+    rows = inventory.files_table(found, {})
+    on_disk = sorted(str(p) for p in source.rglob("*") if p.is_file())
+    assert sorted(r["path"] for r in rows) == on_disk
+    sessions = inventory.merge(found, KEY)
+    if site != "SITE_D":
+        assert all(s["status"] == "pass" for x in sessions for s in x["series"])
+        assert len({s["subject"] for s in sessions}) == 1
+        return
+    why = {Path(r["path"]).name: r["reason"] for r in rows}
+    assert why["EMPTY"] == "empty file"
+    assert why["TRUNCATED"].startswith("truncated")
+    assert why["notes.txt"] == "not DICOM"
+    count = {}
+    for session in sessions:
+        for s in session["series"]:
+            count[s["kind"]] = count.get(s["kind"], 0) + 1
+            assert (s["kind"] == "object") <= (s["status"] == "fail")
+    assert count["image"] >= 15

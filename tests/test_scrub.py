@@ -1,0 +1,613 @@
+"""The header scrub: the tables, each kind of value, files, folders and sessions."""
+
+import io
+import shutil
+import struct
+import subprocess
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from efface import status
+from efface.errors import EffaceError
+from efface.pseudonym import Key, series_label, session_label, subject_label
+from efface.scrub import (
+    OPTIONS,
+    WithheldError,
+    check_options,
+    given,
+    run,
+    scrub_bytes,
+    scrub_dataset,
+    scrub_file,
+    scrub_folder,
+    state_face_removed,
+)
+from efface.scrub.codec import Element, encode, read_file, standard_vr, syntax, write_file
+from efface.scrub.table import Policy, _rows
+
+KEY = Key(b"k" * 32)
+WHO = (KEY, "sub-aaaaaaaaaa", "ses-bbbbbbbbbb")
+EXPLICIT, IMPLICIT, BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+DEFLATED, RLE = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
+MR, ENHANCED = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
+NEEDLE = "Zarquon"
+PIXELS = np.arange(64, dtype="<u2").tobytes()
+
+
+def image(**attributes):
+    """A small MR image of Zarquon, Beeble."""
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 100"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND"]
+    ds.SOPClassUID, ds.SOPInstanceUID = MR, "1.2.3.4"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.3.1", "1.2.3.2"
+    ds.FrameOfReferenceUID = "1.2.3.9"
+    ds.StudyDate, ds.StudyTime, ds.AcquisitionDate = "20190307", "101112", "20190307"
+    ds.Modality, ds.Manufacturer, ds.ManufacturerModelName = "MR", "SIEMENS", "Prisma"
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate = "Zarquon^Beeble", "ZQ-7741", "19710423"
+    ds.PatientSex, ds.PatientAge, ds.PatientWeight = "F", "093Y", "61"
+    ds.InstitutionName = "Sankt-Zarq Klinik Nürnberg"
+    ds.SeriesDescription, ds.ProtocolName = "t1_mprage_sag Zarquon", "t1_mprage"
+    ds.RepetitionTime, ds.EchoTime, ds.FlipAngle = "2300", "2.98", "9"
+    ds.SequenceName, ds.SoftwareVersions = "*tfl3d1_ns", "syngo MR E11"
+    ds.InPlanePhaseEncodingDirection = "ROW"
+    ds.ImagePositionPatient = ["-1.5", "2", "3.25"]
+    ds.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+    ds.PixelSpacing, ds.SliceThickness = ["1", "1"], "1"
+    ds.Rows = ds.Columns = 8
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.RescaleSlope, ds.RescaleIntercept = "1", "0"
+    ds.PixelData = PIXELS
+    ds["PixelData"].VR = "OW"
+    for name, value in attributes.items():
+        setattr(ds, name, value)
+    return ds
+
+
+def as_file(ds, uid=EXPLICIT):
+    """The bytes of a file as a scanner writes it, with identity in preamble and meta."""
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, "1.2.3.4"
+    meta.TransferSyntaxUID = uid
+    meta.ImplementationClassUID = "1.2.276.0.99"
+    meta.SourceApplicationEntityTitle = NEEDLE.upper()
+    meta.PrivateInformationCreatorUID = "1.2.3.77"
+    meta.PrivateInformation = NEEDLE.encode()
+    ds.file_meta = meta
+    ds.preamble = (NEEDLE * 20).encode()[:128]
+    if uid == BIG:
+        ds = pydicom.dcmread(io.BytesIO(as_file(ds)))
+        ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
+        ds.file_meta = meta
+        ds.preamble = (NEEDLE * 20).encode()[:128]
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, ds, little_endian=uid != BIG, implicit_vr=uid == IMPLICIT)
+    return out.getvalue()
+
+
+def with_elements(*extra, uid=EXPLICIT):
+    """Bytes of a file with further raw elements, however odd."""
+    form, elements = read_file(as_file(image(), uid))
+    tags = {e.tag for e in extra}
+    kept = [e for e in elements if e.tag not in tags]
+    meta = [Element(0x00020010, "UI", uid.encode())]
+    return write_file(form, meta, [*kept, *extra])
+
+
+def scrubbed(data, *retain):
+    return pydicom.dcmread(io.BytesIO(scrub_bytes(data, *WHO, retain)))
+
+
+def needle_of(vr):
+    """A value of the VR that must not survive, as bytes."""
+    if vr == "DA":
+        return b"19710423"
+    if vr == "DT":
+        return b"19710423101112"
+    if vr == "TM":
+        return b"101112.7741"
+    if vr == "AS":
+        return b"048Y"
+    if vr == "UI":
+        return b"1.2.3.7741.7741"
+    if vr in ("DS", "IS"):
+        return b"77417741"
+    return b"Zarquon " if vr not in ("FD", "OD", "OV", "SV", "UV") else b"ZarquonZ"
+
+
+def test_table_reads_as_the_standard():
+    rows = list(_rows("profile.tsv"))
+    assert len(rows) > 650
+    actions = {"X", "Z", "D", "U", "X/Z", "X/D", "Z/D", "X/Z/D", "X/Z/U*"}
+    assert {r["basic"] for r in rows} == actions
+    options = [*OPTIONS, "safe-private", "structured-content", "graphics"]
+    assert all(r[o] in ("", "K", "C") for r in rows for o in options)
+    assert {"50xx,eeee", "60xx,3000", "60xx,4000", "odd,eeee"} <= {r["tag"] for r in rows}
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["top", "nested"])
+@pytest.mark.parametrize("uid", [EXPLICIT, IMPLICIT])
+def test_no_attribute_of_the_table_keeps_its_value(nested, uid):
+    own = {0x00080016, 0x00080018, 0x0020000D, 0x0020000E}
+    planted, values = [], set()
+    for row in _rows("profile.tsv"):
+        if set(row["tag"]) - set("0123456789ABCDEF,") or row["tag"].startswith("0002"):
+            continue
+        tag = int(row["tag"].replace(",", ""), 16)
+        vr = standard_vr(tag).split(" or ")[0]
+        if tag in own:
+            continue
+        if vr == "SQ":
+            inner = [Element(0x00081048, "PN", b"Zarquon"), Element(0x0040A160, "UT", b"Zarquon")]
+            planted.append(Element(tag, vr, items=[inner]))
+        else:
+            planted.append(Element(tag, vr, needle_of(vr)))
+            values.add(needle_of(vr).strip())
+    if nested:
+        planted = [
+            Element(0x52009229, "SQ", items=[[Element(0x00189006, "SQ", items=[planted])]]),
+            Element(0x00081140, "SQ", items=[planted]),
+        ]
+    data = with_elements(*planted, uid=uid)
+    out = scrub_bytes(data, *WHO)
+    assert all(v in data for v in values)
+    found = {v for v in values if v.lower() in out.lower()}
+    assert not found
+    pydicom.dcmread(io.BytesIO(out)).walk(lambda ds, e: e.value)
+
+
+def test_identity_goes_and_research_stays():
+    out = scrubbed(as_file(image()))
+    assert out.PatientName == out.PatientID == "sub-aaaaaaaaaa"
+    assert out.StudyID == "ses-bbbbbbbbbb"
+    assert out.PatientBirthDate == out.PatientSex == out.StudyDate == ""
+    gone = "PatientAge PatientWeight InstitutionName SeriesDescription ProtocolName AcquisitionDate"
+    assert not [name for name in gone.split() if name in out]
+    source = image()
+    for name in [
+        "ImageType",
+        "RepetitionTime",
+        "EchoTime",
+        "FlipAngle",
+        "SequenceName",
+        "SoftwareVersions",
+        "Manufacturer",
+        "ManufacturerModelName",
+        "InPlanePhaseEncodingDirection",
+        "ImagePositionPatient",
+        "PixelSpacing",
+        "ImageOrientationPatient",
+        "RescaleSlope",
+        "Rows",
+        "BitsStored",
+        "PixelData",
+        "Modality",
+        "SOPClassUID",
+    ]:
+        assert out[name].value == source[name].value, name
+    assert out.FrameOfReferenceUID == KEY.uid("1.2.3.9")
+    assert out.SOPInstanceUID == out.file_meta.MediaStorageSOPInstanceUID == KEY.uid("1.2.3.4")
+
+
+def test_record_of_what_was_done():
+    out = scrubbed(as_file(image()), "dates-shifted", "patient-characteristics")
+    assert out.PatientIdentityRemoved == "YES"
+    assert out.LongitudinalTemporalInformationModified == "MODIFIED"
+    assert [c.CodeValue for c in out.DeidentificationMethodCodeSequence] == [
+        "113100",
+        "113107",
+        "113108",
+    ]
+    assert all(c.CodingSchemeDesignator == "DCM" for c in out.DeidentificationMethodCodeSequence)
+    assert "RecognizableVisualFeatures" not in out
+    state_face_removed(out)
+    state_face_removed(out)
+    assert out.RecognizableVisualFeatures == "NO"
+    codes = [c.CodeValue for c in out.DeidentificationMethodCodeSequence]
+    assert codes.count("113102") == 1
+    assert codes[0] == "113100"
+
+
+def test_codes_say_what_dicom_says():
+    from pydicom.sr._concepts_dict import concepts
+
+    known = {v: m for d in concepts["DCM"].values() for v, (m, _) in d.items()}
+    assert all(known[code] == meaning for code, meaning in OPTIONS.values())
+
+
+def test_meta_and_preamble_are_new():
+    out = scrub_bytes(as_file(image()), *WHO)
+    assert out[:128] == bytes(128)
+    assert b"zarquon" not in out.lower()
+    meta = pydicom.dcmread(io.BytesIO(out)).file_meta
+    assert meta.TransferSyntaxUID == EXPLICIT
+    assert meta.ImplementationVersionName.startswith("EFFACE_")
+    assert "SourceApplicationEntityTitle" not in meta
+    assert "PrivateInformation" not in meta
+    body = out[144 + meta.FileMetaInformationGroupLength :]
+    assert body[:2] == b"\x08\x00"
+
+
+@pytest.mark.parametrize("uid", [EXPLICIT, IMPLICIT, BIG, DEFLATED])
+def test_transfer_syntaxes_are_kept(uid):
+    source = as_file(image(), uid)
+    out = scrubbed(source)
+    assert out.file_meta.TransferSyntaxUID == uid
+    assert out.PixelData == pydicom.dcmread(io.BytesIO(source)).PixelData
+    assert (out.pixel_array == np.frombuffer(PIXELS, "<u2").reshape(8, 8)).all()
+    assert out.Rows == 8
+    assert out.PatientName == "sub-aaaaaaaaaa"
+
+
+def test_compressed_pixels_pass_untouched_unless_they_hold_a_name():
+    ds = pydicom.dcmread(io.BytesIO(as_file(image())))
+    ds.compress(RLE)
+    source = as_file(ds, RLE)
+    out = scrubbed(source)
+    assert out.PixelData == ds.PixelData
+    assert (out.pixel_array == np.frombuffer(PIXELS, "<u2").reshape(8, 8)).all()
+    ds.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xfe\0\x09Zarquon\xff\xd9"])
+    with pytest.raises(WithheldError) as e:
+        scrub_bytes(as_file(ds, RLE), *WHO)
+    assert e.value.reason == status.LEAK
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        Element(0x00280010 + 0x20, "UN", b"Zarquon "),
+        Element(0x00181250, "UN", b"Zarquon "),
+        Element(0x00080070, "OB", b"Zarquon "),
+        Element(0x00180081, "LO", b"Zarquon "),
+        Element(0x00180081, "DS", b"2.98\\Zarquon"),
+        Element(0x00180023, "CS", b"ZARQUON "),
+        Element(0x00080008, "CS", b"ORIGINAL\\PRIMARY\\ZARQUON "),
+        Element(0x00180024, "SH", b"seq_Zarquon "),
+        Element(0x00189073, "FD", b"ZarquonZ"),
+        Element(0x00281101, "US", b"Zarquon "),
+        Element(0x00283010, "SQ", items=[[Element(0x00283006, "OW", b"Zarquon ")]]),
+        Element(0x50003000, "OW", b"Zarquon "),
+        Element(0x60003000, "OW", b"Zarquon "),
+        Element(0x60000022, "LO", b"Zarquon "),
+        Element(0x60220040, "CS", b"ZARQUON "),
+        Element(0x00880200, "SQ", items=[[Element(0x7FE00010, "OB", b"Zarquon ")]]),
+        Element(0xFFFCFFFC, "OB", b"Zarquon "),
+        Element(0xFFFAFFFA, "SQ", items=[[Element(0x04000120, "OB", b"Zarquon ")]]),
+        Element(0x4FFE0001, "SQ", items=[[Element(0x04000015, "CS", b"ZARQUON ")]]),
+        Element(0x04000500, "SQ", items=[[Element(0x04000520, "OB", b"Zarquon ")]]),
+        Element(0x04000561, "SQ", items=[[Element(0x04000550, "SQ", items=[[]])]]),
+        Element(0x00090010, "LO", b"Zarquon "),
+        Element(0x00091001, "UN", b"Zarquon "),
+        Element(0x00091002, "SQ", items=[[Element(0x00100010, "PN", b"Zarquon ")]]),
+        Element(0x00061234, "LO", b"Zarquon "),
+        Element(0x00081190, "UR", b"http://Zarquon "),
+        Element(0x00100032, "TM", b"101112"),
+        Element(0x00120063, "LO", b"Zarquon "),
+        Element(0x00280302, "CS", b"ZARQUON "),
+        Element(0x00080005, "CS", b"ZARQUON "),
+    ],
+    ids=repr,
+)
+def test_nothing_slips_through(extra):
+    data = with_elements(extra)
+    out = scrub_bytes(data, *WHO)
+    assert b"zarquon" not in out.lower()
+    ds = pydicom.dcmread(io.BytesIO(out))
+    assert not [e for e in ds.iterall() if e.tag.is_private or e.tag.group & 0xFF00 == 0x6000]
+    assert "SpecificCharacterSet" not in ds
+
+
+def test_sequences_of_undefined_length_under_un_are_walked_over():
+    inner = encode([Element(0x00100010, "PN", b"Zarquon ")], syntax(IMPLICIT))
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + inner
+    item += struct.pack("<HHI", 0xFFFE, 0xE00D, 0) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    odd = struct.pack("<HH2sHI", 0x0009, 0x1001, b"UN", 0, 0xFFFFFFFF) + item
+    even = struct.pack("<HH2sHI", 0x0008, 0x1115, b"UN", 0, 0xFFFFFFFF) + item
+    data = with_elements()
+    at = data.index(b"\x10\x00\x10\x00PN")
+    out = scrubbed(data[:at] + even + odd + data[at:])
+    assert b"Zarquon" not in scrub_bytes(data[:at] + even + odd + data[at:], *WHO)
+    assert out.ReferencedSeriesSequence[0].PatientName == ""
+    assert out.Rows == 8
+    assert out.PatientName == "sub-aaaaaaaaaa"
+
+
+def test_bytes_after_the_pixels_stay_behind():
+    long = with_elements(Element(0x7FE00010, "OW", PIXELS + b"Zarquon "))
+    assert scrub_bytes(long, *WHO) == scrub_bytes(with_elements(), *WHO)
+    tail = with_elements() + b"Zarquon was here, and stayed"
+    assert scrub_bytes(tail, *WHO) == scrub_bytes(with_elements(), *WHO)
+
+
+def test_overlays_in_unused_bits_are_cleared():
+    hidden = (np.frombuffer(PIXELS, "<u2") | 0x8000).tobytes()
+    plane = Element(0x60000102, "US", b"\x0f\0")
+    pixels = Element(0x7FE00010, "OW", hidden)
+    assert scrubbed(with_elements(pixels, plane)).PixelData == PIXELS
+    assert scrubbed(with_elements(pixels)).PixelData == hidden
+    signed = np.array([-5, 5] * 32, dtype="<i2")
+    pixels = Element(0x7FE00010, "OW", (signed.view("<u2") & 0x0FFF | 0x8000).tobytes())
+    sign = Element(0x00280103, "US", b"\1\0")
+    assert scrubbed(with_elements(pixels, plane, sign)).PixelData == signed.tobytes()
+
+
+def test_uids_are_mapped_alike_everywhere():
+    ds = image()
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = MR, "1.2.3.4"
+    outer = Dataset()
+    outer.SeriesInstanceUID, outer.ReferencedInstanceSequence = "1.2.3.2", Sequence([item])
+    ds.ReferencedSeriesSequence = Sequence([outer])
+    out = scrubbed(as_file(ds))
+    inner = out.ReferencedSeriesSequence[0]
+    assert inner.SeriesInstanceUID == out.SeriesInstanceUID == KEY.uid("1.2.3.2")
+    assert inner.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == out.SOPInstanceUID
+    assert inner.ReferencedInstanceSequence[0].ReferencedSOPClassUID == MR
+    # a UID that only looks registered is none
+    ds.FrameOfReferenceUID = "1.2.840.10008.77417741"
+    assert scrubbed(as_file(ds)).FrameOfReferenceUID == KEY.uid("1.2.840.10008.77417741")
+    kept = scrubbed(as_file(ds), "uids")
+    assert kept.SOPInstanceUID == "1.2.3.4"
+    assert kept.FrameOfReferenceUID == "1.2.840.10008.77417741"
+
+
+def code(value, scheme, meaning):
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def test_codes_are_said_in_the_words_of_the_standard():
+    ds = image()
+    ds.AnatomicRegionSequence = Sequence([code("T-D1100", "SRT", "Head of Zarquon")])
+    ds.AnatomicRegionSequence[0].CodingSchemeVersion = NEEDLE
+    ds.ProcedureCodeSequence = Sequence([code("ZARQUON", "99HERE", "MR for Zarquon")])
+    out = scrubbed(as_file(ds))
+    region = out.AnatomicRegionSequence[0]
+    assert (region.CodeValue, region.CodingSchemeDesignator) == ("T-D1100", "SRT")
+    assert region.CodeMeaning == "Head"
+    assert "CodingSchemeVersion" not in region
+    assert out.ProcedureCodeSequence[0].CodeMeaning == "removed"
+    assert b"zarquon" not in scrub_bytes(as_file(ds), *WHO).lower()
+
+
+def test_types_of_the_object_resolve_the_conditional_actions():
+    serial, date = 0x00181000, 0x0008002A
+    classic, enhanced = Policy("mr", ()), Policy("enhanced-mr", ())
+    assert classic.decide(0, serial, False).action == "X"
+    assert enhanced.decide(0, serial, False).action == "D"
+    assert classic.decide(0, date, True).action == "X"
+    assert enhanced.decide(0, date, True).action == "D"
+    assert classic.decide(0, 0x00080020, True).action == "Z"
+    assert classic.decide(0, 0x00081140, False).action == "X"
+    out = scrubbed(as_file(image(SOPClassUID=ENHANCED, DeviceSerialNumber="7741")))
+    assert out.DeviceSerialNumber == "REMOVED"
+
+
+def test_dates():
+    ds = image(AcquisitionDateTime="20190307101112.5+0100", ContentDate="201903")
+    full = scrubbed(as_file(ds), "dates-full")
+    assert (full.StudyDate, full.StudyTime) == ("20190307", "101112")
+    assert full.LongitudinalTemporalInformationModified == "UNMODIFIED"
+    assert full.PatientBirthDate == ""
+    moved = scrubbed(as_file(ds), "dates-shifted")
+    from datetime import datetime, timedelta
+
+    back = timedelta(weeks=KEY.weeks("sub-aaaaaaaaaa"))
+    day = (datetime(2019, 3, 7) - back).strftime("%Y%m%d")
+    assert moved.StudyDate == moved.AcquisitionDate == day
+    assert moved.StudyTime == "101112"
+    assert moved.AcquisitionDateTime == day + "101112.5+0100"
+    assert moved.get("ContentDate", "") == ""  # no whole date: not shifted, so not kept
+    assert moved.PatientBirthDate == ""
+
+
+def test_patient_characteristics_pool_great_ages():
+    out = scrubbed(as_file(image()), "patient-characteristics")
+    assert (out.PatientAge, out.PatientSex, out.PatientWeight) == ("090Y", "F", 61)
+    out = scrubbed(as_file(image(PatientAge="089Y")), "patient-characteristics")
+    assert out.PatientAge == "089Y"
+
+
+def test_retained_text_is_utf8_and_names_no_person():
+    out = scrubbed(as_file(image()), "institution")
+    assert out.SpecificCharacterSet == "ISO_IR 192"
+    assert out.InstitutionName == "Sankt-Zarq Klinik Nürnberg"
+    out = scrubbed(as_file(image(InstitutionName="Practice of Zarquon")), "institution")
+    assert out.get("InstitutionName", "") == ""
+    assert "SpecificCharacterSet" not in out
+
+
+def test_device_option_keeps_no_date_and_no_person():
+    ds = image(DeviceSerialNumber="77416", StationName="ZARQUON1", DateOfLastCalibration="20190301")
+    out = scrubbed(as_file(ds), "device")
+    assert out.DeviceSerialNumber == "77416"
+    assert "StationName" not in out
+    assert "DateOfLastCalibration" not in out
+
+
+def test_descriptors_keep_words_of_protocols_only():
+    out = scrubbed(as_file(image(StudyDescription="Zarquon 19710423")), "descriptors")
+    assert out.SeriesDescription == "t1 mprage sag"
+    assert out.ProtocolName == "t1 mprage"
+    assert "StudyDescription" not in out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["everything"], "dates-full, dates-shifted"),
+        (["dates-full", "dates-shifted"], "exclude each other"),
+        (["safe-private"], "always removed"),
+    ],
+)
+def test_wrong_options_are_refused(options, said):
+    with pytest.raises(EffaceError, match=said):
+        check_options(options)
+    with pytest.raises(EffaceError, match=said):
+        scrub_dataset(image(), *WHO, retain=options)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, status.SECONDARY_CAPTURE),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.22"}, status.STRUCTURED_REPORT),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, status.NOT_MR),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66"}, status.NOT_ALLOWED),
+        ({"SOPClassUID": "1.2.3.4.5"}, status.NOT_ALLOWED),
+        ({"Modality": "CT"}, status.NOT_MR),
+        ({"ConversionType": "WSD"}, status.SECONDARY_CAPTURE),
+        ({"BurnedInAnnotation": "YES"}, status.BURNED_IN),
+        ({"SamplesPerPixel": 3}, f"{status.NOT_ALLOWED}: colour"),
+        ({"Rows": 80}, status.TRUNCATED),
+    ],
+)
+def test_other_objects_are_withheld(attributes, reason):
+    with pytest.raises(WithheldError) as e:
+        scrub_dataset(image(**attributes), *WHO)
+    assert e.value.reason == reason
+
+
+def test_data_set_stays_as_it_is_and_equals_the_file():
+    ds = image()
+    before = ds.to_json()
+    out = scrub_dataset(ds, *WHO)
+    assert ds.to_json() == before
+    assert out == scrubbed(as_file(ds))
+    read = pydicom.dcmread(io.BytesIO(as_file(image(), IMPLICIT)))
+    assert scrub_dataset(read, *WHO).PatientID == "sub-aaaaaaaaaa"
+
+
+def test_file_is_written_whole_or_not_at_all(tmp_path):
+    source, out = tmp_path / "in.dcm", tmp_path / "out" / "a.dcm"
+    source.write_bytes(as_file(image())[:-9])
+    with pytest.raises(WithheldError, match="truncated") as e:
+        scrub_file(source, out, *WHO)
+    assert "\n" not in str(e.value)
+    assert not out.exists()
+    source.write_bytes(as_file(image()))
+    scrub_file(source, out, *WHO)
+    assert [p.name for p in out.parent.iterdir()] == ["a.dcm"]
+    with pytest.raises(EffaceError):
+        scrub_file(tmp_path / "none", out, *WHO)
+
+
+def export(folder):
+    """A site's export: two people, a capture, junk."""
+    (folder / "Zarquon_Beeble").mkdir(parents=True)
+    for n in range(3):
+        ds = image(SOPInstanceUID=f"1.2.3.4.{n}", InstanceNumber=n)
+        (folder / "Zarquon_Beeble" / f"IM{n}").write_bytes(as_file(ds))
+    shutil.copy(folder / "Zarquon_Beeble" / "IM0", folder / "Zarquon_Beeble" / "copy")
+    capture = image(SOPClassUID="1.2.840.10008.5.1.4.1.1.7", SOPInstanceUID="1.2.3.5")
+    (folder / "SC").write_bytes(as_file(capture))
+    (folder / "empty").touch()
+    (folder / "notes.txt").write_text("Zarquon")
+    other = image(PatientID="X2", StudyInstanceUID="1.2.9", SeriesInstanceUID="1.2.9.1")
+    other.SOPInstanceUID = "1.2.9.2"
+    (folder / "other").write_bytes(as_file(other))
+    return folder
+
+
+def test_folder(tmp_path):
+    source, seen = export(tmp_path / "source"), []
+    report = scrub_folder(source, tmp_path / "out", KEY, progress=lambda *a: seen.append(a))
+    assert (report.written, report.series) == (4, 2)
+    assert dict(report.withheld) == {
+        "SC": status.SECONDARY_CAPTURE,
+        "Zarquon_Beeble/copy": status.DUPLICATE,
+        "empty": status.EMPTY,
+        "notes.txt": status.NOT_DICOM,
+    }
+    assert seen[-1] == (8, 8)
+    assert "Zarquon" not in report.summary()
+    assert "1 secondary capture" in report.summary()
+    series = (
+        tmp_path
+        / "out"
+        / subject_label(KEY, "ZQ-7741", "", "1.2.3.1")
+        / session_label(KEY, "1.2.3.1")
+        / series_label(KEY, "1.2.3.2")
+    )
+    assert sorted(p.name for p in series.iterdir()) == ["000001.dcm", "000002.dcm", "000003.dcm"]
+    first = {p.relative_to(tmp_path / "out"): p.read_bytes() for p in series.rglob("*.dcm")}
+    scrub_folder(source, tmp_path / "again", KEY)
+    assert all((tmp_path / "again" / p).read_bytes() == b for p, b in first.items())
+
+
+def test_folder_refuses_places_where_it_would_do_harm(tmp_path):
+    source = export(tmp_path / "source")
+    for out, said in ((source / "out", "inside"), (source, "inside"), (tmp_path, "not empty")):
+        with pytest.raises(EffaceError, match=said):
+            scrub_folder(source, out, KEY)
+    with pytest.raises(EffaceError, match="no such folder"):
+        scrub_folder(tmp_path / "none", tmp_path / "out", KEY)
+
+
+def test_run_of_a_session(tmp_path):
+    source = export(tmp_path / "source")
+    files = [str(source / "Zarquon_Beeble" / f"IM{n}") for n in (2, 0, 1)]
+    common = {"modality": "MR", "status": "pass", "reasons": []}
+    session = {
+        "session": "sub-aaaaaaaaaa_ses-bbbbbbbbbb",
+        "subject": "sub-aaaaaaaaaa",
+        "source": "dicom",
+        "series": [
+            {"series": "series-good", "kind": "image", "files": files, **common},
+            {"series": "series-bad", "kind": "image", "files": [*files, str(source / "SC")]}
+            | common,
+            {"series": "series-out", "kind": "image", "files": files, **common, "status": "fail"},
+            {"series": "series-sr", "kind": "object", "files": files, **common},
+        ],
+    }
+    assert [s.series for s in given(session)] == ["series-good", "series-bad"]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    good, bad = run(session, folder, KEY, [])
+    assert (good.status, good.files) == ("pass", {"dicom": "series-good"})
+    assert [out for _, out in good.measures["sources"]] == [
+        f"series-good/{n:06d}.dcm" for n in (1, 2, 3)
+    ]
+    assert pydicom.dcmread(folder / "series-good" / "000001.dcm").InstanceNumber == 2
+    assert (bad.status, bad.reasons, bad.files) == ("fail", (status.SECONDARY_CAPTURE,), {})
+    assert [p.name for p in folder.iterdir()] == ["series-good"]
+    assert run(session | {"source": "bids"}, folder, KEY, []) == ()
+
+
+def test_real_files_hold_no_needle_and_keep_their_pixels(data):
+    needles = [n for n in (data / "dicom" / "needles.txt").read_text().split("\n") if n.strip()]
+    forms = [n.lower().encode(e) for n in needles for e in ("utf-8", "latin-1", "utf-16-le")]
+    files = sorted(p for p in (data / "dicom").glob("SITE_*/**/*") if p.is_file())
+    sites = files[::9] + [p for p in files if "SITE_D" in p.parts and "ge-nih" not in p.parts]
+    written = 0
+    for path in sites:
+        source = path.read_bytes()
+        try:
+            out = scrub_bytes(source, *WHO)
+        except WithheldError:
+            continue
+        written += 1
+        assert not [f for f in forms if f in out.lower()], path.name
+        was, now = pydicom.dcmread(io.BytesIO(source)), pydicom.dcmread(io.BytesIO(out))
+        assert now.PixelData == was.PixelData[: len(now.PixelData)]
+        for name in ("ImagePositionPatient", "PixelSpacing", "RepetitionTime", "EchoTime"):
+            assert now.get(name) == was.get(name), name
+    assert written > 100
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dicom3tools are not installed")
+def test_no_new_errors_by_dciodvfy(data, tmp_path):
+    def errors(path):
+        said = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        return {line for line in said.stderr.splitlines() if line.startswith("Error")}
+
+    for name in ("SITE_A", "SITE_B", "SITE_C", "SITE_D/mixed_export/enh"):
+        path = next(p for p in sorted((data / "dicom" / name).rglob("*")) if p.is_file())
+        scrub_file(path, tmp_path / "out.dcm", *WHO)
+        assert not errors(tmp_path / "out.dcm") - errors(path), name

@@ -1,0 +1,87 @@
+"""The grid, the network and the model."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nibabel.affines import apply_affine
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+
+from efface.segment import grid as grids
+from efface.segment.network import AttentionUNet, fold, unfold
+
+
+def reoriented(img, codes):
+    change = ornt_transform(nib.io_orientation(img.affine), axcodes2ornt(codes))
+    return img.as_reoriented(change)
+
+
+def blob(shape=(40, 50, 44), mm=(2.0, 1.5, 3.0)):
+    at = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) * mm
+    v = np.exp(-(((at - np.array([30, 40, 60])) / 15) ** 2).sum(-1)) * 100
+    return nib.Nifti1Image(v.astype(np.float32), np.diag([*mm, 1.0]))
+
+
+def test_fold_and_unfold_are_inverse():
+    x = torch.rand(2, 3, 4, 6, 8)
+    assert torch.equal(unfold(fold(x)), x)
+
+
+def test_gates_are_on():
+    torch.manual_seed(0)
+    net = AttentionUNet((8, 16, 16), 6).eval()
+    x = torch.rand(1, 1, 16, 16, 16)
+    before = net(x)
+    with torch.no_grad():
+        net.gates[-1].weight.bias.fill_(-50.0)  # closed: nothing of the skip comes through
+    assert not torch.allclose(net(x), before)
+    assert net(x).shape == (1, 6, 16, 16, 16)
+
+
+@given(st.permutations("RAS"), st.tuples(*[st.booleans()] * 3))
+def test_the_network_sees_the_same_in_any_orientation(order, flips):
+    opposite = {"R": "L", "A": "P", "S": "I"}
+    codes = [opposite[c] if f else c for c, f in zip(order, flips, strict=True)]
+    img = blob()
+    other = reoriented(img, codes)
+    seen = []
+    for i in (img, other):
+        g = grids.around(i.shape, i.affine, 3.0, 4)
+        seen.append((g.affine, grids.resample(i.get_fdata(dtype=np.float32), i.affine, g)[0]))
+    assert np.allclose(seen[0][0], seen[1][0])
+    assert np.allclose(seen[0][1], seen[1][1], atol=1e-3)
+
+
+@given(st.floats(0.1, 50), st.floats(-100, 100))
+def test_normalised_whatever_the_scale(slope, inter):
+    v = blob().get_fdata(dtype=np.float32)
+    inside = np.ones(v.shape, bool)
+    assert np.allclose(
+        grids.normalise(v, inside), grids.normalise(v * slope + inter, inside), atol=2e-2
+    )
+
+
+def test_labels_return_to_where_they_were():
+    img = reoriented(blob(), "PIR")
+    g = grids.around(img.shape, img.affine, 2.0, 8)
+    at = np.stack(np.meshgrid(*map(np.arange, g.shape), indexing="ij"), -1)
+    world = apply_affine(g.affine, at)
+    p = np.zeros((6, *g.shape), np.float32)
+    p[1] = np.linalg.norm(world - [30, 40, 60], axis=-1) < 12
+    p[0] = 1 - p[1]
+    labels = grids.labels_to(p, g, img.shape, img.affine)
+    found = apply_affine(img.affine, np.argwhere(labels == 1)).mean(0)
+    volume = (labels == 1).sum() * abs(np.linalg.det(img.affine[:3, :3]))
+    assert np.allclose(found, [30, 40, 60], atol=1)
+    assert volume == pytest.approx(4 / 3 * np.pi * 12**3, rel=0.12)
+
+
+def test_nan_and_time_and_scaling():
+    v = np.ones((4, 4, 4, 3), np.float32)
+    v[0, 0, 0, 1] = np.nan
+    out = grids.volume(v, 2.0, 1.0)
+    assert out.shape == (4, 4, 4)
+    assert out[1, 1, 1] == 3.0
+    assert np.isfinite(out).all()

@@ -1,0 +1,88 @@
+"""Settings: checked before anything runs; the places that follow from them."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from efface import setting
+from efface.errors import EffaceError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def config(**more):
+    return yaml.safe_load((ROOT / "config.yaml").read_text()) | more
+
+
+def test_shipped_config_is_valid():
+    setting.check(config())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"nonsense": 1},
+        {"features": ["chin"]},
+        {"method": "magic"},
+        {"device": "tpu"},
+        {"source": "somewhere"},
+        {"participants": ["Mara"]},
+    ],
+)
+def test_wrong_setting_is_named(wrong):
+    with pytest.raises(EffaceError, match=r"setting|Additional properties"):
+        setting.check(config(**wrong))
+
+
+def test_lists_may_be_typed_with_commas():
+    c = config(features="eyes,nose")
+    setting.check(c)
+    assert c["features"] == ["eyes", "nose"]
+
+
+def test_results_inside_the_source_are_refused(tmp_path):
+    (tmp_path / "s").mkdir()
+    with pytest.raises(EffaceError, match="inside each other"):
+        setting.prepare(config(source=tmp_path / "s", out=tmp_path / "s" / "out"))
+
+
+def test_restricted_zone_is_private_and_the_key_stays(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "a").write_text("x")
+    c = config(source=tmp_path / "s", out=tmp_path / "o")
+    run = setting.prepare(c, lock=False)
+    assert (tmp_path / "o" / "restricted").stat().st_mode & 0o777 == 0o700
+    assert Path(run.key).stat().st_mode & 0o777 == 0o600
+    assert setting.prepare(c, lock=False) == run
+
+
+def test_one_run_at_a_time(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "a").write_text("x")
+    c = config(source=str(tmp_path / "s"), out=str(tmp_path / "o"))
+    code = (
+        f"from efface import setting; setting.prepare({c!r}); print('held', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(EffaceError, match="another efface run"):
+            setting.prepare(c)
+        other.kill()
+        other.wait()
+        setting.prepare(c)
+
+
+def test_conda_names_the_packages_of_pyproject():
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
+    assert conda == wanted

@@ -1,0 +1,188 @@
+"""Real snakemake runs on phantoms: from an export to a release, again, and after a kill."""
+
+import csv
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def snakemake(source, out, *more, **how):
+    return subprocess.run(
+        [
+            *[sys.executable, "-m", "snakemake", "--cores", "2", *more],
+            *["--config", f"source={source}", f"out={out}"],
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        **how,
+    )
+
+
+def rows(path):
+    with path.open(newline="") as f:
+        return list(csv.DictReader(f, delimiter="\t"))
+
+
+def contents(folder):
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def jobs(done):
+    """Rule names of the jobs that snakemake ran."""
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text
+    return [
+        line.split()[1].rstrip(":")
+        for line in text.splitlines()
+        if line.startswith(("rule ", "localrule ", "checkpoint ", "localcheckpoint "))
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(demo, tmp_path_factory):
+    source = tmp_path_factory.mktemp("workflow") / "source"
+    shutil.copytree(demo[0], source)
+    out = source.parent / "out"
+    done = snakemake(source, out)
+    jobs(done)
+    return source, out, demo[1]
+
+
+def test_every_file_is_accounted_for_once(run):
+    source, out, _ = run
+    listed = sorted(r["path"] for r in rows(out / "restricted" / "files.tsv"))
+    there = sorted(str(p.relative_to(source)) for p in source.rglob("*") if p.is_file())
+    assert listed == there
+
+
+def test_heads_are_released_and_the_rest_says_why(run):
+    _, out, _ = run
+    scans = rows(out / "audit" / "scans.tsv")
+    assert list(scans[0])[:5] == ["session", "scan", "modality", "status", "reasons"]
+    assert {"pass"} <= {s["status"] for s in scans}
+    assert all(s["reasons"] for s in scans if s["status"] != "pass")
+    assert list((out / "release" / "bids").rglob("*_T1w.nii.gz"))
+    assert list((out / "release" / "dicom").rglob("*.dcm"))
+
+
+def test_no_needle_leaves(run):
+    _, out, needles = run
+    assert needles
+    for zone in (out / "release", out / "audit"):
+        for path in zone.rglob("*"):
+            data = path.read_bytes() if path.is_file() else b""
+            if path.name.endswith(".gz"):
+                data = gzip.decompress(data)
+            text = (str(path.relative_to(out)).encode() + b"\0" + data).lower()
+            for needle in needles:
+                assert needle.lower().encode() not in text, (path, needle)
+
+
+def test_release_verifies(run, command):
+    _, out, _ = run
+    needles = out / "restricted" / "test-needles.txt"
+    needles.write_text("\n".join(run[2]))
+    done = command("verify", out / "release", "--needles", needles)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_bids_is_valid(run):
+    validator = shutil.which("bids-validator-deno", path=Path(sys.executable).parent)
+    if not validator:
+        pytest.skip("bids-validator-deno is not installed")
+    _, out, _ = run
+    done = subprocess.run(
+        [validator, str(out / "release" / "bids"), "--ignoreWarnings"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_restricted_zone_is_closed_and_audit_has_no_before(run):
+    _, out, _ = run
+    assert (out / "restricted").stat().st_mode & 0o077 == 0
+    assert not [p for p in (out / "audit").rglob("*") if "before" in p.name]
+
+
+def test_second_run_does_nothing(run):
+    source, out, _ = run
+    before = contents(out / "release")
+    assert jobs(snakemake(source, out)) == []
+    assert contents(out / "release") == before
+
+
+def test_one_deleted_session_is_made_again_alone(run):
+    source, out, _ = run
+    before = contents(out / "release")
+    session = next((out / "release" / "bids").glob("sub-*/ses-*"))
+    shutil.rmtree(session)
+    name = f"{session.parent.name}_{session.name}"
+    for path in (out / "restricted").glob(f"*/{name}*"):
+        if path.parent.name in ("scrub", "convert", "segment", "distort", "qc", "audit"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    made = jobs(snakemake(source, out))
+    assert made.count("segment") == 1
+    assert made.count("inventory_entry") == 0
+    assert contents(out / "release") == before
+
+
+def test_a_new_person_is_processed_alone(run):
+    source, out, _ = run
+    from efface.phantom import demo_source
+
+    before = contents(out / "release" / "dicom")
+    extra = source.parent / "extra"
+    demo_source(extra, people=1, seed=77)
+    person = next(p for p in sorted(extra.iterdir()) if p.is_dir())
+    shutil.copytree(person, source / "ZZ_new_person")
+    made = jobs(snakemake(source, out))
+    assert made.count("inventory_entry") == 1
+    assert made.count("segment") == 1
+    after = contents(out / "release" / "dicom")
+    assert {k: after[k] for k in before} == before
+    assert len(after) > len(before)
+
+
+@pytest.mark.parametrize("stage", ["convert", "distort", "qc"])
+def test_killed_run_finishes_with_the_same_bytes(run, tmp_path, stage):
+    source, out, _ = run
+    whole, other = contents(out / "release"), tmp_path / "out"
+    (other / "restricted").mkdir(parents=True, mode=0o700)
+    key = other / "restricted" / "key"
+    key.write_bytes((out / "restricted" / "key").read_bytes())
+    key.chmod(0o600)
+    process = subprocess.Popen(
+        [
+            *[sys.executable, "-m", "snakemake", "--cores", "2"],
+            *["--config", f"source={source}", f"out={other}"],
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if any((other / "restricted" / stage).glob("*")):
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    made = jobs(snakemake(source, other))
+    assert made
+    assert contents(other / "release") == whole
