@@ -15,7 +15,7 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/run
-	$(BIN)/snakemake --cores 2 demo
+	$(BIN)/snakemake --cores 2 --quiet all -- demo
 
 test: .venv/dev
 	$(BIN)/pytest

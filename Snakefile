@@ -10,6 +10,7 @@ configfile: workflow.source_path("config.yaml")
 
 include: "rules/setting.smk"
 include: "rules/phantom.smk"
+include: "rules/demo.smk"
 include: "rules/train.smk"
 
 

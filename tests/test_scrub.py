@@ -466,6 +466,7 @@ def test_wrong_options_are_refused(options, said):
         ({"BurnedInAnnotation": "YES"}, status.BURNED_IN),
         ({"SamplesPerPixel": 3}, f"{status.NOT_ALLOWED}: colour"),
         ({"Rows": 80}, status.TRUNCATED),
+        ({"SOPInstanceUID": ""}, status.UNREADABLE),
     ],
 )
 def test_other_objects_are_withheld(attributes, reason):

@@ -6,12 +6,13 @@ place, :mod:`~efface.distort.dicom` brings the new voxels back into the DICOM fi
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 import traceback
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,7 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.distort import dicom, methods
-from efface.distort.methods import METHODS
-from efface.distort.methods import replace as replace_voxels
+from efface.distort.methods import METHODS, replace
 from efface.distort.region import Bool, coverage, parse_features, region
 from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan
@@ -38,7 +38,16 @@ from efface.status import (
     worst,
 )
 
-__all__ = ["METHODS", "Stage", "coverage", "deface_image", "parse_features", "region", "run"]
+__all__ = [
+    "METHODS",
+    "Stage",
+    "coverage",
+    "deface_image",
+    "parse_features",
+    "region",
+    "replace",
+    "run",
+]
 
 Stage = tuple[Path, Manifest]
 """What an earlier stage left: its folder and its manifest."""
@@ -73,7 +82,7 @@ def deface_image(
     if labels.shape != img.shape[:3]:
         raise EffaceError(f"labels of shape {labels.shape} do not fit an image of {img.shape}")
     mask = region(labels, img.affine, features)
-    voxels = replace_voxels(nifti.stored(img), mask, method, seed, labels, img.affine)
+    voxels = replace(nifti.stored(img), mask, method, seed, labels, img.affine)
     return nifti.with_stored(img, voxels), mask
 
 
@@ -153,7 +162,7 @@ def _nifti(
     task: _Task, scan: Scan, labelled: Scan | None, folders: tuple[Path, Path], seed: int
 ) -> tuple[Scan, _Distorted | None]:
     """Distort one NIfTI and write it with its mask; ``folders``: of the images, of the labels."""
-    result = replace(scan, files={}, measures={})
+    result = dataclasses.replace(scan, files={}, measures={})
     if scan.status == "fail":
         return result, None
     if labelled is None:
@@ -175,7 +184,7 @@ def _nifti(
             "depends_on_face": METHODS[task.method].depends_on_face,
             **_measure(before, after, labels, mask),
         }
-        result = replace(result, measures=measures)
+        result = dataclasses.replace(result, measures=measures)
         if measures["brain_voxels_changed"]:
             return result.mark("fail", BRAIN_TOUCHED), None
         if measures["outside_changed"]:
@@ -189,7 +198,7 @@ def _nifti(
     if METHODS[task.method].depends_on_face:
         reason = f"{REVIEW}: method {task.method} keeps something of the face"
         result = result.mark("review", reason)
-    result = replace(result, files={"nifti": image, "mask": mask_name})
+    result = dataclasses.replace(result, files={"nifti": image, "mask": mask_name})
     return result, _Distorted(result, before, after, mask)
 
 
@@ -231,13 +240,15 @@ def _dicom(
         return scan
     except Exception as e:
         return task.failed(scan, e, target)
-    return replace(scan, files={"dicom": target}, measures=measures)
+    return dataclasses.replace(scan, files={"dicom": target}, measures=measures)
 
 
 def _inherit(scan: Scan, other: Scan) -> Scan:
     """The scan with what another stage or form of it has said."""
     new = tuple(r for r in other.reasons if r not in scan.reasons)
-    return replace(scan, status=worst(scan.status, other.status), reasons=(*scan.reasons, *new))
+    return dataclasses.replace(
+        scan, status=worst(scan.status, other.status), reasons=(*scan.reasons, *new)
+    )
 
 
 def _write_series(

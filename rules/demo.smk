@@ -1,0 +1,11 @@
+# The main job on generated heads, in a process of its own as a user starts it.
+rule demo:
+    input:
+        rules.phantom.output.source,
+    log:
+        str(ROOT / "demo/demo.log"),
+    params:
+        out=str(ROOT / "demo/out"),
+    threads: 2
+    shell:
+        "{sys.executable} -m efface.cli run {input} {params.out} --cores {threads} | tee {log}"

@@ -1,0 +1,139 @@
+"""A head of ellipsoids at the measured places, and a session of it as the stages hand it on."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from efface import nifti
+from efface.manifest import Manifest, Scan, read_manifest, write_manifest
+from efface.qc import anatomy
+from efface.segment.labels import LABELS
+
+SESSION = "sub-aaaaaaaaaa_ses-bbbbbbbbbb"
+STEM = f"{SESSION}_run-1_T1w"
+SERIES = "series-cccccccccc"
+SURE = dict.fromkeys(LABELS, 0.95)
+
+
+def head(mm=4.0, turn=None, size=1.0, without=(), low=(-100, -120, -150), high=(100, 140, 100)):
+    """Label map (uint8) and affine of a head whose brain's centre is the world's origin."""
+    model = anatomy.load()
+    affine = np.diag([mm, mm, mm, 1.0])
+    affine[:3, 3] = low
+    shape = tuple(round((h - a) / mm) for a, h in zip(low, high, strict=True))
+    world = np.indices(shape).reshape(3, -1).T * mm + np.array(low)
+    own = (world if turn is None else world @ turn) / size
+    labels = np.zeros(len(world), np.uint8)
+    for name, part in model.parts.items():
+        if name not in without:
+            away = (own - part.mean) / (0.8 * part.half)
+            labels[(away**2).sum(1) < 1] = LABELS[anatomy.PARTS[name]]
+    if "brain" not in without:
+        middle = model.brain.mean(axis=0)
+        axes = np.sqrt(5) * model.brain.std(axis=0)
+        labels[(((own - middle) / axes) ** 2).sum(1) < 1] = LABELS["brain"]
+    return labels.reshape(shape), affine
+
+
+def images(labels, affine, method=None):
+    """Before and after as int16 images, and the mask: the organs and a margin are replaced."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(3)
+    before = rng.normal(300, 40, labels.shape).astype(np.int16)
+    mask = ndimage.binary_dilation(labels >= 2, iterations=1) & (labels != 1)
+    after = before.copy()
+    after[mask] = rng.normal(300, 40, int(mask.sum())).astype(np.int16)
+    make = lambda v: nib.Nifti1Image(v, affine)  # noqa: E731
+    return make(before), make(after), mask
+
+
+@dataclass
+class Finder:
+    """A segmenter that finds what it is told to."""
+
+    labels: np.ndarray
+    confidence: dict = field(default_factory=lambda: dict(SURE))
+
+    def segment(self, img):
+        return self
+
+
+def session(status="pass", reasons=(), **more):
+    """An inventory entry; two series: one with a head, one withheld."""
+    base = {"kind": "image", "modality": "MR", "files": [], "frame_of_reference": ""}
+    return {
+        "session": SESSION,
+        "subject": SESSION.split("_")[0],
+        "source": "dicom",
+        "series": [
+            {**base, "series": SERIES, "status": status, "reasons": list(reasons), **more},
+            {
+                **base,
+                "series": "series-dddddddddd",
+                "modality": "SR",
+                "status": "fail",
+                "reasons": ["structured report"],
+            },
+        ],
+    }
+
+
+def hand_on(folder: Path, stage: str, scans, files=()):
+    """Write a stage's folder and manifest; returns both, as the next stage gets them."""
+    place = folder / stage / SESSION
+    place.mkdir(parents=True, exist_ok=True)
+    for name, content in dict(files).items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            nifti.save(content, path)
+    manifest = folder / stage / f"{SESSION}.json"
+    write_manifest(manifest, Manifest(stage, SESSION, tuple(scans)), place)
+    return place, read_manifest(manifest)
+
+
+def stages(folder: Path, labels, affine, dicom: bytes | None = None, sidecar=None):
+    """Convert, segment and distort of one T1w and of its series in DICOM."""
+    before, after, mask = images(labels, affine)
+    image = Scan(STEM, SERIES, "T1w")
+    content = json.dumps(sidecar or {"EchoTime": 0.003, "MagneticFieldStrength": 3}).encode()
+    converted = Scan(
+        STEM,
+        SERIES,
+        "T1w",
+        files={"nifti": f"{STEM}.nii.gz", "sidecar": f"{STEM}.json"},
+        measures={"datatype": "anat"},
+    )
+    convert = hand_on(
+        folder, "convert", [converted], {f"{STEM}.nii.gz": before, f"{STEM}.json": content}
+    )
+    segmented = Scan(
+        STEM, SERIES, "T1w", files={"labels": "l.nii.gz"}, measures={"confidence": SURE}
+    )
+    segment = hand_on(
+        folder, "segment", [segmented], {"l.nii.gz": nib.Nifti1Image(labels, affine)}
+    )
+    distorted = [
+        Scan(
+            STEM,
+            SERIES,
+            "T1w",
+            files={"nifti": f"nifti/{STEM}.nii.gz", "mask": f"nifti/{STEM}_mask.nii.gz"},
+        ),
+        Scan(SERIES, SERIES, "MR", files={"dicom": f"dicom/{SERIES}"}),
+    ]
+    files = {
+        f"nifti/{STEM}.nii.gz": after,
+        f"nifti/{STEM}_mask.nii.gz": nib.Nifti1Image(mask.astype(np.uint8), affine),
+    }
+    if dicom is None:
+        distorted = distorted[:1]
+    else:
+        files[f"dicom/{SERIES}/000001.dcm"] = dicom
+    return convert, segment, hand_on(folder, "distort", distorted, files), image

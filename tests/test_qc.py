@@ -1,0 +1,335 @@
+"""The gate: what passes, what a person must see, and what never goes out."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from small_session import (
+    SERIES,
+    STEM,
+    SURE,
+    Finder,
+    head,
+    images,
+    session,
+    stages,
+)
+
+from efface import qc, status
+from efface.qc import anatomy, gate
+from efface.segment.labels import LABELS
+
+PARTS = [n.replace(" ", "_") for n in anatomy.PARTS]
+
+
+def only_brain(labels):
+    return np.where(labels == LABELS["brain"], labels, 0).astype(np.uint8)
+
+
+def judged(labels, affine, **more):
+    before, after, mask = images(labels, affine)
+    given = {
+        "confidence": SURE,
+        "again": only_brain(labels),
+        "method": "noise",
+        "before": before,
+        "after": after,
+        "labels": labels,
+        "mask": mask,
+    } | more
+    return gate.gate(**given)
+
+
+def test_a_whole_head_passes():
+    verdict = judged(*head())
+    assert verdict.reasons == ()
+    assert verdict.status == "pass"
+    assert {verdict.measures[p] for p in PARTS} == {"found"}
+    assert verdict.measures["brain_voxels_changed"] == 0
+    assert verdict.measures["coverage_nose"] == 1.0
+
+
+@pytest.mark.parametrize("name", list(anatomy.PARTS))
+def test_each_part_that_is_missed_goes_to_review_by_name(name):
+    verdict = gate.face(head(without=(name,))[0], SURE, head()[1])
+    assert verdict.status == "review"
+    assert verdict.reasons == (f"{status.REVIEW}: {name} not found",)
+
+
+@pytest.mark.parametrize("degrees", [(0, 0, 35), (25, 0, 0), (0, 20, -20), (-20, 10, 25)])
+def test_a_turned_head_passes_and_its_eyes_are_told_apart(degrees):
+    turn = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    wide = {"low": (-150,) * 3, "high": (150,) * 3}
+    labels, affine = head(turn=turn, **wide)
+    assert gate.face(labels, SURE, affine).status == "pass"
+    labels, affine = head(turn=turn, without=("left eye",), **wide)
+    assert gate.face(labels, SURE, affine).measures["left_eye"] == "missing"
+    assert gate.face(labels, SURE, affine).measures["right_eye"] == "found"
+
+
+@pytest.mark.parametrize("size", [0.82, 1.12])
+def test_small_and_large_heads_pass(size):
+    assert gate.face(*swap(head(size=size, low=(-120, -140, -170), high=(120, 160, 120)))).status == "pass"
+
+
+def swap(pair):
+    return pair[0], SURE, pair[1]
+
+
+def test_oblique_anisotropic_and_flipped_grids_give_the_same_answer():
+    labels, affine = head(mm=2.0)
+    thick = labels[:, :, ::2]
+    flipped = thick[::-1]
+    grid = affine.copy()
+    grid[:3, 2] *= 2
+    grid[0, 0] *= -1
+    grid[0, 3] = affine[0, 3] + (labels.shape[0] - 1) * 2.0
+    assert gate.face(flipped, SURE, grid).status == "pass"
+    missing = np.where(flipped == LABELS["nose"], 0, flipped).astype(np.uint8)
+    assert gate.face(missing, SURE, grid).reasons == (f"{status.REVIEW}: nose not found",)
+
+
+def test_parts_outside_the_field_of_view_are_no_reason():
+    # the back of the head: face in front of the field of view
+    labels, affine = head(high=(100, 30, 100))
+    verdict = gate.face(labels, SURE, affine)
+    assert verdict.status == "pass"
+    for name in ("left_eye", "right_eye", "nose", "mouth"):
+        assert verdict.measures[name] == "outside"
+    assert verdict.measures["left_ear"] == "found"
+
+
+def test_a_part_cut_by_the_edge_counts_as_found_if_what_is_left_was():
+    labels, affine = head(high=(100, 112, 100))
+    assert gate.face(labels, SURE, affine).measures["nose"] == "found"
+    bare = np.where(labels == LABELS["nose"], 0, labels).astype(np.uint8)
+    assert gate.face(bare, SURE, affine).measures["nose"] == "missing"
+
+
+def test_outside_is_never_claimed_of_a_part_in_view():
+    """Crops of many kinds, with all organs taken out of the labels: what the head has in view
+    must not count as outside."""
+    rng = np.random.default_rng(5)
+    for _ in range(25):
+        turn = Rotation.from_rotvec(rng.normal(0, 0.1, 3)).as_matrix()
+        low = rng.uniform((-110, -120, -150), (-30, -60, -20))
+        high = rng.uniform((30, 20, 40), (110, 140, 100))
+        labels, affine = head(turn=turn, size=rng.uniform(0.9, 1.1), low=low, high=high)
+        seen = gate.face(only_brain(labels), SURE, affine)
+        for name, label in anatomy.PARTS.items():
+            if seen.measures.get(name.replace(" ", "_")) != "outside":
+                continue
+            world = np.argwhere(labels == LABELS[label]) * 4.0 + low
+            own = world @ turn
+            if name.startswith(("left", "right")):
+                own = own[(own[:, 0] < 0) == name.startswith("left")]
+            assert len(own) * 64 < 300, (name, low, high)
+
+
+def test_no_face_where_one_must_be():
+    verdict = gate.face(only_brain(head()[0]), SURE, head()[1])
+    assert verdict.status == "review"
+    assert verdict.reasons[0].startswith(status.NO_FACE)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.zeros((20, 20, 20), np.uint8), "no brain found"),
+        (head(without=("brain",))[0], "no brain found"),
+        (np.pad(np.ones((10, 10, 10), np.uint8), 8), "ml is none"),
+        (np.pad(np.ones((40, 40, 40), np.uint8), 2), "ml is none"),
+    ],
+)
+def test_what_has_no_brain_is_not_a_head(labels, words):
+    verdict = gate.face(labels, SURE, np.diag([4.0, 4, 4, 1]))
+    assert verdict.status == "fail"
+    assert verdict.reasons[0].startswith(status.NOT_A_HEAD)
+    assert words in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("value", [0.2, float("nan"), None])
+def test_low_confidence_goes_to_review(value):
+    sure = SURE | {"nose": value} if value is not None else {k: 1.0 for k in SURE if k != "nose"}
+    verdict = gate.face(head()[0], sure, head()[1])
+    assert verdict.reasons == (f"{status.REVIEW}: low confidence in the nose",)
+
+
+def test_an_organ_in_an_unlikely_place():
+    labels, affine = head(without=("nose",))
+    top = np.argwhere(labels == LABELS["brain"])[:, 2].max()
+    labels[20:30, 25:35, top + 1 : top + 5] = LABELS["nose"]
+    verdict = gate.face(labels, SURE, affine)
+    assert verdict.status == "review"
+    assert any("nose" in r or "do not make up a head" in r for r in verdict.reasons)
+
+
+def test_one_brain_voxel_is_a_failure():
+    labels, affine = head()
+    before, after, mask = images(labels, affine)
+    voxels = np.asarray(after.dataobj).copy()
+    at = tuple(np.argwhere(labels == LABELS["brain"])[500])
+    voxels[at] += 1
+    after = nib.Nifti1Image(voxels, affine)
+    verdict = judged(labels, affine, before=before, after=after, mask=mask)
+    assert verdict.status == "fail"
+    assert any(r.startswith(status.BRAIN_TOUCHED) for r in verdict.reasons)
+    assert verdict.measures["brain_voxels_changed"] == 1
+
+
+def test_one_voxel_outside_the_region_is_a_failure_also_as_minus_zero_or_in_one_volume():
+    labels, affine = head()
+    _, _, mask = images(labels, affine)
+    before = np.zeros((*labels.shape, 3), np.float32)
+    after = before.copy()
+    at = tuple(np.argwhere((labels == 0) & ~mask)[7])
+    after[(*at, 2)] = -0.0
+    make = lambda v: nib.Nifti1Image(v, affine)  # noqa: E731
+    verdict = gate.change(make(before), make(after), labels, mask, "noise")
+    assert verdict.status == "fail"
+    assert verdict.measures["voxels_changed_outside_region"] == 1
+
+
+def test_nan_that_stays_nan_has_not_changed():
+    labels, affine = head()
+    _, _, mask = images(labels, affine)
+    values = np.full(labels.shape, np.nan, np.float32)
+    image = nib.Nifti1Image(values, affine)
+    verdict = gate.change(image, nib.Nifti1Image(values.copy(), affine), labels, mask, "noise")
+    assert verdict.measures["voxels_changed_outside_region"] == 0
+
+
+def test_other_geometry_is_a_failure():
+    labels, affine = head()
+    before, after, mask = images(labels, affine)
+    moved = affine.copy()
+    moved[0, 3] += 0.5
+    other = nib.Nifti1Image(np.asarray(after.dataobj), moved)
+    assert gate.change(before, other, labels, mask, "noise").status == "fail"
+
+
+def test_an_organ_left_out_goes_to_review():
+    labels, affine = head()
+    before, after, mask = images(labels, affine)
+    ears = labels == LABELS["ears"]
+    verdict = judged(labels, affine, mask=mask & ~ears)
+    assert any("of the ears was replaced" in r for r in verdict.reasons)
+    voxels = np.where(ears, np.asarray(before.dataobj), np.asarray(after.dataobj))
+    without = nib.Nifti1Image(voxels.astype(np.int16), affine)
+    asked = gate.change(before, without, labels, mask & ~ears, "noise", ["eyes", "nose", "mouth"])
+    assert asked.status == "pass"
+
+
+@pytest.mark.parametrize("method", ["blur", "unheard-of"])
+def test_methods_that_keep_something_of_the_face_go_to_review(method):
+    verdict = judged(*head(), method=method)
+    assert verdict.status == "review"
+    assert any(method in r for r in verdict.reasons)
+
+
+def test_a_replacement_that_resembles_goes_to_review():
+    labels, affine = head()
+    before, _, mask = images(labels, affine)
+    kept = np.asarray(before.dataobj).copy()
+    kept[mask] = kept[mask] // 2 + 9  # darker, but the same face
+    verdict = judged(labels, affine, after=nib.Nifti1Image(kept, affine))
+    assert any("resemble" in r for r in verdict.reasons)
+    assert verdict.measures["resemblance"] > 0.95
+
+
+def test_a_face_found_again_goes_to_review_and_a_speck_does_not():
+    labels, affine = head()
+    again = only_brain(labels)
+    again[labels == LABELS["nose"]] = LABELS["nose"]
+    verdict = judged(labels, affine, again=again)
+    assert verdict.reasons == (f"{status.FACE_REMAINS}: nose found again after distorting",)
+    speck = only_brain(labels)
+    speck[tuple(np.argwhere(labels == LABELS["nose"])[0])] = LABELS["nose"]
+    assert judged(labels, affine, again=speck).status == "pass"
+
+
+def test_a_scan_that_cannot_be_segmented_again_never_passes():
+    assert judged(*head(), again=None).status == "review"
+
+
+def test_judge_asks_the_segmenter():
+    labels, affine = head()
+    before, after, mask = images(labels, affine)
+    seen = Finder(labels)
+    result = qc.judge(before, after, seen, mask, "face", "noise", Finder(only_brain(labels)))
+    assert result[:2] == ("pass", ())
+    result = qc.judge(before, after, seen, mask, "face", "noise", seen)
+    assert result[0] == "review"
+    assert any(r.startswith(status.FACE_REMAINS) for r in result[1])
+
+
+def run(tmp_path, labels, affine, again=None, **more):
+    convert, segment, distort, _ = stages(tmp_path, labels, affine, dicom=b"")
+    finder = Finder(only_brain(labels) if again is None else again)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    scans = qc.run(session(**more), convert, segment, distort, folder, finder)
+    return {s.scan: s for s in scans}, folder
+
+
+def test_run_measures_and_draws(tmp_path):
+    scans, folder = run(tmp_path, *head())
+    image, form = scans[STEM], scans[SERIES]
+    assert (image.status, form.status) == ("pass", "pass")
+    assert image.measures["form"] == "nifti"
+    assert image.measures["datatype"] == "anat"
+    assert form.measures["form"] == "dicom"
+    assert form.modality == "T1w"
+    roles = {r for r in image.files if r.startswith("after")}
+    assert roles == {"after_front", "after_left", "after_right"}
+    assert all((folder / f).is_file() for f in image.files.values())
+
+
+def test_the_dicom_form_shares_the_status_of_its_images(tmp_path):
+    scans, _ = run(tmp_path, *head(without=("nose",)))
+    assert scans[STEM].status == scans[SERIES].status == "review"
+    assert scans[SERIES].reasons == scans[STEM].reasons
+    assert scans[SERIES].measures["own_status"] == "pass"
+
+
+def test_what_the_inventory_said_of_a_series_holds_for_its_scans(tmp_path):
+    scans, _ = run(tmp_path, *head(), status="review", reasons=[status.BURNED_IN])
+    assert scans[STEM].status == scans[SERIES].status == "review"
+    assert status.BURNED_IN in scans[STEM].reasons
+
+
+def test_a_scan_that_breaks_fails_alone(tmp_path):
+    labels, affine = head()
+    convert, segment, distort, _ = stages(tmp_path, labels, affine, dicom=b"")
+    (segment[0] / "l.nii.gz").write_bytes(b"broken")
+    scans = qc.run(session(), convert, segment, distort, tmp_path, Finder(labels))
+    assert {s.status for s in scans} == {"fail"}
+    assert all(r.startswith(status.STAGE_FAILED) for s in scans for r in s.reasons)
+
+
+def test_anatomy_of_real_heads(data):
+    """Every head of the validation set passes with the labels it came with."""
+    model = anatomy.load()
+    for path in sorted((data / "heads" / "val").glob("*_labels.nii.gz"))[:8]:
+        img = nib.load(path)
+        verdict = gate.face(np.asarray(img.dataobj), SURE, img.affine, model)
+        assert verdict.status == "pass", verdict.reasons
+        without = np.asarray(img.dataobj).copy()
+        without[without == LABELS["nose"]] = 0
+        assert gate.face(without, SURE, img.affine, model).measures["nose"] == "missing"
+
+
+def test_measuring_anatomy_again_finds_what_was_put_in(tmp_path):
+    rng = np.random.default_rng(1)
+    for i in range(8):
+        turn = Rotation.from_rotvec(rng.normal(0, 0.08, 3)).as_matrix()
+        wide = {"low": (-150,) * 3, "high": (150,) * 3}
+        labels, affine = head(turn=turn, size=rng.uniform(0.95, 1.05), **wide)
+        nib.save(nib.Nifti1Image(labels, affine), tmp_path / f"h{i}_labels.nii.gz")
+    measured = anatomy.measure(tmp_path)["parts"]
+    ratio = measured["nose"]["mean"][1] / anatomy.load().parts["nose"].mean[1]
+    for name, part in anatomy.load().parts.items():
+        # the frame is free in its turn and size: compare distances between parts
+        mouth = anatomy.load().parts["mouth"].mean
+        there = np.linalg.norm(np.subtract(measured[name]["mean"], measured["mouth"]["mean"]))
+        assert there == pytest.approx(ratio * np.linalg.norm(part.mean - mouth), abs=4)
