@@ -1,0 +1,444 @@
+"""The scrub of one data set: the tables first, then the value representation, at every depth.
+
+Nothing is copied unless a rule keeps it, and a kept value must look like what it claims to be: a
+decimal string is a number, a code string has a code's letters, a text names nobody. What fails is
+treated as an attribute to remove, to empty or to fill with a dummy, by its type.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import lru_cache
+
+import numpy as np
+from pydicom._uid_dict import UID_dictionary
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import dictionary_VM
+
+from efface import __version__, status
+from efface.pseudonym import Key
+from efface.scrub import codes
+from efface.scrub.codec import DamagedError, Element, Syntax, standard_vr
+from efface.scrub.table import IODS, OPTIONS, Policy
+from efface.scrub.text import Identity, identity, technical, vocabulary
+
+_SIZES = {"US": 2, "SS": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "AT": 4, "OF": 4, "OL": 4}
+_SIZES |= {"FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8}
+_TEXT = frozenset(["LO", "LT", "SH", "ST", "UC", "UT"])
+_DATES = frozenset(["DA", "DT", "TM"])
+_SHAPES = {
+    "AS": re.compile(rb"\d{3}[DWMY]"),
+    "CS": re.compile(rb"[ -\[\]-~]{0,16}"),
+    "DA": re.compile(rb"\d{8}"),
+    "DS": re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?|"),
+    "DT": re.compile(rb"\d{8}(\d{0,6}(\.\d{1,6})?)?([+-]\d{4})?"),
+    "IS": re.compile(rb"[+-]?\d{1,12}|"),
+    "TM": re.compile(rb"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"),
+    "UI": re.compile(rb"[0-9.]{1,64}"),
+}
+_DUMMIES = {
+    "AS": b"000D",
+    "CS": b"REMOVED",
+    "DA": b"19000101",
+    "DT": b"19000101000000",
+    "TM": b"000000",
+    "DS": b"0",
+    "IS": b"0",
+}
+_MOST_RETAINED = 1024
+_REGISTERED = frozenset(uid.encode() for uid in UID_dictionary)
+
+SOP_CLASS, SOP_INSTANCE = 0x00080016, 0x00080018
+_CHARSET, _MODALITY, _CONVERSION, _IMAGE_TYPE = 0x00080005, 0x00080060, 0x00080064, 0x00080008
+_NAME, _ID, _STUDY_ID = 0x00100010, 0x00100020, 0x00200010
+_AGE = 0x00101010
+_SAMPLES, _PHOTOMETRIC, _FRAMES = 0x00280002, 0x00280004, 0x00280008
+_ROWS, _COLUMNS = 0x00280010, 0x00280011
+_ALLOCATED, _STORED, _SIGNED = 0x00280100, 0x00280101, 0x00280103
+_BURNED_IN, _TEMPORAL = 0x00280301, 0x00280303
+_REMOVED, _METHOD, _METHOD_CODES = 0x00120062, 0x00120063, 0x00120064
+_PIXELS = 0x7FE00010
+_NEEDED = frozenset((SOP_CLASS, SOP_INSTANCE, _ROWS, _COLUMNS, _ALLOCATED))
+_OFFSETS = frozenset((0x7FE00001, 0x7FE00002, 0x7FE00003))
+
+
+@dataclass
+class Job:
+    """One data set on its way through: whose it is, and who must not be named in it."""
+
+    key: Key
+    subject: str
+    policy: Policy
+    who: Identity
+    encapsulated: bool
+    charset: list[str]
+    beyond_ascii: bool = False
+
+
+Keep = Callable[[Job, Element], Element | None]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    keep: Keep | None
+    otherwise: str
+    vr: str
+
+
+def refusal(elements: list[Element], form: Syntax) -> str | None:
+    """Why a data set must not be released whatever is done to its header, or None.
+
+    A phrase of :mod:`efface.status`. The list of allowed objects is strict: MR images only.
+    """
+    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag <= 0x0008FFFF}
+    said |= {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag == _BURNED_IN}
+    sop = said.get(SOP_CLASS, "")
+    if sop.startswith("1.2.840.10008.5.1.4.1.1.7"):
+        return status.SECONDARY_CAPTURE
+    if sop.startswith("1.2.840.10008.5.1.4.1.1.88."):
+        return status.STRUCTURED_REPORT
+    if sop not in IODS:
+        named = UID_dictionary.get(sop, ("",))[0]
+        return status.NOT_MR if "Image Storage" in named else status.NOT_ALLOWED
+    if said.get(_MODALITY, "MR") != "MR":
+        return status.NOT_MR
+    if said.get(_CONVERSION):
+        return status.SECONDARY_CAPTURE
+    if said.get(_BURNED_IN) == "YES" or "SCREEN SAVE" in said.get(_IMAGE_TYPE, ""):
+        return status.BURNED_IN
+    if form.encapsulated and any(_hides_overlay(e, form) for e in elements):
+        return status.BURNED_IN  # under the compression it cannot be cleared
+    there = {e.tag for e in elements}
+    if not {_PIXELS, _ROWS, _COLUMNS} <= there:
+        return status.NO_IMAGE
+    if next((_number(e, form.little) for e in elements if e.tag == _SAMPLES), 1) != 1:
+        return f"{status.NOT_ALLOWED}: colour"
+    if any(e.tag == _PHOTOMETRIC and e.value.startswith(b"PALETTE") for e in elements):
+        return f"{status.NOT_ALLOWED}: colour"
+    return None
+
+
+def scrub(
+    elements: list[Element],
+    form: Syntax,
+    key: Key,
+    subject: str,
+    session: str,
+    retain: tuple[str, ...],
+) -> list[Element]:
+    """The data set without its identity; ``elements`` must have passed :func:`refusal`.
+
+    Raises :class:`DamagedError` where the pixel data are cut off or hold a name of the header.
+    """
+    sop = next(e.value for e in elements if e.tag == SOP_CLASS).decode("latin-1").strip("\0 ")
+    policy = Policy(IODS[sop], retain)
+    job = Job(key, subject, policy, identity(elements), form.encapsulated, _charset(elements, []))
+    kept = {e.tag: e for e in _scrub(job, elements, 0)}
+    kept[_PIXELS] = _pixels(job, elements, form)
+    for tag in _OFFSETS:
+        if not form.encapsulated:
+            kept.pop(tag, None)
+    if _NEEDED - kept.keys():
+        raise DamagedError(status.UNREADABLE)  # there, but not as what they claim to be
+    for e in _record(subject, session, retain):
+        kept[e.tag] = e
+    if job.beyond_ascii:
+        kept[_CHARSET] = Element(_CHARSET, "CS", b"ISO_IR 192")
+    return list(kept.values())
+
+
+def _record(subject: str, session: str, retain: tuple[str, ...]) -> list[Element]:
+    """Who it is now, and what was done (PS3.15 E.1.1, CID 7050)."""
+    kept_dates = {"dates-full": b"UNMODIFIED", "dates-shifted": b"MODIFIED"}
+    temporal = next((kept_dates[o] for o in retain if o in kept_dates), b"REMOVED")
+    profile = [("113100", "Basic Application Confidentiality Profile")]
+    said = profile + [OPTIONS[o] for o in retain]
+    return [
+        Element(_NAME, "PN", subject.encode()),
+        Element(_ID, "LO", subject.encode()),
+        Element(_STUDY_ID, "SH", session.encode()),
+        Element(_REMOVED, "CS", b"YES"),
+        Element(_METHOD, "LO", f"efface {__version__}\\PS3.15 Basic Profile 2026c".encode()),
+        Element(_METHOD_CODES, "SQ", items=[_code(*c) for c in sorted(said)]),
+        Element(_TEMPORAL, "CS", temporal),
+    ]
+
+
+def _code(value: str, meaning: str) -> list[Element]:
+    return [
+        Element(codes.VALUE, "SH", value.encode()),
+        Element(codes.SCHEME, "SH", b"DCM"),
+        Element(codes.MEANING, "LO", meaning.encode()),
+    ]
+
+
+def _scrub(job: Job, elements: list[Element], parent: int) -> list[Element]:
+    out: dict[int, Element] = {}
+    for e in elements:
+        rule = _rule(job.policy, parent, e.tag, e.vr)
+        kept = rule.keep(job, e) if rule.keep else None
+        if kept is None:
+            if rule.otherwise == "X" or (rule.otherwise == "D" and rule.vr == "SQ"):
+                continue  # a sequence has no dummy
+            kept = Element(e.tag, rule.vr, items=[] if rule.vr == "SQ" else None)
+            if rule.otherwise == "D" and rule.vr == "UI":
+                kept.value = job.key.uid(e.value.decode("latin-1")).encode()
+            elif rule.otherwise == "D":
+                kept.value = _dummy(rule.vr)
+        out[e.tag] = kept
+    return list(out.values())
+
+
+@lru_cache(maxsize=65536)
+def _rule(policy: Policy, parent: int, tag: int, vr: str) -> _Rule:
+    """What to do with an attribute in its place, worked out once."""
+    choices = standard_vr(tag).split(" or ")
+    decision = policy.decide(parent, tag, bool(_DATES & set(choices)))
+    otherwise = decision.otherwise
+    own = vr.split(" or ", 1)[0]
+    alike = (_TEXT | {"CS"}, frozenset(("IS", "DS")))
+    if own not in choices:
+        same = any(own in family and choices[0] in family for family in alike)
+        own = choices[0]
+        if not same:  # a value of another kind than the attribute's is not looked at
+            return _Rule(None, otherwise, own)
+    if decision.action in ("X", "Z", "D") or tag == _PIXELS:
+        # a sequence that needs an item keeps its own, scrubbed
+        keep = _sequence if own == "SQ" and decision.action == "D" else None
+        return _Rule(keep, otherwise, own)
+    most = _most(tag)
+    keeper = _keeper(decision.action, own, tag, policy)
+    if keeper is None:
+        return _Rule(None, otherwise, own)
+
+    def keep_counted(job: Job, e: Element) -> Element | None:
+        kept = keeper(job, e)
+        if kept is None or kept.items is not None or not most:
+            return kept
+        size = _SIZES.get(own)
+        count = len(e.value) // size if size else e.value.count(b"\\") + 1
+        return kept if count <= most else None
+
+    return _Rule(keep_counted, otherwise, own)
+
+
+def _keeper(action: str, vr: str, tag: int, policy: Policy) -> Keep | None:
+    """The function that keeps a value of this VR under this action, if any may."""
+    if vr == "SQ":
+        return _sequence
+    if vr == "UI":
+        return _same_uids if action == "K" or "uids" in policy.retain else _new_uids
+    if action == "U":
+        return None
+    if action == "text":
+        return _technical
+    if vr in ("IS", "DS"):
+        return _numbers
+    if vr == "CS":
+        return _code_string
+    if vr in _SIZES and (not vr.startswith("O") or tag in _OFFSETS):
+        return _binary(_SIZES[vr])
+    if action == "C":
+        if vr in _TEXT:
+            return _words
+        return _shifted if vr in ("DA", "DT") else _shaped if vr == "TM" else None
+    if action == "K":
+        return _shaped if vr in _DATES or vr == "AS" else _retained if vr in _TEXT else None
+    return None  # text, names, dates and addresses on which no table speaks
+
+
+def _sequence(job: Job, e: Element) -> Element | None:
+    items = []
+    for item in e.items or []:
+        outer, job.charset = job.charset, _charset(item, job.charset)
+        if codes.is_code(item):
+            entry = codes.known(item)
+            rest = [x for x in item if x.tag not in codes.MACRO]
+            items.append([*entry, *_scrub(job, rest, e.tag)])
+        else:
+            items.append(_scrub(job, item, e.tag))
+        job.charset = outer
+    if e.items and not any(items):
+        return None
+    return Element(e.tag, "SQ", items=items)
+
+
+def _new_uids(job: Job, e: Element) -> Element | None:
+    """Registered UIDs name kinds of things and stay; all others become the key's."""
+    values = [
+        v if v in _REGISTERED else job.key.uid(v.decode("latin-1")).encode() if v else b""
+        for v in (part.strip(b"\0 ") for part in e.value.split(b"\\"))
+    ]
+    return Element(e.tag, "UI", b"\\".join(values))
+
+
+def _same_uids(job: Job, e: Element) -> Element | None:
+    shaped = _shaped(job, e)
+    return shaped if shaped is not None else _new_uids(job, e)
+
+
+def _numbers(job: Job, e: Element) -> Element | None:
+    parts, shape = [p.strip(b"\0 ") for p in e.value.split(b"\\")], _SHAPES[standard_vr(e.tag)]
+    for p in parts:
+        if shape.fullmatch(p) is None or len(p) > 32:
+            return None
+        if len(p) > 5 and p.isdigit() and p.decode() in job.who.person:
+            return None
+    return Element(e.tag, standard_vr(e.tag), b"\\".join(parts))
+
+
+def _binary(size: int) -> Keep:
+    def keep(job: Job, e: Element) -> Element | None:
+        if len(e.value) % size or (len(e.value) > 4 and job.who.in_bytes(e.value)):
+            return None
+        return Element(e.tag, e.vr, e.value)
+
+    return keep
+
+
+def _code_string(job: Job, e: Element) -> Element | None:
+    """Values that are no code string are emptied, so that the others keep their places."""
+    kept = []
+    for part in e.value.split(b"\\"):
+        value = part.strip(b"\0 ")
+        good = _SHAPES["CS"].fullmatch(value) and not job.who.in_text(value.decode())
+        kept.append(value if good else b"")
+    if e.value.strip(b"\0 ") and not any(kept):
+        return None
+    return Element(e.tag, "CS", b"\\".join(kept))
+
+
+def _technical(job: Job, e: Element) -> Element | None:
+    parts = [p.strip("\0 ") for p in e.value.decode("latin-1").split("\\")]
+    kept = [technical(p, job.who) or "" for p in parts]
+    if any(parts) and not any(kept):
+        return None
+    return Element(e.tag, standard_vr(e.tag), "\\".join(kept).encode())
+
+
+def _words(job: Job, e: Element) -> Element | None:
+    kept = vocabulary(e.value.decode("latin-1"), job.who)
+    vr = standard_vr(e.tag)
+    return Element(e.tag, vr, (kept[:16] if vr == "SH" else kept).encode()) if kept else None
+
+
+def _retained(job: Job, e: Element) -> Element | None:
+    """Text that an option keeps as it is, in UTF-8, unless the person is named in it."""
+    if len(e.value) > _MOST_RETAINED:
+        return None
+    try:
+        text = decode_bytes(e.value, convert_encodings(job.charset or ["ISO_IR 6"]), {ord("\\")})
+    except (LookupError, UnicodeError, ValueError):
+        return None
+    text = text.strip("\0 ")
+    if job.who.in_text(text, places=False) or not re.sub(r"[\r\n\f\t]", "", text).isprintable():
+        return None
+    job.beyond_ascii = job.beyond_ascii or not text.isascii()
+    return Element(e.tag, standard_vr(e.tag), text.encode())
+
+
+def _shaped(job: Job, e: Element) -> Element | None:
+    """Dates, times, ages and UIDs that an option keeps, if they are well formed."""
+    vr = standard_vr(e.tag)
+    parts = [p.strip(b"\0 ") for p in e.value.split(b"\\")]
+    if not all(_SHAPES[vr].fullmatch(p) or not p for p in parts):
+        return None
+    if e.tag == _AGE:  # PS3.15 leaves ages over 89 to the rules that pool them
+        parts = [b"090Y" if p[3:] == b"Y" and int(p[:3]) > 89 else p for p in parts]
+    return Element(e.tag, vr, b"\\".join(parts))
+
+
+def _shifted(job: Job, e: Element) -> Element | None:
+    """Dates moved into the past by the subject's own number of whole weeks; times stay."""
+    kept = _shaped(job, e)
+    if kept is None:
+        return None
+    back = timedelta(weeks=job.key.weeks(job.subject))
+    parts = []
+    for p in kept.value.split(b"\\"):
+        try:
+            day = date(int(p[:4]), int(p[4:6]), int(p[6:8])) - back if p else None
+        except (ValueError, OverflowError):
+            return None
+        parts.append(f"{day:%Y%m%d}".zfill(8).encode() + p[8:] if day else b"")
+    kept.value = b"\\".join(parts)
+    return kept
+
+
+def _pixels(job: Job, elements: list[Element], form: Syntax) -> Element:
+    """The pixel data, byte for byte; without overlays in unused bits and bytes past the end."""
+    last = {e.tag: e for e in elements}
+    pixels = last[_PIXELS]
+    if form.encapsulated:
+        if not pixels.fragments or not any(pixels.fragments[1:]):
+            raise DamagedError(status.TRUNCATED)
+        if any(job.who.in_bytes(f) for f in pixels.fragments):
+            raise DamagedError(status.LEAK)  # in a comment of the compressed stream
+        return Element(_PIXELS, "OB", fragments=pixels.fragments)
+    if pixels.fragments is not None:
+        raise DamagedError(status.UNREADABLE)
+
+    def number(tag: int, default: int) -> int:
+        return _number(last[tag], form.little) if tag in last else default
+
+    frames = 1
+    if _FRAMES in last:
+        text = last[_FRAMES].value.strip(b"\0 ")
+        frames = int(text) if text.isdigit() else 1
+    bits = number(_ALLOCATED, 16)
+    voxels = number(_ROWS, 0) * number(_COLUMNS, 0) * number(_SAMPLES, 1) * frames
+    needed = (voxels * bits + 7) // 8
+    if not needed:
+        raise DamagedError(status.NO_IMAGE)
+    if len(pixels.value) < needed:
+        raise DamagedError(status.TRUNCATED)
+    value = pixels.value[:needed]
+    stored = number(_STORED, bits)
+    hidden = any(_hides_overlay(e, form) for e in elements)
+    if hidden and bits in (8, 16, 32) and 0 < stored < bits:
+        value = _without_unused_bits(value, bits, stored, bool(number(_SIGNED, 0)), form.little)
+    vr = "OW" if bits > 8 or not form.explicit else pixels.vr
+    return Element(_PIXELS, vr if vr in ("OB", "OW") else "OW", value)
+
+
+def _hides_overlay(e: Element, form: Syntax) -> bool:
+    """Whether an overlay's bit position (60xx,0102) says that it lies in the pixels."""
+    return e.tag & 0xFF01FFFF == 0x60000102 and _number(e, form.little) > 0
+
+
+def _without_unused_bits(value: bytes, bits: int, stored: int, signed: bool, little: bool) -> bytes:
+    """Old overlays lie in the bits above the stored ones: those become the sign, or zero."""
+    kind = np.dtype(f"{'<' if little else '>'}{'i' if signed else 'u'}{bits // 8}")
+    voxels = np.frombuffer(value, kind)
+    shift = bits - stored
+    return ((voxels << shift) >> shift).astype(kind).tobytes()
+
+
+def _charset(elements: list[Element], outer: list[str]) -> list[str]:
+    for e in elements:
+        if e.tag == _CHARSET:
+            return [p.strip("\0 ") for p in e.value.decode("latin-1").split("\\")]
+    return outer
+
+
+def _number(e: Element, little: bool) -> int:
+    return int.from_bytes(e.value[:2], "little" if little else "big")
+
+
+def _dummy(vr: str) -> bytes:
+    if vr in _SIZES:
+        return bytes(_SIZES[vr])
+    return _DUMMIES.get(vr, b"\0\0" if vr.startswith("O") else b"REMOVED")
+
+
+@lru_cache(maxsize=8192)
+def _most(tag: int) -> int:
+    """How many values the attribute may have; 0 for any number."""
+    try:
+        last = dictionary_VM(tag).split("-")[-1]
+    except KeyError:
+        return 0
+    return int(last) if last.isdigit() else 0

@@ -1,0 +1,237 @@
+"""The scrub of files, of a folder, and of a session of the workflow."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from efface import __version__, status
+from efface.errors import EffaceError
+from efface.manifest import Scan, new_folder
+from efface.pseudonym import Key, series_label, session_label, subject_label
+from efface.scrub.codec import DamagedError, Element, Syntax, WithheldError, read_file, write_file
+from efface.scrub.engine import SOP_CLASS, SOP_INSTANCE, refusal, scrub
+from efface.scrub.table import check_options
+
+_IMPLEMENTATION = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, 'efface').int}"
+_VERSION_NAME = "EFFACE_" + __version__.replace(".", "_")
+_PATIENT_ID, _ISSUER, _STUDY, _SERIES = 0x00100020, 0x00100021, 0x0020000D, 0x0020000E
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`scrub_folder` did. It names source files: not for the release."""
+
+    written: int
+    series: int
+    withheld: tuple[tuple[str, str], ...]
+    """Path relative to the source folder, and the reason (a phrase of :mod:`efface.status`)."""
+
+    def summary(self) -> str:
+        """One sentence of counts, which names no file."""
+        counts = Counter(reason for _, reason in self.withheld).most_common()
+        left = ", ".join(f"{n} {reason}" for reason, n in counts)
+        tail = f"; {len(self.withheld)} left out ({left})" if counts else ""
+        return f"{self.written} files of {self.series} series scrubbed{tail}"
+
+
+def scrub_bytes(
+    data: bytes, key: Key, subject: str, session: str, retain: tuple[str, ...] = ()
+) -> bytes:
+    """A whole DICOM file's bytes, scrubbed. Raises :class:`WithheldError` without a name."""
+    try:
+        form, elements = read_file(data)
+        return scrub_elements(elements, form, key, subject, session, retain)
+    except DamagedError as e:
+        raise WithheldError("data", e.args[0]) from e
+
+
+def scrub_elements(
+    elements: list[Element],
+    form: Syntax,
+    key: Key,
+    subject: str,
+    session: str,
+    retain: tuple[str, ...],
+) -> bytes:
+    """A whole file of the elements, scrubbed. Raises :class:`DamagedError` with the reason."""
+    elements = list({e.tag: e for e in elements}.values())  # of a repeated tag the last is read
+    reason = refusal(elements, form)
+    if reason is not None:
+        raise DamagedError(reason)
+    try:
+        kept = scrub(elements, form, key, subject, session, retain)
+        return write_file(form, _meta(kept, form.uid), kept)
+    except (ValueError, LookupError, ArithmeticError, struct.error) as e:
+        raise DamagedError(status.UNREADABLE) from e
+
+
+def scrub_file(
+    src: Path, dst: Path, key: Key, subject: str, session: str, retain: Iterable[str] = ()
+) -> None:
+    """Scrub ``src`` into ``dst``, which is written whole or not at all.
+
+    Raises :class:`WithheldError` (an ``EffaceError``) where the file is not scrubbed: not DICOM,
+    cut off, no MR image, text burned in; :class:`EffaceError` for wrong options or a full disk.
+    """
+    options = check_options(retain)
+    data = _read(src)
+    try:
+        form, elements = read_file(data)
+        _write(dst, scrub_elements(elements, form, key, subject, session, options))
+    except DamagedError as e:
+        raise WithheldError(str(src), e.args[0]) from e
+
+
+def scrub_folder(
+    src: Path,
+    dst: Path,
+    key: Key,
+    retain: Iterable[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Scrub every MR image below ``src`` into ``dst/sub-…/ses-…/series-…/000001.dcm``.
+
+    Nothing in ``dst`` is named after a file or folder of the source. What is no MR image, is
+    damaged or occurs twice is left out and reported. ``progress(done, all)`` is called per file.
+    Raises :class:`EffaceError` if ``src`` is missing, or ``dst`` is not empty or within ``src``.
+    """
+    options = check_options(retain)
+    if not src.is_dir():
+        raise EffaceError(f"{src}: no such folder")
+    if dst.resolve().is_relative_to(src.resolve()):
+        raise EffaceError(f"{dst}: lies inside the source folder; choose another place")
+    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+        raise EffaceError(f"{dst}: is there already and not empty; choose a new folder")
+    paths = sorted(p for p in src.rglob("*") if p.is_file() or p.is_symlink())
+    withheld: list[tuple[str, str]] = []
+    counts: dict[Path, int] = {}
+    seen: set[bytes] = set()
+    with new_folder(dst) as folder:
+        for done, path in enumerate(paths, 1):
+            try:
+                series, data, uid = _scrub_found(path, key, options)
+                if uid in seen:
+                    raise DamagedError(status.DUPLICATE)
+                seen.add(uid)
+                counts[series] = counts.get(series, 0) + 1
+                _write(folder / series / f"{counts[series]:06d}.dcm", data)
+            except DamagedError as e:
+                withheld.append((str(path.relative_to(src)), e.args[0]))
+            if progress:
+                progress(done, len(paths))
+    return Report(sum(counts.values()), len(counts), tuple(withheld))
+
+
+def run(
+    session: dict[str, Any], folder: Path, key: Key, retain: Iterable[str] = ()
+) -> tuple[Scan, ...]:
+    """Scrub a session's image series into ``folder/{series}/000001.dcm``, in the inventory's order.
+
+    A series of which one file cannot be scrubbed fails as a whole. A session of a BIDS source has
+    no headers to scrub and gives nothing.
+    """
+    options = check_options(retain)
+    label = str(session["session"]).split("_", 1)[1]
+    sources = {str(series["series"]): series["files"] for series in session["series"]}
+    return tuple(
+        _run_series(
+            scan, sources[scan.series], folder, (key, str(session["subject"]), label), options
+        )
+        for scan in given(session)
+    )
+
+
+def given(session: dict[str, Any]) -> tuple[Scan, ...]:
+    """The scans that :func:`run` is handed: image series of a DICOM session, none withheld."""
+    if session.get("source") != "dicom":
+        return ()
+    return tuple(
+        Scan(s["series"], s["series"], s["modality"], s["status"], tuple(s["reasons"]))
+        for s in session["series"]
+        if s["kind"] == "image" and s["status"] != "fail"
+    )
+
+
+def _run_series(
+    scan: Scan,
+    files: list[str],
+    folder: Path,
+    whose: tuple[Key, str, str],
+    options: tuple[str, ...],
+) -> Scan:
+    sources = []
+    for number, source in enumerate(files, 1):
+        out = f"{scan.series}/{number:06d}.dcm"
+        try:
+            scrub_file(Path(source), folder / out, *whose, options)
+        except WithheldError as e:
+            shutil.rmtree(folder / scan.series, ignore_errors=True)
+            return scan.mark("fail", e.reason)
+        sources.append([source, out])
+    if not sources:
+        return scan.mark("fail", status.NO_IMAGE)
+    return replace(scan, files={"dicom": scan.series}, measures={"sources": sources})
+
+
+def _scrub_found(path: Path, key: Key, options: tuple[str, ...]) -> tuple[Path, bytes, bytes]:
+    """The series folder of a file, its scrubbed bytes, and its SOP instance UID."""
+    if path.is_symlink() and not path.exists():
+        raise DamagedError(status.UNREADABLE)
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise DamagedError(status.UNREADABLE) from e
+    form, elements = read_file(data)
+    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.items is None}
+    study, series = said.get(_STUDY, ""), said.get(_SERIES, "")
+    uid = said.get(SOP_INSTANCE, "")
+    reason = refusal(elements, form)
+    if reason is not None:
+        raise DamagedError(reason)
+    if not (study and series and uid):
+        raise DamagedError(status.UNREADABLE)
+    subject = subject_label(key, said.get(_PATIENT_ID, ""), said.get(_ISSUER, ""), study)
+    session = session_label(key, study)
+    out = scrub_elements(elements, form, key, subject, session, options)
+    return Path(subject, session, series_label(key, series)), out, uid.encode()
+
+
+def _meta(elements: list[Element], transfer_syntax: str) -> list[Element]:
+    """The file meta group, from nothing but the scrubbed data set."""
+    said = {e.tag: e for e in elements if e.tag in (SOP_CLASS, SOP_INSTANCE)}
+    if not said[SOP_INSTANCE].value:
+        raise DamagedError(status.UNREADABLE)
+    return [
+        Element(0x00020001, "OB", b"\0\1"),
+        Element(0x00020002, "UI", said[SOP_CLASS].value),
+        Element(0x00020003, "UI", said[SOP_INSTANCE].value),
+        Element(0x00020010, "UI", transfer_syntax.encode()),
+        Element(0x00020012, "UI", _IMPLEMENTATION.encode()),
+        Element(0x00020013, "SH", _VERSION_NAME.encode()),
+    ]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise WithheldError(str(path), status.UNREADABLE) from e
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise EffaceError(f"{path}: cannot be written ({e.strerror})") from e

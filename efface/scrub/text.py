@@ -1,0 +1,107 @@
+"""What may stay of a text, and whose name must not be in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from efface.scrub.codec import Element
+from efface.scrub.table import words
+
+_PERSON_IDS = frozenset((0x00100020, 0x00101000, 0x00100030, 0x00101090, 0x00080050, 0x00101040))
+_PERSON_IDS |= {0x00102154, 0x00380010, 0x00401001, 0x00400253, 0x00321032}
+_PLACES = frozenset((0x00080080, 0x00080081, 0x00081010, 0x00081040, 0x00181000, 0x00081070))
+_WORD = re.compile(r"[^\W_]+")
+_LONG_NUMBER = re.compile(r"\d{6,}")
+
+
+@dataclass
+class Identity:
+    """Words by which a file's own header names the person and the place, case folded.
+
+    A second net under the tables: a technical text that holds one of them is not kept.
+    """
+
+    person: set[str] = field(default_factory=set)
+    place: set[str] = field(default_factory=set)
+    phrases: set[str] = field(default_factory=set)
+    """Whole names and numbers of a place, without spaces: found inside longer words too."""
+
+    def in_text(self, text: str, *, places: bool = True) -> bool:
+        """Whether the text has one of these words; long names also inside a longer word."""
+        found = [w.casefold() for w in _WORD.findall(text)]
+        joined = "".join(found)
+        if any(n in joined if len(n) > 4 else n in found for n in self.person):
+            return True
+        if not places:
+            return False
+        return any(n in found for n in self.place) or any(n in joined for n in self.phrases)
+
+    def in_bytes(self, value: bytes) -> bool:
+        """Whether one of five or more letters stands in binary values."""
+        low = value.lower()
+        return any(
+            n.encode() in low or n.encode("utf-16-le") in low
+            for names in (self.person, self.place, self.phrases)
+            for n in names
+            if len(n) > 4
+        )
+
+
+def identity(elements: Iterable[Element]) -> Identity:
+    """Collect the identity of a data set, at every depth."""
+    found = Identity()
+    for e in _walk(elements):
+        person = e.vr == "PN" or e.tag in _PERSON_IDS
+        if not person and e.tag not in _PLACES:
+            continue
+        for part in _decode(e.value).split("\\"):
+            tokens = [w.casefold() for w in _WORD.findall(part)]
+            whole = "".join(tokens)
+            if person:
+                found.person.update(_telling([*tokens, whole], 3))
+            else:
+                found.place.update(_telling(tokens, 5))
+                found.phrases.update(_telling([whole], 5))
+    return found
+
+
+def _telling(names: Iterable[str], shortest: int) -> Iterator[str]:
+    for n in names:
+        if len(n) >= (max(4, shortest) if n.isdigit() else shortest) and n not in words("common"):
+            yield n
+
+
+def technical(text: str, who: Identity) -> str | None:
+    """A scanner's own text without long numbers, or None where it must not be kept."""
+    if not text.isascii() or not text.isprintable() or "@" in text:
+        return None
+    text = _LONG_NUMBER.sub("", text).strip()[:64]
+    first = _WORD.search(text)
+    if first and first[0].casefold() in words("maker"):
+        rest = text[first.end() :]
+        return None if who.in_text(rest) else text
+    return None if who.in_text(text) else text
+
+
+def vocabulary(text: str, who: Identity) -> str:
+    """The words of a protocol's name that cannot name a person."""
+    kept = [w for w in re.findall(r"[a-z0-9]+", text.casefold()) if w in words("protocol")]
+    return " ".join(w for w in kept if not who.in_text(w))[:64].strip()
+
+
+def _walk(elements: Iterable[Element]) -> Iterator[Element]:
+    for e in elements:
+        if e.items is not None:
+            for item in e.items:
+                yield from _walk(item)
+        else:
+            yield e
+
+
+def _decode(value: bytes) -> str:
+    try:
+        return value.decode().strip("\0 ")
+    except UnicodeDecodeError:
+        return value.decode("latin-1").strip("\0 ")
