@@ -21,7 +21,7 @@ test: .venv/dev
 	$(BIN)/pytest
 
 lint: .venv/dev
-	$(BIN)/ruff check efface scripts tests benchmarks
+	$(BIN)/ruff check efface scripts tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,9 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from efface.errors import EffaceError
+
+_NIFTI2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+"""The first bytes of a NIFTI-2 file: the length of its header, 540, in either byte order."""
 
 
 def load(path: Path) -> nib.Nifti1Image:
@@ -23,7 +27,9 @@ def load(path: Path) -> nib.Nifti1Image:
     if not path.exists():
         raise EffaceError(f"{path}: no such file")
     try:
-        img = nib.Nifti1Image.from_bytes(_inflate(path)) if path.suffix == ".gz" else nib.load(path)
+        data = _inflate(path) if path.suffix == ".gz" else path.read_bytes()
+        kind = nib.Nifti2Image if data[:4] in _NIFTI2 else nib.Nifti1Image
+        img = kind.from_bytes(data)
     except PermissionError as e:
         raise EffaceError(f"{path}: no permission to read it") from e
     except Exception as e:
@@ -52,46 +58,31 @@ def check(img: nib.Nifti1Image, name: str = "image") -> None:
 
 def stored(img: nib.Nifti1Image) -> NDArray[np.generic]:
     """The voxels as stored, before scl_slope and scl_inter. Shape as the image's."""
-    proxy = img.dataobj
+    proxy: Any = img.dataobj
     if isinstance(proxy, np.ndarray):
         return proxy
     return np.asanyarray(proxy.get_unscaled())
 
 
 def with_stored(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1Image:
-    """A copy of ``img`` with other stored voxels: header geometry, dtype and scaling kept."""
-    header = img.header.copy()
-    # nibabel drops the scaling of a header when it makes an image; write() puts it back
-    out = nib.Nifti1Image(voxels, header.get_best_affine(), header)
-    out.header["scl_slope"], out.header["scl_inter"] = scaling(img)
-    return out
+    """A copy of ``img`` with other stored voxels: header geometry, dtype and scaling kept.
+
+    It is read from bytes, as from a file: an image made of an array would lose the scaling.
+    """
+    return type(img).from_bytes(_bytes(img.header, voxels, *scaling(img)))
 
 
 def scaling(img: nib.Nifti1Image) -> tuple[float, float]:
     """``scl_slope`` and ``scl_inter`` as they stand in the file (NaN where unset)."""
-    proxy = img.dataobj
+    proxy: Any = img.dataobj
     if isinstance(proxy, np.ndarray):
         return float(img.header["scl_slope"]), float(img.header["scl_inter"])
     return float(proxy.slope), float(proxy.inter)
 
 
 def to_bytes(img: nib.Nifti1Image) -> bytes:
-    """Uncompressed NIfTI-1 or -2 file with the stored voxels as they are."""
-    header = img.header.copy()
-    slope, inter = scaling(img)
-    voxels = stored(img)
-    out = io.BytesIO()
-    header.set_data_dtype(voxels.dtype)
-    header["vox_offset"] = 0
-    header["magic"] = header.single_magic
-    header.set_slope_inter(None if np.isnan(slope) else slope, None if np.isnan(inter) else inter)
-    header.write_to(out)
-    offset = int(header.single_vox_offset) if not header.extensions else None
-    if offset is None:
-        offset = int(header.get_data_offset())
-    out.write(b"\0" * max(0, offset - out.tell()))
-    out.write(np.asarray(voxels, dtype=voxels.dtype).tobytes(order="F"))
-    return out.getvalue()
+    """Uncompressed NIfTI file (version as the image's) with the stored voxels as they are."""
+    return _bytes(img.header, stored(img), *scaling(img))
 
 
 def save(img: nib.Nifti1Image, path: Path) -> None:
@@ -110,6 +101,22 @@ def save(img: nib.Nifti1Image, path: Path) -> None:
     except OSError as e:
         temporary.unlink(missing_ok=True)
         raise EffaceError(f"{path}: cannot be written ({e.strerror})") from e
+
+
+def _bytes(
+    header: nib.Nifti1Header, voxels: NDArray[np.generic], slope: float, inter: float
+) -> bytes:
+    header = header.copy()
+    out = io.BytesIO()
+    header.set_data_dtype(voxels.dtype)
+    header["vox_offset"] = 0
+    header["magic"] = header.single_magic
+    header.set_slope_inter(None if np.isnan(slope) else slope, None if np.isnan(inter) else inter)
+    header.write_to(out)
+    offset = int(header.get_data_offset() if header.extensions else header.single_vox_offset)
+    out.write(b"\0" * max(0, offset - out.tell()))
+    out.write(voxels.tobytes(order="F"))
+    return out.getvalue()
 
 
 def _inflate(path: Path) -> bytes:

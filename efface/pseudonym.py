@@ -24,7 +24,7 @@ class Key:
     secret: bytes
 
     def digest(self, purpose: str, *parts: str) -> bytes:
-        """32 bytes that stand for the parts; parts are length-prefixed, so they cannot run together."""
+        """32 bytes that stand for the parts, each prefixed by its length: none can run on."""
         message = b"".join(
             len(b).to_bytes(4, "big") + b for b in (p.encode() for p in (purpose, *parts))
         )

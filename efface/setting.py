@@ -54,6 +54,9 @@ def check(config: dict[str, Any]) -> None:
         raise EffaceError(
             f"setting method: {config['method']!r} is none of {', '.join(METHODS)}"
         )
+    from efface.scrub import check_options
+
+    check_options(config["retain"])
     if config["source"] and not config["out"]:
         raise EffaceError("setting out: name a folder for the results (--config out=DIR)")
 
@@ -104,7 +107,8 @@ def _lock(path: Path, out: Path) -> None:
 @cache
 def source_hash() -> str:
     """Hash of the code that makes results: snakemake re-runs a rule when its parameters change,
-    but not when a module that its script imports does."""
+    but not when a module that its script imports does.
+    """
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*")):
         part = path.relative_to(_PACKAGE).parts[0].removesuffix(".py")
@@ -122,12 +126,12 @@ def model_hash(models: str) -> str:
 
 def table(path: str | Path) -> dict[str, str]:
     """Session to fingerprint, from the inventory's sessions.tsv."""
-    return _table(str(path), os.stat(path).st_mtime_ns)
+    return _table(Path(path), Path(path).stat().st_mtime_ns)
 
 
 @cache
-def _table(path: str, _time: int) -> dict[str, str]:
-    with open(path, newline="") as f:
+def _table(path: Path, _time: int) -> dict[str, str]:
+    with path.open(newline="") as f:
         return {r["session"]: r["fingerprint"] for r in csv.DictReader(f, delimiter="\t")}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ _loaded: dict[tuple[Path | None, str], Segmenter] = {}
 
 def deface(
     img: nib.Nifti1Image,
-    features: str | Iterable[str] = "face",
+    features: str | Collection[str] = "face",
     method: str = "noise",
     seed: int = 0,
     models: Path | None = None,

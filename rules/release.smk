@@ -88,7 +88,6 @@ rule report:
     output:
         manifest=f"{OUT}/release/manifest.tsv",
         description=f"{OUT}/release/bids/dataset_description.json",
-        participants=f"{OUT}/release/bids/participants.tsv",
         readme=f"{OUT}/release/bids/README.md",
         page=f"{OUT}/audit/index.html",
         table=f"{OUT}/audit/scans.tsv",

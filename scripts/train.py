@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from efface.train import data, evaluate, export, loop
 from efface.segment import Plan, Segmenter
+from efface.train import data, evaluate, export, loop
 
 params = snakemake.params
 heads = Path(snakemake.config["heads"] or "heads")

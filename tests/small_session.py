@@ -67,7 +67,7 @@ def session(status="pass", reasons=(), **more):
     base = {"kind": "image", "modality": "MR", "files": [], "frame_of_reference": ""}
     return {
         "session": SESSION,
-        "subject": SESSION.split("_")[0],
+        "subject": SESSION.split("_", maxsplit=1)[0],
         "source": "dicom",
         "series": [
             {**base, "series": SERIES, "status": status, "reasons": list(reasons), **more},
@@ -116,9 +116,7 @@ def stages(folder: Path, labels, affine, dicom: bytes | None = None, sidecar=Non
     segmented = Scan(
         STEM, SERIES, "T1w", files={"labels": "l.nii.gz"}, measures={"confidence": SURE}
     )
-    segment = hand_on(
-        folder, "segment", [segmented], {"l.nii.gz": nib.Nifti1Image(labels, affine)}
-    )
+    segment = hand_on(folder, "segment", [segmented], {"l.nii.gz": nib.Nifti1Image(labels, affine)})
     distorted = [
         Scan(
             STEM,

@@ -69,7 +69,10 @@ def test_a_turned_head_passes_and_its_eyes_are_told_apart(degrees):
 
 @pytest.mark.parametrize("size", [0.82, 1.12])
 def test_small_and_large_heads_pass(size):
-    assert gate.face(*swap(head(size=size, low=(-120, -140, -170), high=(120, 160, 120)))).status == "pass"
+    assert (
+        gate.face(*swap(head(size=size, low=(-120, -140, -170), high=(120, 160, 120)))).status
+        == "pass"
+    )
 
 
 def swap(pair):

@@ -86,7 +86,7 @@ def deface_image(
     return nifti.with_stored(img, voxels), mask
 
 
-def run(  # noqa: PLR0917 - the stages in their order, as the workflow hands them over
+def run(
     session: dict[str, Any],
     convert: Stage,
     segment: Stage,

@@ -133,7 +133,7 @@ def method(name: str) -> Method:
         raise EffaceError(f"{name!r} is no method; choose from {', '.join(METHODS)}") from None
 
 
-def replace(  # noqa: PLR0917 - the same order as in deface_image
+def replace(
     stored: NDArray[np.generic],
     mask: Bool,
     method_name: str = DEFAULT,

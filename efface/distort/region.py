@@ -148,6 +148,13 @@ def region(
     return mask
 
 
+def spared(labels: NDArray[np.uint8], affine: NDArray[np.floating]) -> Bool:
+    """The voxels that no method may touch: the brain and :data:`BRAIN_MARGIN` around it."""
+    free = np.ones(labels.shape, dtype=bool, order="F")
+    _spare_brain(free, labels, voxel_sizes(affine))
+    return ~free
+
+
 def coverage(labels: NDArray[np.uint8], mask: Bool) -> dict[str, float]:
     """Share of each labelled organ's voxels that the mask holds, by name; absent ones left out."""
     shares = {}
@@ -289,7 +296,7 @@ def _directions(outward: Float, axes: Float) -> Float:
     return np.array(normals)
 
 
-def _add_hull(  # noqa: PLR0917 - numbers of one formula
+def _add_hull(
     mask: Bool, spacing: Float, points: Float, outward: Float, axes: Float, margins: Margins
 ) -> None:
     """Set the voxels of the smooth hull of ``points``, opened towards ``outward``."""

@@ -69,9 +69,8 @@ def resample(
     Voxels finer than half the grid's are averaged first, so that noise does not alias.
     """
     mm = float(grid.affine[0, 0])
-    factors = [
-        int(min(max(mm / s + 0.25, 1), n)) for s, n in zip(voxel_sizes(affine), v.shape, strict=True)
-    ]
+    sizes = zip(voxel_sizes(affine), v.shape, strict=True)
+    factors = [int(min(max(mm / size + 0.25, 1), n)) for size, n in sizes]
     affine = affine.copy()
     for axis, f in enumerate(factors):
         if f > 1:
@@ -91,7 +90,8 @@ def resample(
         at = sum(to_voxel[axis, k] * index[k] for k in range(3)) + to_voxel[axis, 3]
         inside &= (at > -0.75) & (at < n - 0.25)
     out[~inside] = 0
-    return out.astype(np.float32, copy=False), inside
+    result: Array = np.asarray(out, np.float32)
+    return result, inside
 
 
 def normalise(v: Array, inside: NDArray[np.bool_]) -> Array:

@@ -9,6 +9,8 @@ batch of one trains as well as a batch of many.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -69,7 +71,7 @@ class AttentionUNet(nn.Module):
         self.down = nn.ModuleList(
             Block(a, b) for a, b in zip((8, *widths[:-1]), widths, strict=True)
         )
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))[::-1]
+        pairs = list(pairwise(widths))[::-1]
         self.up = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in pairs)
         self.gates = nn.ModuleList(Gate(a, a) if attention else nn.Identity() for a, _ in pairs)
         self.merge = nn.ModuleList(Block(2 * a, a) for a, _ in pairs)

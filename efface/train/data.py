@@ -92,10 +92,11 @@ def cached(folder: Path, cache: Path, mm: float) -> list[Head]:
                 ]
     heads = [read(*p, mm) for p in pairs]
     cache.mkdir(parents=True, exist_ok=True)
-    arrays = {f"image_{i}": h.image for i, h in enumerate(heads)}
+    arrays: dict[str, NDArray[np.generic]] = {f"image_{i}": h.image for i, h in enumerate(heads)}
     arrays |= {f"labels_{i}": h.labels for i, h in enumerate(heads)}
     temporary = store.with_suffix(".part.npz")
-    np.savez_compressed(temporary, names=np.array([h.name for h in heads]), **arrays)
+    arrays["names"] = np.array([h.name for h in heads])
+    np.savez_compressed(temporary, allow_pickle=False, **arrays)
     temporary.replace(store)
     return heads
 

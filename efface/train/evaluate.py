@@ -74,8 +74,13 @@ def table(rows: list[Row]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, delimiter="\t", lineterminator="\n")
     writer.writerow(
-        ["head", *(f"dice_{o}" for o in LABELS), *(f"covered_{o}" for o in FEATURES)]
-        + ["brain_changed", "missed"]
+        [
+            "head",
+            *(f"dice_{o}" for o in LABELS),
+            *(f"covered_{o}" for o in FEATURES),
+            "brain_changed",
+            "missed",
+        ]
     )
     figures = np.array([[*r.dice.values(), *r.coverage.values()] for r in rows])
     for r, line in zip(rows, figures, strict=True):
@@ -113,7 +118,7 @@ def dice_of(known: list[Head], segmenter: Segmenter) -> dict[str, float]:
     scores: dict[str, list[float]] = {organ: [] for organ in LABELS}
     for head in known:
         wide = [-n % multiple for n in head.image.shape]
-        v = np.pad(head.image.astype(np.float32) / SCALE, [(0, n) for n in wide])
+        v = np.pad(np.float32(head.image) / np.float32(SCALE), [(0, n) for n in wide])
         found = segmenter.probabilities(v).argmax(0)[tuple(slice(n) for n in head.image.shape)]
         for organ, k in LABELS.items():
             a, b = found == k, head.labels == k

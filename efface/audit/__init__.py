@@ -1,0 +1,225 @@
+"""Audit: what may be released is put together, searched for identifiers, and reported.
+
+:func:`run` makes the candidate of a session (the files just as they would be released, in the
+restricted zone) and searches every byte of it with the identifiers of that session's sources. The
+release copies from there and from nowhere else, so what was searched is what goes out.
+:mod:`efface.audit.report` writes the evidence of the whole cohort.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from efface import __version__
+from efface.audit import leaks, needles
+from efface.audit.leaks import Finding, Matcher
+from efface.manifest import Manifest, Scan, write_json
+from efface.status import LEAK, STAGE_FAILED, Status, worst
+
+__all__ = ["NEEDLES", "Stage", "mask_name", "paths", "run"]
+
+Stage = tuple[Path, Manifest]
+"""A stage's folder and its manifest."""
+
+NEEDLES = "needles.json"
+"""In a session's folder: its identifiers, for the search of the cohort's files. UIDs are left out:
+a cohort's files may hold no UID but new ones, which is a rule of structure."""
+
+_MOST_FINDINGS = 8
+# entities that a defacing mask may have in BIDS, beside mod-
+_MASK_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "run")
+
+
+def run(
+    session: Mapping[str, Any],
+    convert: Stage,
+    distort: Stage,
+    qc: Stage,
+    folder: Path,
+    retain: Iterable[str] = (),
+) -> tuple[Scan, ...]:
+    """The candidate of a session in ``folder``, and every series of it with its status.
+
+    Writes ``bids/{sub}/{ses}/…``, ``dicom/{sub}/{ses}/{series}/…`` and ``pictures/…`` for scans
+    that did not fail; ``needles.json``. A scan in which anything is found fails and its files are
+    removed again. Series that the inventory withheld, or that a stage lost, are scans too.
+    ``retain`` are the options of the scrub.
+    """
+    retain = tuple(retain)
+    sought = needles.of_session(session, retain)
+    matcher = Matcher(sought)
+    subject, visit = session["session"].split("_")
+    scans = []
+    for scan in qc[1].scans:
+        staged = (
+            scan
+            if scan.status == "fail"
+            else _stage(scan, (subject, visit), convert, distort, qc[0], folder)
+        )
+        if staged.status != "fail":
+            staged = _search(staged, folder, matcher, "uids" not in retain)
+        if staged.status == "fail":
+            _discard(staged, folder)
+            staged = replace(staged, files={})
+        scans.append(staged)
+    scans += _missing(session, scans)
+    write_json(folder / NEEDLES, sorted([n.kind, n.text] for n in sought if n.kind != "uid"))
+    _prune_empty(folder)
+    return tuple(scans)
+
+
+def _stage(
+    scan: Scan, place: tuple[str, str], convert: Stage, distort: Stage, pictures: Path, folder: Path
+) -> Scan:
+    """Link a scan's files into the candidate; roles to paths below ``folder``."""
+    from efface.convert.sidecar import deidentified
+
+    files: dict[str, str] = {}
+    given = {s.scan: s for s in convert[1].scans}.get(scan.scan)
+    new = {s.scan: s for s in distort[1].scans}.get(scan.scan)
+    try:
+        if new is None:
+            raise KeyError(scan.scan)
+        if scan.measures["form"] == "dicom":
+            files["dicom"] = "/".join(("dicom", *place, scan.series))
+            source = distort[0] / new.files["dicom"]
+            for path in sorted(p for p in source.rglob("*") if p.is_file()):
+                _link(path, folder / files["dicom"] / path.relative_to(source))
+            return replace(scan, files=files)
+        if given is None:
+            raise KeyError(scan.scan)
+        # a scan without a place in BIDS is searched like the others, and told apart by its folder
+        datatype = scan.measures.get("datatype") or "none"
+        stem = "/".join(("bids" if datatype != "none" else "rest", *place, datatype, scan.scan))
+        files["nifti"] = f"{stem}.nii.gz"
+        _link(distort[0] / new.files["nifti"], folder / files["nifti"])
+        for role in ("bval", "bvec"):
+            if role in given.files:
+                files[role] = f"{stem}.{role}"
+                _link(convert[0] / given.files[role], folder / files[role])
+        files["sidecar"] = f"{stem}.json"
+        sidecar = _read(convert[0] / given.files["sidecar"])
+        methods = [f"efface {__version__}", f"face: {scan.measures.get('method', 'unknown')}"]
+        write_json(folder / files["sidecar"], deidentified(sidecar, methods, ["113100", "113102"]))
+        mask = mask_name(scan.scan) if datatype == "anat" else ""
+        if mask and "mask" in new.files:
+            files["mask"] = stem.rpartition("/")[0] + f"/{mask}.nii.gz"
+            _link(distort[0] / new.files["mask"], folder / files["mask"])
+        for role, name in scan.files.items():
+            # pictures from before show the face: they stay where they are
+            if not role.startswith("before"):
+                files[role] = f"pictures/{name}"
+                _link(pictures / name, folder / files[role])
+    except (OSError, KeyError, ValueError) as e:
+        return replace(scan, files=files).mark(
+            "fail", f"{STAGE_FAILED}: audit ({type(e).__name__})"
+        )
+    return replace(scan, files=files)
+
+
+def mask_name(scan: str) -> str:
+    """BIDS stem of the defacing mask of an anatomical scan; empty where BIDS knows none.
+
+    >>> mask_name("sub-a_ses-b_run-1_T1w")
+    'sub-a_ses-b_run-1_mod-T1w_defacemask'
+    """
+    *entities, suffix = scan.split("_")
+    if any(e.partition("-")[0] not in _MASK_ENTITIES for e in entities):
+        return ""
+    return "_".join((*entities, f"mod-{suffix}", "defacemask"))
+
+
+def paths(scan: Scan, folder: Path) -> list[str]:
+    """All files of a staged scan, relative to the session's audit folder, sorted."""
+    out = []
+    for name in scan.files.values():
+        path = folder / name
+        inner = path.rglob("*") if path.is_dir() else [path]
+        out += [p.relative_to(folder).as_posix() for p in inner if p.is_file()]
+    return sorted(out)
+
+
+def _search(scan: Scan, folder: Path, matcher: Matcher, uids: bool) -> Scan:
+    """The scan, failed with places where anything was found in its files."""
+    found: list[Finding] = []
+    size = 0
+    names = paths(scan, folder)
+    for name in names:
+        data = (folder / name).read_bytes()
+        size += len(data)
+        found += leaks.scan(name, data, matcher, uids=uids)
+    scan = replace(scan, measures={**scan.measures, "searched_bytes": size})
+    if not names:
+        return scan.mark("fail", f"{STAGE_FAILED}: audit (no files)")
+    # many files of a series tell the same: once is enough
+    told = sorted({f"{f.kind} in {f.place}" for f in found})
+    for text in told[:_MOST_FINDINGS]:
+        scan = scan.mark("fail", f"{LEAK}: {text}")
+    if len(told) > _MOST_FINDINGS:
+        scan = scan.mark("fail", f"{LEAK}: {len(told) - _MOST_FINDINGS} further places")
+    return scan
+
+
+def _missing(session: Mapping[str, Any], scans: list[Scan]) -> list[Scan]:
+    """Series that no stage speaks of: withheld at inventory, or lost."""
+    told = {s.series for s in scans}
+    out = []
+    for series in session["series"]:
+        if series["series"] in told:
+            continue
+        status: Status = worst("fail", series["status"])
+        reasons = tuple(series["reasons"]) or (f"{STAGE_FAILED}: the series was lost",)
+        name = series["series"]
+        measures = {"form": "source", "datatype": ""}
+        out.append(Scan(name, name, series.get("modality", ""), status, reasons, {}, measures))
+    return out
+
+
+def _discard(scan: Scan, folder: Path) -> None:
+    for name in scan.files.values():
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _prune_empty(folder: Path) -> None:
+    for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+        if not any(path.iterdir()):
+            path.rmdir()
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import json
+
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+        raise ValueError("a sidecar must hold a JSON object")
+    return content
+
+
+def numbered(reasons: Iterable[str]) -> dict[str, int]:
+    """How often each kind of reason occurs: the phrase before the colon."""
+    out: dict[str, int] = {}
+    for reason in reasons:
+        phrase = re.split(r":\s", reason, maxsplit=1)[0]
+        out[phrase] = out.get(phrase, 0) + 1
+    return out

@@ -1,0 +1,216 @@
+"""Quality control: measures, pictures, the gate.
+
+:func:`run` judges every scan of a session as it would be released, from the voxels, and draws it
+before and after. The pictures of before show the face: they stay in the restricted zone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from efface import nifti
+from efface.manifest import Manifest, Scan
+from efface.qc import gate
+from efface.qc.gate import Verdict
+from efface.segment.labels import FEATURES
+from efface.status import NOT_CONVERTED, STAGE_FAILED, Status, worst
+
+Stage = tuple[Path, Manifest]
+"""A stage's folder and its manifest."""
+
+__all__ = ["Segmentation", "Segmenter", "Stage", "Verdict", "gate", "judge", "run"]
+
+
+class Segmentation(Protocol):
+    """What quality control needs of a segmentation."""
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """uint8 (x, y, z)."""
+
+    @property
+    def confidence(self) -> Mapping[str, float]:
+        """0 to 1 by label name."""
+
+
+class Segmenter(Protocol):
+    """What finds the organs again; :class:`efface.segment.Segmenter` outside tests."""
+
+    def segment(self, img: nib.Nifti1Image, /) -> Segmentation:
+        """Labels of a 3D or 4D image."""
+
+
+def judge(
+    before: nib.Nifti1Image,
+    after: nib.Nifti1Image,
+    seen: Segmentation,
+    mask: NDArray[np.bool_],
+    features: str | Collection[str],
+    method: str,
+    segmenter: Segmenter,
+) -> tuple[Status, tuple[str, ...], dict[str, Any]]:
+    """Status, reasons and measures of one defaced image; ``seen`` is what ``before`` showed."""
+    again = segmenter.segment(after).labels
+    verdict = gate.gate(before, after, seen.labels, mask, seen.confidence, again, method, features)
+    return verdict.status, verdict.reasons, verdict.measures
+
+
+def run(
+    session: Mapping[str, Any],
+    convert: Stage,
+    segment: Stage,
+    distort: Stage,
+    folder: Path,
+    segmenter: Segmenter,
+    features: str | Collection[str] = FEATURES,
+    method: str = "noise",
+) -> tuple[Scan, ...]:
+    """Judge the scans of a session.
+
+    ``session`` is the inventory's entry. NIfTI scans get ``before_*``, ``after_*`` and ``slices``
+    pictures in ``folder``; a series in DICOM (its scan named as the series) takes the most cautious
+    status of the NIfTI scans made from it, beside its own reasons.
+    """
+    series = {s["series"]: s for s in session["series"]}
+    stages = [convert, segment, distort]
+    names = list(dict.fromkeys(s.scan for _, m in (convert, distort) for s in m.scans))
+    images: list[Scan] = []
+    forms: list[Scan] = []
+    for name in names:
+        seen = [{s.scan: s for s in m.scans}.get(name) for _, m in stages]
+        scan = _joined([s for s in seen if s is not None])
+        origin = series.get(scan.series, {})
+        if origin.get("status", "pass") != "pass":
+            for reason in origin.get("reasons", ()) or (STAGE_FAILED + ": inventory",):
+                scan = _once(scan, origin["status"], reason)
+        if scan.scan == scan.series:
+            forms.append(scan)
+            continue
+        try:
+            scan = _image(scan, seen, stages, folder, segmenter, features, method)
+        except Exception as e:
+            # one scan that cannot be judged must not take its neighbours along
+            scan = _once(scan, "fail", f"{STAGE_FAILED}: quality control ({type(e).__name__})")
+        images.append(scan)
+    return (*images, *(_form(f, images) for f in forms))
+
+
+def _joined(seen: list[Scan]) -> Scan:
+    """One scan from what the stages say of it: all reasons, the most cautious status."""
+    last = seen[-1]
+    reasons = tuple(dict.fromkeys(r for s in seen for r in s.reasons))
+    modality = next((s.modality for s in seen if s.modality), "")
+    datatype = next((s.measures["datatype"] for s in seen if "datatype" in s.measures), "")
+    return replace(
+        last,
+        modality=modality,
+        status=worst(*(s.status for s in seen)),
+        reasons=reasons,
+        files={},
+        measures={
+            "form": "dicom" if last.scan == last.series else "nifti",
+            "datatype": datatype,
+        },
+    )
+
+
+def _once(scan: Scan, status: Status, reason: str) -> Scan:
+    if reason in scan.reasons:
+        return replace(scan, status=worst(scan.status, status))
+    return scan.mark(status, reason)
+
+
+def _image(
+    scan: Scan,
+    seen: list[Scan | None],
+    stages: list[Stage],
+    folder: Path,
+    segmenter: Segmenter,
+    features: str | Collection[str],
+    method: str,
+) -> Scan:
+    """Judge and draw one NIfTI scan."""
+    if scan.status == "fail":
+        return scan  # an earlier stage has said why: there is nothing to look at
+    converted, segmented, distorted = seen
+    if converted is None or segmented is None or distorted is None:
+        return _once(scan, "fail", f"{STAGE_FAILED}: a stage has lost the scan")
+    before = nifti.load(stages[0][0] / converted.files["nifti"])
+    labels = _labels(stages[1][0] / segmented.files["labels"])
+    after = nifti.load(stages[2][0] / distorted.files["nifti"])
+    mask = _labels(stages[2][0] / distorted.files["mask"]) > 0
+    if labels.shape != before.shape[:3] or mask.shape != before.shape[:3]:
+        return _once(scan, "fail", f"{STAGE_FAILED}: labels or mask on another grid")
+    confidence = segmented.measures.get("confidence", {})
+    again = segmenter.segment(after).labels
+    verdict = gate.gate(before, after, labels, mask, confidence, again, method, features)
+    files = _draw(scan.scan, before, after, labels, mask, folder)
+    scan = replace(scan, files=files, measures={**scan.measures, **verdict.measures})
+    for reason in verdict.reasons:
+        scan = _once(scan, verdict.status, reason)
+    return replace(scan, status=worst(scan.status, verdict.status))
+
+
+def _labels(path: Path) -> NDArray[np.uint8]:
+    """The voxels of a label map or mask, uint8 (x, y, z)."""
+    return np.asarray(nifti.stored(nifti.load(path)), np.uint8)
+
+
+def _form(form: Scan, images: list[Scan]) -> Scan:
+    """A series in DICOM: its own reasons, and those of the NIfTI scans made from it."""
+    made = [i for i in images if i.series == form.series]
+    # what is wrong with the series itself: a reviewer accepts the images, not the DICOM beside them
+    theirs = {reason for image in made for reason in image.reasons}
+    own: Status = form.status if not theirs or set(form.reasons) - theirs else "pass"
+    if not made and own != "fail":
+        form = _once(form, "fail", f"{NOT_CONVERTED}: the series could not be judged")
+    for image in made:
+        for reason in image.reasons:
+            form = _once(form, "pass", reason)
+    status = worst(form.status, *(i.status for i in made))
+    modality = made[0].modality if made else form.modality
+    measures = {**form.measures, "own_status": own}
+    return replace(form, status=status, modality=modality, measures=measures)
+
+
+def _draw(
+    name: str,
+    before: nib.Nifti1Image,
+    after: nib.Nifti1Image,
+    labels: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    folder: Path,
+) -> dict[str, str]:
+    """Render before and after in the same light; role to path relative to ``folder``."""
+    from efface.qc import render
+
+    files: dict[str, str] = {}
+    old, new = _mean(before), _mean(after)
+    threshold, window = render.skin_threshold(old, before.affine), render.display_window(old)
+
+    def save(role: str, picture: NDArray[np.uint8]) -> None:
+        files[role] = f"{name}/{role}.png"
+        render.save_png(picture, folder / files[role])
+
+    for role, volume in (("before", old), ("after", new)):
+        views = render.views(volume, before.affine, threshold=threshold)
+        for side, picture in views.items():
+            save(f"{role}_{side}", picture)
+    save("before_slices", render.slices(old, before.affine, mask, labels, window=window))
+    save("slices", render.slices(new, before.affine, mask, labels, window=window))
+    return files
+
+
+def _mean(img: nib.Nifti1Image) -> NDArray[np.float32]:
+    """Mean volume of stored voxels, float32 (x, y, z)."""
+    voxels = nifti.stored(img)
+    if voxels.ndim == 3:
+        return voxels.astype(np.float32)
+    return np.asarray(np.mean(np.asarray(voxels, np.float32), axis=3))

@@ -1,0 +1,380 @@
+"""The gate: may this scan leave the restricted zone?
+
+Three questions, each answered from the voxels: is there a head whose face is accounted for
+(:func:`face`); did distorting change the face, and nothing else (:func:`change`); is the face gone
+(:func:`remains`). :func:`gate` asks all three. What is not proven is never ``pass``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from efface import nifti
+from efface.distort.methods import METHODS
+from efface.distort.region import spared
+from efface.qc import anatomy as anatomies
+from efface.qc.anatomy import PARTS, Anatomy, Pose, View
+from efface.segment.labels import FEATURES, LABELS
+from efface.status import (
+    BRAIN_TOUCHED,
+    FACE_REMAINS,
+    NO_FACE,
+    NOT_A_HEAD,
+    REVIEW,
+    Status,
+    worst,
+)
+
+Labels = NDArray[np.uint8]
+Bool = NDArray[np.bool_]
+
+BRAIN_ML = (300.0, 2200.0)
+"""A whole brain is no smaller and no larger than this."""
+CUT_BRAIN_ML = 60.0
+"""A brain cut by the field of view may be as small as this (three thick slices)."""
+SHARE_FOUND = 0.15
+"""A part of the face counts as found from this share of its mean volume on."""
+LEAST_MM3 = 100.0
+"""Connected voxels of a label below this are noise."""
+CONFIDENCE = 0.5
+"""Below this a person looks."""
+COVERAGE = 0.99
+"""Share of each organ's voxels that must lie in the replaced region, brain and margin aside."""
+COVERAGE_IN_ALL = 0.85
+"""The same of all its voxels: the globe reaches into the margin that no method may touch."""
+REMAINS_SHARE, REMAINS_MM3 = 0.2, 300.0
+"""An organ found again where it was, above both, means that the face may remain."""
+RESEMBLANCE = 0.5
+"""Correlation of the organs' voxels before and after from which on they are no replacement."""
+MISFIT = 2.5
+"""Above this, what was found does not fit a head, and geometry proves nothing."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Status, reasons in words for a data manager, and the numbers they rest on."""
+
+    status: Status = "pass"
+    reasons: tuple[str, ...] = ()
+    measures: dict[str, Any] = field(default_factory=dict)
+
+    def mark(self, status: Status, reason: str) -> Verdict:
+        """The verdict with a further reason and the more cautious status."""
+        return Verdict(worst(self.status, status), (*self.reasons, reason), self.measures)
+
+    def __add__(self, other: Verdict) -> Verdict:
+        return Verdict(
+            worst(self.status, other.status),
+            (*self.reasons, *(r for r in other.reasons if r not in self.reasons)),
+            {**self.measures, **other.measures},
+        )
+
+
+def gate(
+    before: nib.Nifti1Image,
+    after: nib.Nifti1Image,
+    labels: Labels,
+    mask: Bool,
+    confidence: Mapping[str, float],
+    again: Labels | None,
+    method: str,
+    features: Collection[str] = FEATURES,
+    anatomy: Anatomy | None = None,
+) -> Verdict:
+    """All questions to one scan.
+
+    ``labels`` (uint8) and ``mask`` (bool, the replaced region) are 3D on the grid of ``before``;
+    ``again`` are the labels that the segmentation finds in ``after``, None if it could not be
+    asked, which is never a pass. ``features`` are the organs that were to go.
+    """
+    features = _features(features)
+    verdict = face(labels, confidence, before.affine, anatomy)
+    if NOT_A_HEAD in verdict.reasons[:1] or verdict.status == "fail":
+        return verdict
+    verdict = verdict + change(before, after, labels, mask, method, features)
+    if again is None:
+        return verdict.mark("review", f"{FACE_REMAINS}: the scan could not be segmented again")
+    return verdict + remains(labels, again, before.affine, features)
+
+
+def face(
+    labels: Labels,
+    confidence: Mapping[str, float],
+    affine: NDArray[np.floating[Any]],
+    anatomy: Anatomy | None = None,
+) -> Verdict:
+    """Whether there is a head, and every part of its face was found or provably is not in view.
+
+    ``labels``: uint8 (x, y, z), world in mm by ``affine``.
+    """
+    anatomy = anatomies.load() if anatomy is None else anatomy
+    world: NDArray[np.float64] = np.asarray(affine, np.float64)
+    steps = tuple(
+        max(1, int(2.0 // s)) for s in np.linalg.norm(world[:3, :3], axis=0) + 1e-6
+    )  # at about 2 mm: volumes and centres need no more
+    small = labels[tuple(slice(s // 2, None, s) for s in steps)]
+    grid = world.copy()
+    grid[:3, 3] += world[:3, :3] @ np.array([s // 2 for s in steps])
+    grid[:3, :3] = world[:3, :3] * steps
+    voxel = float(abs(np.linalg.det(grid[:3, :3])))
+    view = View(world, (labels.shape[0], labels.shape[1], labels.shape[2]))
+
+    brain = _parts(small == LABELS["brain"], voxel, largest=True)
+    index = np.argwhere(brain)
+    ml = len(index) * voxel / 1000
+    measures: dict[str, Any] = {"brain_ml": round(ml, 1)}
+    if len(index) < 8:
+        return Verdict("fail", (f"{NOT_A_HEAD}: no brain found",), measures)
+    edge = index[((index == 0) | (index == np.array(small.shape) - 1)).any(axis=1)]
+    cut = len(edge) * voxel ** (2 / 3) > 100  # mm² of the brain on the edge of the view
+    measures["brain_cut"] = bool(cut)
+    if ml > BRAIN_ML[1] or ml < (CUT_BRAIN_ML if cut else BRAIN_ML[0]):
+        return Verdict("fail", (f"{NOT_A_HEAD}: a brain of {ml:.0f} ml is none",), measures)
+
+    points = _world(index, grid)
+    pose, centres, volumes = _lay(small, grid, voxel, anatomy, view, points, ml)
+    measures["pose_misfit"] = round(pose.misfit, 2)
+    verdict = Verdict("pass", (), measures)
+    if pose.misfit > MISFIT:
+        verdict = verdict.mark("review", f"{REVIEW}: the parts found do not make up a head")
+
+    missing, off = [], []
+    for name in PARTS:
+        seen = volumes.get(name, 0.0)
+        share = anatomies.inside(anatomy, pose, view, name)
+        least = SHARE_FOUND * anatomy.parts[name].volume * pose.size**3 * max(share, 0.1)
+        if seen >= max(LEAST_MM3, least):
+            state = "found"
+            if _strays(anatomy, pose, name, centres[name]):
+                off.append(name)
+        elif pose.misfit <= MISFIT and anatomies.outside(anatomy, pose, view, name):
+            state = "outside"
+        else:
+            state = "missing"
+            missing.append(name)
+        measures[name.replace(" ", "_")] = state
+    if len(missing) == len(PARTS) or (
+        missing and not any(measures[n.replace(" ", "_")] == "found" for n in PARTS)
+    ):
+        verdict = verdict.mark("review", f"{NO_FACE}: not found: {', '.join(missing)}")
+    else:
+        for name in missing:
+            verdict = verdict.mark("review", f"{REVIEW}: {name} not found")
+    for name in off:
+        verdict = verdict.mark("review", f"{REVIEW}: {name} found in an unlikely place")
+    for label in ("brain", *FEATURES):
+        if label != "brain" and not any(
+            measures[n.replace(" ", "_")] == "found" for n, where in PARTS.items() if where == label
+        ):
+            continue
+        sure = float(confidence.get(label, float("nan")))
+        measures[f"confidence_{label}"] = None if np.isnan(sure) else round(sure, 3)
+        if not sure >= CONFIDENCE:  # so that NaN is not sure either
+            verdict = verdict.mark("review", f"{REVIEW}: low confidence in the {label}")
+    return verdict
+
+
+def change(
+    before: nib.Nifti1Image,
+    after: nib.Nifti1Image,
+    labels: Labels,
+    mask: Bool,
+    method: str,
+    features: Collection[str] = FEATURES,
+) -> Verdict:
+    """Whether the stored voxels changed in the face, nowhere in the brain, and nowhere else."""
+    features = _features(features)
+    old, new = nifti.stored(before), nifti.stored(after)
+    if old.shape != new.shape or old.dtype != new.dtype or mask.shape != old.shape[:3]:
+        return Verdict("fail", (f"{FACE_REMAINS}: the grid or the voxel type has changed",))
+    if not _same_geometry(before, after):
+        return Verdict("fail", (f"{REVIEW}: the header geometry has changed",))
+    changed = np.zeros(mask.shape, bool)
+    for t in range(old.shape[3] if old.ndim == 4 else 1):
+        a, b = (old[..., t], new[..., t]) if old.ndim == 4 else (old, new)
+        changed |= _differs(a, b)
+    region = mask.astype(bool)
+    in_brain = int(np.count_nonzero(changed & (labels == LABELS["brain"])))
+    elsewhere = int(np.count_nonzero(changed & ~region))
+    voxel = float(abs(np.linalg.det(np.asarray(before.affine, float)[:3, :3])))
+    measures: dict[str, Any] = {
+        "method": method,
+        "region_ml": round(float(region.sum()) * voxel / 1000, 2),
+        "brain_voxels_changed": in_brain,
+        "voxels_changed_outside_region": elsewhere,
+    }
+    verdict = Verdict("pass", (), measures)
+    if in_brain:
+        verdict = verdict.mark("fail", f"{BRAIN_TOUCHED}: {in_brain} brain voxels changed")
+    if elsewhere:
+        verdict = verdict.mark("fail", f"{REVIEW}: {elsewhere} voxels changed outside the region")
+    if method not in METHODS or METHODS[method].depends_on_face:
+        verdict = verdict.mark("review", f"{REVIEW}: method {method} keeps something of the face")
+    organs = np.isin(labels, [LABELS[f] for f in features])
+    free = ~spared(labels, before.affine)
+    for name in features:
+        organ = labels == LABELS[name]
+        n = int(np.count_nonzero(organ))
+        if n * voxel < LEAST_MM3:
+            continue
+        replaced = float(np.count_nonzero(organ & region))
+        share = replaced / n
+        measures[f"coverage_{name}"] = round(share, 4)
+        if replaced < COVERAGE * np.count_nonzero(organ & free) or share < COVERAGE_IN_ALL:
+            # rounded down, so that 98.99 does not read as 99
+            percent = np.floor(1000 * share) / 10
+            verdict = verdict.mark(
+                "review", f"{FACE_REMAINS}: only {percent:.1f} % of the {name} was replaced"
+            )
+    inner = organs & region
+    if inner.any():
+        altered = float(np.count_nonzero(changed & inner)) / int(np.count_nonzero(inner))
+        measures["organ_voxels_changed"] = round(altered, 4)
+        alike = _resemblance(old, new, inner)
+        measures["resemblance"] = None if alike is None else round(alike, 3)
+        if alike is not None and alike > RESEMBLANCE:
+            verdict = verdict.mark(
+                "review", f"{FACE_REMAINS}: the new voxels resemble the old ({alike:.2f})"
+            )
+    return verdict
+
+
+def remains(
+    labels: Labels,
+    again: Labels,
+    affine: NDArray[np.floating[Any]],
+    features: Collection[str] = FEATURES,
+) -> Verdict:
+    """Whether the organs are found again where they were. Both label maps: uint8, same grid."""
+    voxel = float(abs(np.linalg.det(np.asarray(affine, float)[:3, :3])))
+    verdict = Verdict()
+    for name in _features(features):
+        was = labels == LABELS[name]
+        size = float(np.count_nonzero(was)) * voxel
+        overlap = float(np.count_nonzero(was & (again == LABELS[name]))) * voxel
+        if size < LEAST_MM3:
+            continue
+        verdict.measures[f"found_again_{name}"] = round(overlap / size, 3)
+        if overlap > REMAINS_MM3 and overlap > REMAINS_SHARE * size:
+            verdict = verdict.mark("review", f"{FACE_REMAINS}: {name} found again after distorting")
+    return verdict
+
+
+def _features(features: Collection[str]) -> tuple[str, ...]:
+    if isinstance(features, str):
+        features = FEATURES if features == "face" else features.split(",")
+    return tuple(f for f in FEATURES if f in features or "face" in features)
+
+
+def _lay(
+    small: Labels,
+    grid: NDArray[np.float64],
+    voxel: float,
+    anatomy: Anatomy,
+    view: View,
+    brain: NDArray[np.float64],
+    ml: float,
+) -> tuple[Pose, dict[str, NDArray[np.float64]], dict[str, float]]:
+    """The pose of the head, and centre and volume in mm³ of each part of the face found.
+
+    First by the brain alone, then with nose and mouth, then ears, then eyes: each step tells left
+    from right better for the next, so that a turned head is not taken for one with two left eyes.
+    """
+    rng = np.random.default_rng(0)
+    if len(brain) > 4000:
+        brain = brain[rng.choice(len(brain), 4000, replace=False)]
+    organs = {
+        label: _world(np.argwhere(_parts(small == LABELS[label], voxel)), grid)
+        for label in FEATURES
+    }
+    centres: dict[str, NDArray[np.float64]] = {}
+    volumes: dict[str, float] = {}
+    pose = anatomies.fit(anatomy, view, brain, ml, {})
+    for labels in (("nose", "mouth"), ("ears",), ("eyes",)):
+        for label in labels:
+            points = organs[label]
+            names = [n for n, where in PARTS.items() if where == label]
+            side = pose.to_head(points)[:, 0] if len(points) else np.zeros(0)
+            for name in names:
+                own = points
+                if name.startswith("left"):
+                    own = points[side < 0]
+                elif name.startswith("right"):
+                    own = points[side >= 0]
+                if len(own) * voxel >= LEAST_MM3:
+                    centres[name] = own.mean(axis=0)
+                    volumes[name] = len(own) * voxel
+        # a part cut by the edge has its centre elsewhere: it would bend the pose
+        whole = {
+            n: c
+            for n, c in centres.items()
+            if volumes[n] >= 0.4 * anatomy.parts[n].volume * pose.size**3
+        }
+        pose = anatomies.fit(anatomy, view, brain, ml, whole)
+    return pose, centres, volumes
+
+
+def _strays(anatomy: Anatomy, pose: Pose, name: str, at: NDArray[np.float64]) -> bool:
+    """Whether a part was found farther from where it must be than its own size and 5 sd."""
+    where, cov = anatomies.expected(anatomy, pose, name)
+    away = pose.turn.T @ (at - where)
+    sd = np.sqrt(np.diag(pose.turn.T @ cov @ pose.turn))
+    return bool((np.abs(away) > pose.size * anatomy.parts[name].half + 5 * sd).any())
+
+
+def _parts(mask: Bool, voxel: float, *, largest: bool = False) -> Bool:
+    """Connected parts of at least ``LEAST_MM3``, or only the largest of them."""
+    groups, n = ndimage.label(mask, np.ones((3, 3, 3)))
+    if n == 0:
+        return np.zeros_like(mask)
+    sizes = np.bincount(groups.ravel())
+    sizes[0] = 0
+    keep = sizes * voxel >= LEAST_MM3
+    if largest:
+        keep &= np.arange(len(sizes)) == sizes.argmax()
+    return np.asarray(keep[groups])
+
+
+def _world(index: NDArray[np.intp], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(index @ affine[:3, :3].T + affine[:3, 3], float).reshape(-1, 3)
+
+
+def _differs(a: NDArray[np.generic], b: NDArray[np.generic]) -> Bool:
+    """Voxels whose bytes differ; NaN equals the same NaN, 0.0 is not -0.0."""
+    if a.dtype.kind != "f" or a.dtype.itemsize not in (2, 4, 8):
+        return np.asarray(a != b)
+    kind = f"{a.dtype.byteorder}u{a.dtype.itemsize}"
+    return np.asarray(np.ascontiguousarray(a).view(kind) != np.ascontiguousarray(b).view(kind))
+
+
+def _same_geometry(before: nib.Nifti1Image, after: nib.Nifti1Image) -> bool:
+    if not np.array_equal(before.affine, after.affine):
+        return False
+    fields = ("pixdim", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units")
+    if any(before.header[f].tobytes() != after.header[f].tobytes() for f in fields):
+        return False
+    return np.array_equal(nifti.scaling(before), nifti.scaling(after), equal_nan=True)
+
+
+def _resemblance(old: NDArray[np.generic], new: NDArray[np.generic], where: Bool) -> float | None:
+    """Largest correlation of old and new voxels over the volumes; None if one is constant."""
+    best: float | None = None
+    for t in range(old.shape[3] if old.ndim == 4 else 1):
+        a, b = (old[..., t], new[..., t]) if old.ndim == 4 else (old, new)
+        x, y = np.asarray(a[where], float), np.asarray(b[where], float)
+        ok = np.isfinite(x) & np.isfinite(y)
+        x, y = (
+            x[ok] - x[ok].mean() if ok.any() else x[:0],
+            y[ok] - y[ok].mean() if ok.any() else y[:0],
+        )
+        norm = float(np.sqrt((x @ x) * (y @ y))) if len(x) > 10 else 0.0
+        if norm > 0:
+            best = max(best if best is not None else -1.0, float(x @ y) / norm)
+    return best

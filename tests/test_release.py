@@ -1,0 +1,299 @@
+"""The door: what goes out, what stays in, and that it is the same every time."""
+
+import json
+import os
+import stat as modes
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_session import SERIES, SESSION, STEM, session
+from test_audit import ABOUT, audited, raw
+
+from efface import release
+from efface.errors import EffaceError
+from efface.manifest import Manifest, Scan, read_manifest, write_manifest
+from efface.release.finish import finish
+from efface.verify import verify
+
+SUB, SES = SESSION.split("_")
+
+
+def scan(name=STEM, status="pass", form="nifti", own="pass", files=None, series=SERIES):
+    place = {"nifti": f"bids/{SUB}/{SES}/anat/{name}.nii.gz"}
+    if form == "dicom":
+        place = {"dicom": f"dicom/{SUB}/{SES}/{series}"}
+    return Scan(
+        name,
+        series,
+        "T1w",
+        status,
+        ("review needed: nose not found",) if status != "pass" else (),
+        place if files is None else files,
+        {"form": form, "own_status": own, "datatype": "anat"},
+    )
+
+
+def released(scans, said=None, digests=None):
+    manifest = Manifest("audit", SESSION, tuple(scans), digests or {})
+    return {d.scan.scan: d.released for d in release.decide(manifest, said or {})}
+
+
+def accepts(*names, sha256="", verdict=True):
+    return {
+        (SESSION, n): release.Judgement(verdict, "R. Viewer", "looks fine", sha256) for n in names
+    }
+
+
+def test_only_what_passed_goes_out():
+    names = {
+        "pass": f"{SESSION}_run-1_T1w",
+        "review": f"{SESSION}_run-2_T1w",
+        "fail": f"{SESSION}_run-3_T1w",
+    }
+    out = released([scan(n, s, series=f"series-{s}") for s, n in names.items()])
+    assert out == {names["pass"]: True, names["review"]: False, names["fail"]: False}
+
+
+def test_an_accepted_review_goes_out_and_a_failure_never():
+    assert released([scan(status="review")], accepts(STEM))[STEM]
+    assert not released([scan(status="fail")], accepts(STEM))[STEM]
+    assert not released([scan()], accepts(STEM, verdict=False))[STEM]
+
+
+def test_an_accept_holds_for_the_image_that_was_seen():
+    one = scan(status="review")
+    digests = {one.files["nifti"]: "abc"}
+    assert released([one], accepts(STEM, sha256="abc"), digests)[STEM]
+    assert not released([one], accepts(STEM, sha256="other"), digests)[STEM]
+
+
+def test_dicom_goes_with_its_images():
+    form = scan(SERIES, "review", "dicom")
+    image = scan(status="review")
+    assert not released([image, form])[SERIES]
+    assert released([image, form], accepts(STEM))[SERIES]
+    other = scan(f"{SESSION}_run-2_T1w", "review")
+    assert not released([image, other, form], accepts(STEM))[SERIES]
+    assert not released(
+        [image, replace(form, measures={**form.measures, "own_status": "review"})], accepts(STEM)
+    )[SERIES]
+    assert not released([image, replace(form, status="fail")], accepts(STEM))[SERIES]
+    rejected = accepts(STEM, verdict=False)
+    assert not released([scan(), scan(SERIES, "pass", "dicom")], rejected)[SERIES]
+
+
+def test_a_scan_without_a_place_in_bids_stays_but_its_dicom_goes():
+    image = scan(files={"nifti": f"rest/{SUB}/{SES}/none/{STEM}.nii.gz"})
+    out = released([image, scan(SERIES, "pass", "dicom")])
+    assert out == {STEM: False, SERIES: True}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "session\tscan\n",
+        "session,scan,reviewer,reason\n",
+        f"session\tscan\treviewer\treason\n{SESSION}\t{STEM}\t\tfine\n",
+        f"session\tscan\treviewer\treason\n{SESSION}\t{STEM}\tA\t\n",
+        f"session\tscan\treviewer\treason\tverdict\n{SESSION}\t{STEM}\tA\tok\tmaybe\n",
+        f"session\tscan\treviewer\treason\tverdict\n{SESSION}\t{STEM}\tA\tok\taccept\n"
+        f"{SESSION}\t{STEM}\tB\tno\treject\n",
+    ],
+)
+def test_a_slip_in_the_table_of_accepts_opens_nothing(tmp_path, text):
+    path = tmp_path / "accept.tsv"
+    path.write_text(text)
+    with pytest.raises(EffaceError, match=r"accept\.tsv"):
+        release.judgements(path)
+
+
+def test_the_table_of_accepts(tmp_path):
+    path = tmp_path / "accept.tsv"
+    path.write_text(f"session\tscan\treviewer\treason\n{SESSION}\t{STEM}\tR. Viewer\tchin cut\n\n")
+    said = release.judgements(path)
+    assert said == {(SESSION, STEM): release.Judgement(True, "R. Viewer", "chin cut")}
+    assert release.judgements(None) == {}
+    with pytest.raises(EffaceError):
+        release.judgements(tmp_path / "none.tsv")
+
+
+@pytest.fixture
+def out(tmp_path):
+    """A session through the audit, in the folders of a run."""
+    source = tmp_path / "source" / "QUILLFEATHER_MARA" / "IM1"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(raw())
+    restricted = tmp_path / "out" / "restricted"
+    restricted.mkdir(parents=True)
+    scans, folder = audited(restricted, sources=[source])
+    write_manifest(
+        restricted / "audit" / f"{SESSION}.json",
+        Manifest("audit", SESSION, tuple(scans.values())),
+        folder,
+    )
+    return tmp_path / "out"
+
+
+def audits(out):
+    return read_manifest(out / "restricted" / "audit" / f"{SESSION}.json")
+
+
+def through(out, said=None):
+    manifest = audits(out)
+    for form in release.FORMS:
+        if release.gate_row(manifest, said or {})[1 + release.FORMS.index(form)] == "yes":
+            target = out / "release" / form / SUB / SES
+            folder = out / "restricted" / "audit" / SESSION
+            release.copy(folder, manifest, said or {}, form, target)
+    finish(out, [manifest], said or {}, ABOUT, [], out)
+
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_release_is_whole_verified_and_the_same_again(out):
+    through(out)
+    first = content(out / "release") | content(out / "audit")
+    assert f"bids/{SUB}/{SES}/anat/{STEM}.nii.gz" in first
+    assert f"dicom/{SUB}/{SES}/{SERIES}/000001.dcm" in first
+    report = verify(out / "release", ["Quillfeather", "Mara"])
+    assert report.problems == ()
+    through(out)
+    assert content(out / "release") | content(out / "audit") == first
+
+
+def test_times_of_released_files_tell_nothing(out):
+    through(out)
+    for name in content(out / "release"):
+        if name != release.MANIFEST:
+            assert (out / "release" / name).stat().st_mtime == release.MTIME
+
+
+def test_pictures_of_before_never_leave(out):
+    through(out)
+    names = content(out / "audit").keys() | content(out / "release").keys()
+    assert any("after_front" in n for n in names)
+    assert not any("before" in n for n in names)
+
+
+def test_what_no_manifest_lists_is_taken_away(out):
+    through(out)
+    stray = out / "release" / "bids" / "sub-zzzzzzzzzz" / "ses-y" / "anat" / "x.nii.gz"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"")
+    (out / "release" / "dicom" / SUB / SES / ".snakemake_timestamp").touch()
+    (out / "audit" / "pictures" / "old.png").write_bytes(b"")
+    through(out)
+    assert not stray.parent.parent.parent.exists()
+    assert not list(out.rglob("*timestamp*"))
+    assert not (out / "audit" / "pictures" / "old.png").exists()
+
+
+def test_a_file_changed_after_the_audit_does_not_go_out(out):
+    manifest = audits(out)
+    folder = out / "restricted" / "audit" / SESSION
+    name = next(n for n in manifest.sha256 if n.endswith(".dcm"))
+    path = folder / name
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data + b"x")
+    with pytest.raises(EffaceError, match="not what was audited"):
+        release.copy(folder, manifest, {}, "dicom", out / "release" / "dicom" / SUB / SES)
+    assert not (out / "release" / "dicom" / SUB / SES).exists()
+
+
+def test_a_release_that_is_not_whole_is_no_release(out):
+    through(out)
+    (out / "release" / "bids" / SUB / SES / "anat" / f"{STEM}.nii.gz").unlink()
+    with pytest.raises(EffaceError, match="missing from the release"):
+        finish(out, [audits(out)], {}, ABOUT, [], out)
+
+
+def test_a_report_that_would_leak_is_not_written(out):
+    manifest = audits(out)
+    bad = replace(manifest.scans[0], reasons=("review needed: quillfeather",), status="review")
+    told = replace(manifest, scans=(bad, *manifest.scans[1:]))
+    with pytest.raises(EffaceError, match="would tell") as caught:
+        finish(out, [told], {}, ABOUT, [], out)
+    assert "uillfeather" not in str(caught.value).lower()
+    assert not (out / "audit").exists()
+    assert not (out / "release").exists()
+
+
+def test_who_accepted_is_in_the_audit(out):
+    manifest = audits(out)
+    one = next(s for s in manifest.scans if s.scan == STEM)
+    waits = replace(one, status="review", reasons=("review needed: nose not found",))
+    told = replace(manifest, scans=tuple(waits if s.scan == STEM else s for s in manifest.scans))
+    said = accepts(STEM)
+    for form in release.FORMS:
+        folder = out / "restricted" / "audit" / SESSION
+        release.copy(folder, told, said, form, out / "release" / form / SUB / SES)
+    finish(out, [told], said, ABOUT, [], out)
+    data = json.loads((out / "audit" / "audit.json").read_text())
+    row = next(s for s in data["scans"] if s["scan"] == STEM)
+    assert row["note"] == "accepted by R. Viewer: looks fine"
+    assert row["status"] == "review"
+    assert row["released"] == "yes"
+    assert data["summary"]["accepted"] == 1
+
+
+def test_the_gate_table(tmp_path):
+    manifest = Manifest("audit", SESSION, (scan(),), {scan().files["nifti"]: "aa"})
+    row = release.gate_row(manifest, {})
+    path = tmp_path / "gate.tsv"
+    path.write_text(release.gate_table([row]))
+    assert release.table_of(path, "bids") == {SESSION: row[3]}
+    assert release.table_of(path, "dicom") == {}
+    changed = replace(manifest, sha256={scan().files["nifti"]: "bb"})
+    assert release.gate_row(changed, {})[3] != row[3]
+
+
+def bids_errors(folder):
+    validator = Path(sys.executable).parent / "bids-validator-deno"
+    if not validator.exists():
+        pytest.skip("bids-validator-deno is not installed")
+    done = subprocess.run(
+        [validator, folder, "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"NO_COLOR": "1"},
+    )
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    return [i for i in issues if i["severity"] == "error"]
+
+
+def test_bids_is_valid(out):
+    through(out)
+    assert bids_errors(out / "release" / "bids") == []
+
+
+def test_an_empty_release_is_valid_and_verifies(tmp_path):
+    finish(tmp_path, [], {}, ABOUT, [], tmp_path)
+    assert verify(tmp_path / "release").problems == ()
+    assert bids_errors(tmp_path / "release" / "bids") == []
+    assert (tmp_path / "audit" / "index.html").is_file()
+
+
+def test_every_source_file_is_in_the_account_once(out, tmp_path):
+    from efface import inventory
+    from efface.pseudonym import new_key
+
+    source = tmp_path / "source"
+    (source / "notes.txt").write_text("no image")
+    key = new_key(tmp_path / "key")
+    entries = [inventory.run_entry(source, n, key) for n in inventory.entries(source, key).values()]
+    finish_with = audits(out)
+    through(out)
+    finish(out, [finish_with], {}, ABOUT, entries, source)
+    lines = (out / "restricted" / "files.tsv").read_text().splitlines()[1:]
+    paths = [line.split("\t")[0] for line in lines]
+    assert sorted(paths) == ["QUILLFEATHER_MARA/IM1", "notes.txt"]
+    assert modes.S_ISREG((out / "restricted" / "files.tsv").stat().st_mode)
+    assert session()["session"] == SESSION

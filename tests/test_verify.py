@@ -1,0 +1,78 @@
+"""Verify: every way in which a release can be unsound is told, by place."""
+
+import gzip
+
+import pytest
+from test_release import out, through  # noqa: F401 - the fixture
+
+from efface.errors import EffaceError
+from efface.verify import verify
+
+
+@pytest.fixture
+def sound(out):  # noqa: F811
+    through(out)
+    return out / "release"
+
+
+def first(release, pattern):
+    return sorted(release.rglob(pattern))[0]
+
+
+def test_sound(sound):
+    report = verify(sound, ["Quillfeather", "19710423", ""])
+    assert report.problems == ()
+    assert report.summary().startswith("sound: ")
+    assert report.identifiers == 2
+
+
+def test_a_changed_a_missing_and_a_further_file(sound):
+    image = first(sound, "*_T1w.nii.gz")
+    data = bytearray(gzip.decompress(image.read_bytes()))
+    data[-1] ^= 1
+    image.write_bytes(gzip.compress(bytes(data), mtime=0))
+    first(sound, "*.dcm").unlink()
+    (sound / "more.tsv").write_text("x\n")
+    problems = "\n".join(verify(sound).problems)
+    assert "not the file that the manifest lists" in problems
+    assert "in the manifest, but not there" in problems
+    assert "more.tsv: not in the manifest" in problems
+    assert verify(sound).summary().startswith("not sound: 3 ")
+
+
+def test_a_given_identifier_is_told_by_line_not_by_value(sound):
+    (sound / "bids" / "README.md").write_text("thanks to Mara, born 23.04.1971\n")
+    problems = verify(sound, ["nobody", "Mara", "1971-04-23"]).problems
+    text = "\n".join(problems)
+    assert "identifier on line 2" in text
+    assert "identifier on line 3" in text
+    assert "Mara" not in text
+    assert "1971" not in text
+
+
+def test_structure_needs_no_list(sound):
+    path = first(sound, "*.dcm")
+    data = bytearray(path.read_bytes())
+    data[3] = 65
+    path.write_bytes(bytes(data))
+    sidecar = first(sound, "*_T1w.json")
+    sidecar.write_text('{"EchoTime": 0.003, "PatientName": "X"}')
+    text = "\n".join(verify(sound).problems)
+    assert "something in the preamble" in text
+    assert "not on the allow-list" in text
+
+
+def test_a_link_is_no_file_of_a_release(sound):
+    path = first(sound, "*_T1w.json")
+    target = sound.parent / "elsewhere.json"
+    path.rename(target)
+    path.symlink_to(target)
+    assert any("no plain file" in p for p in verify(sound).problems)
+
+
+@pytest.mark.parametrize("text", [None, "", "path\tsize\n", "\xff"])
+def test_without_a_manifest_there_is_nothing_to_verify(tmp_path, text):
+    if text is not None:
+        (tmp_path / "manifest.tsv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(EffaceError, match="manifest"):
+        verify(tmp_path)
