@@ -7,8 +7,18 @@ def verdicts(wildcards):
     return [config["accept"]] if config["accept"] else []
 
 
+def decision(wildcards):
+    """What the gate decided for one session.
+
+    The gate writes it only if it changed: a scan that a reviewer accepts makes its session anew,
+    and no other. A parameter would not do: Snakemake knows it from before the gate ran again.
+    """
+    path = Path(f"{OUT}/restricted/gate/{wildcards.sub}_{wildcards.ses}.tsv")
+    return [str(path)] if path.exists() else []
+
+
 def opened(form):
-    """Sessions of which something goes out in a form, each with the fingerprint of what does."""
+    """Sessions of which something goes out in a form."""
     return release.table_of(checkpoints.gate.get().output[0], form)
 
 
@@ -48,14 +58,13 @@ rule release_bids:
     input:
         folder=f"{OUT}/restricted/audit/{{sub}}_{{ses}}",
         manifest=f"{OUT}/restricted/audit/{{sub}}_{{ses}}.json",
+        decision=decision,
     output:
         directory(f"{OUT}/release/bids/{{sub}}/{{ses}}"),
     log:
         f"{OUT}/restricted/logs/release_bids/{{sub}}_{{ses}}.log",
     params:
         version=VERSION,
-        # a scan that a reviewer accepts makes its session anew, and no other
-        fingerprint=lambda w: opened("bids").get(f"{w.sub}_{w.ses}", ""),
     script:
         "../scripts/release.py"
 
@@ -64,13 +73,13 @@ rule release_dicom:
     input:
         folder=f"{OUT}/restricted/audit/{{sub}}_{{ses}}",
         manifest=f"{OUT}/restricted/audit/{{sub}}_{{ses}}.json",
+        decision=decision,
     output:
         directory(f"{OUT}/release/dicom/{{sub}}/{{ses}}"),
     log:
         f"{OUT}/restricted/logs/release_dicom/{{sub}}_{{ses}}.log",
     params:
         version=VERSION,
-        fingerprint=lambda w: opened("dicom").get(f"{w.sub}_{w.ses}", ""),
     script:
         "../scripts/release.py"
 

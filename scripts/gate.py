@@ -8,4 +8,11 @@ from efface.manifest import read_manifest, write_atomic
 accept = snakemake.input.accept
 said = release.judgements(Path(accept[0]) if accept else None)
 rows = [release.gate_row(read_manifest(Path(p)), said) for p in sorted(snakemake.input.manifests)]
-write_atomic(Path(snakemake.output[0]), release.gate_table(rows))
+out = Path(snakemake.output[0])
+for row in rows:
+    # only if it changed: it is what makes a session's release anew
+    write_atomic(out.with_suffix("") / f"{row[0]}.tsv", release.gate_table([row]))
+for path in out.with_suffix("").glob("*.tsv"):
+    if path.stem not in {row[0] for row in rows}:
+        path.unlink()
+write_atomic(out, release.gate_table(rows))

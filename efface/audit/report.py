@@ -101,14 +101,20 @@ def report(rows: Sequence[Row], about: About) -> dict[str, bytes]:
 
 def data(rows: Sequence[Row], about: About) -> dict[str, Any]:
     """What the audit says, as plain values."""
-    ordered = sorted(rows, key=lambda r: (r.session, r.scan.scan, r.scan.series))
+    forms = {"nifti": 0, "dicom": 1}
+    ordered = sorted(
+        rows,
+        key=lambda r: (r.session, forms.get(r.scan.measures.get("form", ""), 2), r.scan.scan),
+    )
     scans = [_entry(r) for r in ordered]
     reasons = Counter(
         phrase
         for r in ordered
         if not r.released
         # a scan that gives a reason twice counts once
-        for phrase in {_PHRASE.split(reason, maxsplit=1)[0] for reason in r.scan.reasons}
+        for phrase in {
+            _PHRASE.split(reason, maxsplit=1)[0] for reason in (*r.scan.reasons, r.note) if reason
+        }
     )
     statuses = Counter(r.scan.status for r in ordered)
     return {

@@ -19,7 +19,7 @@ from efface import nifti
 from efface.manifest import Manifest, Scan
 from efface.qc import gate
 from efface.qc.gate import Verdict
-from efface.segment.labels import FEATURES
+from efface.segment.labels import FEATURES, LABELS
 from efface.status import NOT_CONVERTED, STAGE_FAILED, Status, worst
 
 Stage = tuple[Path, Manifest]
@@ -204,7 +204,9 @@ def _draw(
         for side, picture in views.items():
             save(f"{role}_{side}", picture)
     save("before_slices", render.slices(old, before.affine, mask, labels, window=window))
-    save("slices", render.slices(new, before.affine, mask, labels, window=window))
+    # the outline of an organ is its profile: after distorting, region and brain alone are drawn
+    brain = np.where(labels == LABELS["brain"], labels, 0)
+    save("slices", render.slices(new, before.affine, mask, brain, window=window))
     return files
 
 

@@ -136,7 +136,7 @@ def face(
     cut = len(edge) * voxel ** (2 / 3) > 100  # mm² of the brain on the edge of the view
     measures["brain_cut"] = bool(cut)
     if ml > BRAIN_ML[1] or ml < (CUT_BRAIN_ML if cut else BRAIN_ML[0]):
-        return Verdict("fail", (f"{NOT_A_HEAD}: a brain of {ml:.0f} ml is none",), measures)
+        return Verdict("fail", (f"{NOT_A_HEAD}: {ml:.0f} ml of brain found",), measures)
 
     points = _world(index, grid)
     pose, centres, volumes = _lay(small, grid, voxel, anatomy, view, points, ml)

@@ -8,11 +8,9 @@ comes from one generator seeded by the step, so that a resumed run sees the same
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional
 
@@ -22,11 +20,11 @@ Shape = tuple[int, int, int]
 
 
 def example(
-    head: Head, shape: Shape, seed: int, device: str = "cpu"
+    head: Head, shape: Shape, seed: int, device: str = "cpu", mm: float = 2.0
 ) -> tuple[Tensor, Tensor]:
     """An augmented head.
 
-    Returns the image (1, 1, X, Y, Z) float32, normalised as at inference, and labels (1, X, Y, Z)
+    ``mm`` is the grid's voxel size. Returns the image (1, 1, X, Y, Z) float32, normalised as at inference, and labels (1, X, Y, Z)
     int64 on a grid of ``shape``.
     """
     g = Generator().manual_seed(seed)
@@ -38,7 +36,7 @@ def example(
     inside = (grid.abs() < 1).all(-1)[None]
     labels = labels[0].round().long()
     image = _contrast(image, labels, g)
-    image, labels = _mishap(image, labels, g)
+    image, labels = _mishap(image, labels, mm, g)
     image = _bias(image, g)
     image, inside = _resolution(image, inside, g)
     image, inside = _crop(image, inside, labels, g)
@@ -142,10 +140,14 @@ def _dilate(mask: Tensor, radius: int) -> Tensor:
     return out > 0.5
 
 
-def _mishap(image: Tensor, labels: Tensor, g: Generator) -> tuple[Tensor, Tensor]:
+def _mishap(
+    image: Tensor, labels: Tensor, mm: float, g: Generator
+) -> tuple[Tensor, Tensor]:
     """Heads without a face or without a skull, and things that are no head."""
     kind = _u(g, 0, 1)
-    if kind < 0.14:  # defaced already, in part or whole
+    if kind < 0.12:
+        image, labels = _defaced(image, labels, mm, g)
+    elif kind < 0.18:  # defaced by others, in part or whole
         chosen = [o for o in (2, 3, 4, 5) if _chance(g, 0.7)] or [3]
         organs = torch.isin(labels, torch.tensor(chosen, device=labels.device))
         region = _dilate(organs[None], 3 + _pick(g, 4)) & ~_dilate((labels == 1)[None], 1)
@@ -167,16 +169,40 @@ def _mishap(image: Tensor, labels: Tensor, g: Generator) -> tuple[Tensor, Tensor
             )
         image = torch.where(region, torch.as_tensor(fill, device=image.device), image)
         labels = torch.where(region[0] & (labels > 1), 0, labels)
-    elif kind < 0.17:  # stripped of everything but the brain
+    elif kind < 0.21:  # stripped of everything but the brain
         brain = labels == 1
         image, labels = image * brain[None], brain.long()
-    elif kind < 0.19:  # no head: smooth blobs or noise
+    elif kind < 0.23:  # no head: smooth blobs or noise
         coarse = torch.randn(1, 1, *[3 + _pick(g, 12) for _ in "xyz"], generator=g)
         image = functional.interpolate(coarse, size=image.shape[2:], mode="trilinear").to(
             image.device
         ).clamp(0, 2)
         labels = torch.zeros_like(labels)
     return image, labels
+
+
+def _defaced(
+    image: Tensor, labels: Tensor, mm: float, g: Generator
+) -> tuple[Tensor, Tensor]:
+    """As efface itself defaces: what it leaves must not be taken for a face."""
+    from efface.distort.region import region
+    from efface.segment.labels import FEATURES
+
+    some = tuple(f for f in FEATURES if _chance(g, 0.5))
+    features = some if some and _chance(g, 0.3) else ("face",)
+    known = labels[0].to("cpu", torch.uint8).numpy()
+    where = region(known, np.diag([mm, mm, mm, 1.0]), features)
+    mask = torch.from_numpy(np.ascontiguousarray(where)).to(image.device)[None]
+    brain = image[(labels == 1)[None]]
+    mean, spread = (brain.mean(), brain.std()) if brain.numel() > 1 else (image.mean(), image.std())
+    fill = torch.randn(
+        1, 1, *[max(2, round(n / _u(g, 1, 2.5))) for n in image.shape[2:]], generator=g
+    )
+    fill = functional.interpolate(fill, size=image.shape[2:], mode="trilinear").to(image.device)
+    keep = 0.0 if _chance(g, 0.15) else 1.0  # now and then the region is emptied
+    filled = torch.where(mask[None], ((mean + spread * fill) * keep).clamp(min=0), image)
+    gone = mask & (labels > 1)
+    return filled, torch.where(gone, 0, labels)
 
 
 def _bias(image: Tensor, g: Generator) -> Tensor:
@@ -260,10 +286,3 @@ def _normalise(image: Tensor, inside: Tensor) -> Tensor:
     out = ((image - low) / (high - low).clamp(min=1e-6)).clamp(-0.2, 2.0)
     return out * inside
 
-
-Augmentation = Callable[[Head, Shape, int, str], tuple[Tensor, Tensor]]
-
-
-def to_numpy(t: Tensor) -> NDArray[np.float32]:
-    """For pictures of examples."""
-    return t.squeeze().float().cpu().numpy()

@@ -136,7 +136,8 @@ def _examples(
         # a shuffled pass over all heads, then another: drawn from the step alone
         turn, place = divmod(step, len(heads))
         order = np.random.default_rng([settings.seed, turn]).permutation(len(heads))
-        return example(heads[order[place]], settings.shape, settings.seed * 10**9 + step, device)
+        seed = settings.seed * 10**9 + step
+        return example(heads[order[place]], settings.shape, seed, device, settings.mm)
 
     # in line with the training itself: two teams of threads on one CPU hinder each other
     for step in range(start, settings.steps):

@@ -1,0 +1,122 @@
+"""Training: data checks, augmentation, a run that is stopped and goes on, export."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from efface.errors import EffaceError
+from efface.phantom import phantom
+from efface.segment import Plan, Segmenter
+from efface.train import data, evaluate, export, loop
+from efface.train.augment import example
+
+TINY = loop.Settings(
+    mm=6.0,
+    shape=(32, 32, 32),
+    widths=(4, 8),
+    attention=True,
+    steps=5,
+    learning_rate=0.01,
+    warmup=2,
+    decay=0.0,
+    average=0.9,
+    organ_weight=2.0,
+    phantoms=0,
+    seed=3,
+    checkpoint_every=2,
+    validate_every=5,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    heads = tmp_path_factory.mktemp("heads")
+    for seed in (1, 2):
+        data.save_head(heads, f"P{seed}_T1w", *phantom(seed, spacing=(5, 5, 5)))
+    return heads
+
+
+def test_heads_come_onto_the_grid_with_their_labels(folder, tmp_path):
+    heads = data.cached(folder, tmp_path, 6.0)
+    assert [h.name for h in heads] == ["P1_T1w", "P2_T1w"]
+    assert all(set(np.unique(h.labels)) == set(range(6)) for h in heads)
+    again = data.cached(folder, tmp_path, 6.0)
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(heads, again, strict=True))
+
+
+def test_wrong_data_is_named(folder, tmp_path):
+    with pytest.raises(EffaceError, match="no heads"):
+        data.find(tmp_path)
+    img, labels = phantom(1, spacing=(8, 8, 8))
+    nib.save(img, tmp_path / "X_T1w.nii.gz")
+    with pytest.raises(EffaceError, match="no label map"):
+        data.find(tmp_path)
+    wrong = nib.Nifti1Image(np.full(labels.shape, 9, np.uint8), labels.affine)
+    nib.save(wrong, tmp_path / "X_labels.nii.gz")
+    with pytest.raises(EffaceError, match="labels must be"):
+        data.cached(tmp_path, tmp_path / "cache", 6.0)
+
+
+def test_split_keeps_a_person_together():
+    blank = np.zeros((2, 2, 2), np.uint8)
+    heads = [data.Head(f"P{p}_ses-{s}_T1w", blank, blank) for p in range(60) for s in (1, 2)]
+    training, validation = data.split(heads)
+    people = [{h.name.split("_")[0] for h in part} for part in (training, validation)]
+    assert all(people)
+    assert not people[0] & people[1]
+
+
+def test_augmentation_repeats_by_seed_and_varies(folder, tmp_path):
+    head = data.cached(folder, tmp_path, 6.0)[0]
+    first, again, other = (example(head, (32, 32, 32), s) for s in (5, 5, 6))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_every_augmentation_is_a_finite_labelled_image(folder, tmp_path):
+    head = data.cached(folder, tmp_path, 6.0)[1]
+    for seed in range(60):
+        x, y = example(head, (32, 32, 32), seed)
+        assert x.shape == (1, 1, 32, 32, 32)
+        assert y.shape == (1, 32, 32, 32)
+        assert torch.isfinite(x).all()
+        assert 0 <= int(y.min()) <= int(y.max()) <= 5
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(folder, tmp_path):
+    heads = data.cached(folder, tmp_path, 6.0)
+    whole = loop.train(heads, TINY, tmp_path / "a.pt", tmp_path / "a.csv", report=lambda _: None)
+    parts = None
+    calls = 0
+    while parts is None:
+        parts = loop.train(
+            heads, TINY, tmp_path / "b.pt", tmp_path / "b.csv", report=lambda _: None, seconds=0
+        )
+        calls += 1
+    assert calls == TINY.steps
+    assert whole is not None
+    for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_exported_model_is_loaded_and_evaluated(folder, tmp_path):
+    heads = data.cached(folder, tmp_path, 6.0)
+    curve = tmp_path / "c.csv"
+    net = loop.train(heads, TINY, tmp_path / "c.pt", curve, report=lambda _: None)
+    export.weights(net, TINY, tmp_path, {})
+    export.curve_picture(curve, tmp_path / "curve.png")
+    segmenter = Segmenter.load(tmp_path, "cpu")
+    assert segmenter.plan == Plan(6.0, (4, 8), True)
+    assert (tmp_path / "curve.png").stat().st_size > 500
+    rows = list(evaluate.heads(folder, segmenter))
+    lines = evaluate.table(rows).splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["head", "P1_T1w", "P2_T1w", "mean", "worst"]
+
+
+def test_missing_model_is_one_sentence(tmp_path):
+    with pytest.raises(EffaceError, match="no face model"):
+        Segmenter.load(Path(tmp_path))
