@@ -4,8 +4,8 @@ rule demo:
         rules.phantom.output.source,
     log:
         str(ROOT / "demo/demo.log"),
+    threads: 2
     params:
         out=str(ROOT / "demo/out"),
-    threads: 2
     shell:
         "{sys.executable} -m efface.cli run {input} {params.out} --cores {threads} | tee {log}"

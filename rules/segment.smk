@@ -7,11 +7,11 @@ rule segment:
         manifest=f"{OUT}/restricted/segment/{{session}}.json",
     log:
         f"{OUT}/restricted/logs/segment/{{session}}.log",
-    params:
-        version=VERSION,
-        model=setting.model_hash(config["models"]),
     threads: 2
     resources:
         mem_mb=3000,
+    params:
+        version=VERSION,
+        model=setting.model_hash(config["models"]),
     script:
         "../scripts/segment.py"

@@ -13,7 +13,11 @@ from efface.errors import EffaceError
 try:
     setting.check(config)
     # jobs on other nodes read the Snakefile again, without taking the lock of the main process
-    RUN = setting.prepare(config, lock=workflow.is_main_process) if config["source"] else None
+    RUN = (
+        setting.prepare(config, lock=workflow.is_main_process)
+        if config["source"]
+        else None
+    )
 except EffaceError as e:
     raise WorkflowError(str(e)) from None
 
@@ -32,7 +36,9 @@ def fingerprint(wildcards):
 
 def sessions(wildcards):
     """All sessions of the source, or of the people asked for."""
-    return setting.sessions(checkpoints.inventory.get().output[0], config["participants"])
+    return setting.sessions(
+        checkpoints.inventory.get().output[0], config["participants"]
+    )
 
 
 def audited(wildcards):

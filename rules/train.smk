@@ -12,13 +12,13 @@ rule train:
         picture=f"{TRAINED}/curve.png",
     log:
         f"{TRAINED}/train.log",
+    threads: 2
     params:
         settings=ROOT / "models/training.yaml",
         # kept when the rule is stopped: training goes on from it
         checkpoint=f"{TRAINED}/checkpoint/state.pt",
         curve=f"{TRAINED}/checkpoint/curve.csv",
         cache=f"{TRAINED}/cache",
-    threads: 2
     script:
         "../scripts/train.py"
 
@@ -29,8 +29,8 @@ rule evaluate:
         picture=f"{TRAINED}/worst.png",
     log:
         f"{TRAINED}/evaluate.log",
+    threads: 2
     params:
         model=setting.model_hash(config["models"]),
-    threads: 2
     script:
         "../scripts/evaluate.py"

@@ -140,8 +140,8 @@ def test_no_face_where_one_must_be():
     [
         (np.zeros((20, 20, 20), np.uint8), "no brain found"),
         (head(without=("brain",))[0], "no brain found"),
-        (np.pad(np.ones((10, 10, 10), np.uint8), 8), "ml is none"),
-        (np.pad(np.ones((40, 40, 40), np.uint8), 2), "ml is none"),
+        (np.pad(np.ones((10, 10, 10), np.uint8), 8), "ml of brain found"),
+        (np.pad(np.ones((40, 40, 40), np.uint8), 2), "ml of brain found"),
     ],
 )
 def test_what_has_no_brain_is_not_a_head(labels, words):

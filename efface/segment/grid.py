@@ -103,7 +103,7 @@ def normalise(v: Array, inside: NDArray[np.bool_]) -> Array:
     if seen.size == 0:
         return np.zeros_like(v)
     low, high = np.percentile(seen[:: max(1, seen.size // 200_000)], (2, 99.5))
-    out = np.clip((v - low) / max(high - low, 1e-6), -0.2, 2.0).astype(np.float32)
+    out: Array = np.clip((v - low) / max(high - low, 1e-6), -0.2, 2.0).astype(np.float32)
     out[~inside] = 0
     return out
 

@@ -24,8 +24,8 @@ def example(
 ) -> tuple[Tensor, Tensor]:
     """An augmented head.
 
-    ``mm`` is the grid's voxel size. Returns the image (1, 1, X, Y, Z) float32, normalised as at inference, and labels (1, X, Y, Z)
-    int64 on a grid of ``shape``.
+    ``mm`` is the grid's voxel size. Returns the image (1, 1, X, Y, Z) float32, normalised as at
+    inference, and labels (1, X, Y, Z) int64, on a grid of ``shape``.
     """
     g = Generator().manual_seed(seed)
     image = torch.from_numpy(head.image).to(device, torch.float32)[None, None] / SCALE
