@@ -22,6 +22,7 @@ test: .venv/dev
 
 lint: .venv/dev
 	$(BIN)/ruff check efface scripts tests benchmarks docs
+	$(BIN)/ruff format --check --quiet efface scripts tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 

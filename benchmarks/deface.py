@@ -1,6 +1,6 @@
 """What defacing costs, as ratios to nibabel reading and writing the same file, in one run.
 
-    python benchmarks/deface.py [IMAGE.nii.gz]      (default: a phantom of 256×256×176 voxels, 1 mm)
+python benchmarks/deface.py [IMAGE.nii.gz]      (default: a phantom of 256×256×176 voxels, 1 mm)
 """
 
 import subprocess

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Report", "Result", "__version__", "deface"]
 
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     # late, so that `import efface` costs nothing
     if name in __all__:

@@ -34,9 +34,7 @@ class Scan:
 
     def mark(self, status: Status, reason: str) -> Scan:
         """The scan with a further reason and the more cautious status."""
-        return replace(
-            self, status=worst(self.status, status), reasons=(*self.reasons, reason)
-        )
+        return replace(self, status=worst(self.status, status), reasons=(*self.reasons, reason))
 
 
 @dataclass(frozen=True)

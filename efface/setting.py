@@ -51,9 +51,7 @@ def check(config: dict[str, Any]) -> None:
     from efface.distort.methods import METHODS
 
     if config["method"] not in METHODS:
-        raise EffaceError(
-            f"setting method: {config['method']!r} is none of {', '.join(METHODS)}"
-        )
+        raise EffaceError(f"setting method: {config['method']!r} is none of {', '.join(METHODS)}")
     from efface.scrub import check_options
 
     check_options(config["retain"])

@@ -35,9 +35,7 @@ def run(
                 traceback.print_exc(file=out)
             _empty(temporary)
             reason = f"{STAGE_FAILED}: {stage} ({type(e).__name__}, see the log of the session)"
-            scans = tuple(
-                replace(s, files={}, measures={}).mark("fail", reason) for s in given
-            )
+            scans = tuple(replace(s, files={}, measures={}).mark("fail", reason) for s in given)
     write_manifest(manifest, Manifest(stage, session, scans), folder)
 
 

@@ -37,9 +37,7 @@ def validate(net):
 
 report(f"{len(training)} heads to train on, {len(validation)} to validate")
 curve = Path(params.curve)
-net = loop.train(
-    training, settings, Path(params.checkpoint), curve, device, validate, report
-)
+net = loop.train(training, settings, Path(params.checkpoint), curve, device, validate, report)
 export.weights(
     net,
     settings,

@@ -65,9 +65,7 @@ def test_one_run_at_a_time(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "a").write_text("x")
     c = config(source=str(tmp_path / "s"), out=str(tmp_path / "o"))
-    code = (
-        f"from efface import setting; setting.prepare({c!r}); print('held', flush=True); input()"
-    )
+    code = f"from efface import setting; setting.prepare({c!r}); print('held', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,

@@ -132,9 +132,7 @@ class Segmenter:
         return p
 
 
-def run(
-    convert: tuple[Path, Manifest], folder: Path, segmenter: Segmenter
-) -> tuple[Scan, ...]:
+def run(convert: tuple[Path, Manifest], folder: Path, segmenter: Segmenter) -> tuple[Scan, ...]:
     """Label every NIfTI of a session; writes ``{scan}_labels.nii.gz``.
 
     A scan that cannot be labelled fails with its reason; the others go on.

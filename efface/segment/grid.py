@@ -61,9 +61,7 @@ def volume(voxels: NDArray[np.generic], slope: float = 1.0, inter: float = 0.0) 
     return v
 
 
-def resample(
-    v: Array, affine: NDArray[np.float64], grid: Grid
-) -> tuple[Array, NDArray[np.bool_]]:
+def resample(v: Array, affine: NDArray[np.float64], grid: Grid) -> tuple[Array, NDArray[np.bool_]]:
     """``v`` on the grid by trilinear interpolation, and where the grid lies in its field of view.
 
     Voxels finer than half the grid's are averaged first, so that noise does not alias.
@@ -75,9 +73,11 @@ def resample(
     for axis, f in enumerate(factors):
         if f > 1:
             n = v.shape[axis] // f
-            v = v.take(range(n * f), axis).reshape(
-                *v.shape[:axis], n, f, *v.shape[axis + 1 :]
-            ).mean(axis + 1)
+            v = (
+                v.take(range(n * f), axis)
+                .reshape(*v.shape[:axis], n, f, *v.shape[axis + 1 :])
+                .mean(axis + 1)
+            )
             affine[:3, 3] += affine[:3, axis] * (f - 1) / 2
             affine[:3, axis] *= f
     to_voxel = np.linalg.inv(affine) @ grid.affine

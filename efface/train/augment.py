@@ -140,9 +140,7 @@ def _dilate(mask: Tensor, radius: int) -> Tensor:
     return out > 0.5
 
 
-def _mishap(
-    image: Tensor, labels: Tensor, mm: float, g: Generator
-) -> tuple[Tensor, Tensor]:
+def _mishap(image: Tensor, labels: Tensor, mm: float, g: Generator) -> tuple[Tensor, Tensor]:
     """Heads without a face or without a skull, and things that are no head."""
     kind = _u(g, 0, 1)
     if kind < 0.12:
@@ -158,12 +156,13 @@ def _mishap(
         elif how == 1:
             fill = _u(g, 0, 1)
         elif how == 2:
-            fill = _u(g, 0.1, 0.8) + _u(g, 0, 0.5) * torch.randn(
-                image.shape, generator=g
-            ).to(image.device)
+            fill = _u(g, 0.1, 0.8) + _u(g, 0, 0.5) * torch.randn(image.shape, generator=g).to(
+                image.device
+            )
         else:
-            coarse = torch.rand(1, 1, *[n // (2 + 2 * _pick(g, 4)) for n in image.shape[2:]],
-                                generator=g)
+            coarse = torch.rand(
+                1, 1, *[n // (2 + 2 * _pick(g, 4)) for n in image.shape[2:]], generator=g
+            )
             fill = functional.interpolate(coarse, size=image.shape[2:], mode="trilinear").to(
                 image.device
             )
@@ -174,16 +173,16 @@ def _mishap(
         image, labels = image * brain[None], brain.long()
     elif kind < 0.23:  # no head: smooth blobs or noise
         coarse = torch.randn(1, 1, *[3 + _pick(g, 12) for _ in "xyz"], generator=g)
-        image = functional.interpolate(coarse, size=image.shape[2:], mode="trilinear").to(
-            image.device
-        ).clamp(0, 2)
+        image = (
+            functional.interpolate(coarse, size=image.shape[2:], mode="trilinear")
+            .to(image.device)
+            .clamp(0, 2)
+        )
         labels = torch.zeros_like(labels)
     return image, labels
 
 
-def _defaced(
-    image: Tensor, labels: Tensor, mm: float, g: Generator
-) -> tuple[Tensor, Tensor]:
+def _defaced(image: Tensor, labels: Tensor, mm: float, g: Generator) -> tuple[Tensor, Tensor]:
     """As efface itself defaces: what it leaves must not be taken for a face."""
     from efface.distort.region import region
     from efface.segment.labels import FEATURES
@@ -230,9 +229,7 @@ def _resolution(image: Tensor, inside: Tensor, g: Generator) -> tuple[Tensor, Te
     return functional.interpolate(low, size=image.shape[2:], mode="trilinear"), inside
 
 
-def _crop(
-    image: Tensor, inside: Tensor, labels: Tensor, g: Generator
-) -> tuple[Tensor, Tensor]:
+def _crop(image: Tensor, inside: Tensor, labels: Tensor, g: Generator) -> tuple[Tensor, Tensor]:
     """A smaller field of view: up to two sides cut, often right through an organ."""
     keep = torch.ones(image.shape[2:], dtype=torch.bool)
     if _chance(g, 0.5):
@@ -285,4 +282,3 @@ def _normalise(image: Tensor, inside: Tensor) -> Tensor:
     high = torch.kthvalue(seen, max(1, int(0.995 * seen.numel())))[0]
     out = ((image - low) / (high - low).clamp(min=1e-6)).clamp(-0.2, 2.0)
     return out * inside
-

@@ -87,8 +87,7 @@ def cached(folder: Path, cache: Path, mm: float) -> list[Head]:
         with np.load(store) as z:
             if list(z["names"]) == [n for n, _, _ in pairs]:
                 return [
-                    Head(n, z[f"image_{i}"], z[f"labels_{i}"])
-                    for i, (n, _, _) in enumerate(pairs)
+                    Head(n, z[f"image_{i}"], z[f"labels_{i}"]) for i, (n, _, _) in enumerate(pairs)
                 ]
     heads = [read(*p, mm) for p in pairs]
     cache.mkdir(parents=True, exist_ok=True)

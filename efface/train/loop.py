@@ -42,9 +42,7 @@ class Settings:
     @staticmethod
     def of(raw: dict[str, Any]) -> Settings:
         """From parsed YAML."""
-        return Settings(
-            **{**raw, "shape": tuple(raw["shape"]), "widths": tuple(raw["widths"])}
-        )
+        return Settings(**{**raw, "shape": tuple(raw["shape"]), "widths": tuple(raw["widths"])})
 
 
 def loss(logits: Tensor, labels: Tensor, organ_weight: float) -> Tensor:
