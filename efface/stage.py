@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from efface.errors import of_machine
 from efface.manifest import Manifest, Scan, new_folder, write_manifest
 from efface.status import STAGE_FAILED
 
@@ -31,6 +32,8 @@ def run(
         try:
             scans = work(temporary)
         except Exception as e:
+            if of_machine(e):
+                raise
             with log.open("a") if log else sys.stderr as out:
                 traceback.print_exc(file=out)
             _empty(temporary)

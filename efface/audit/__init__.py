@@ -19,6 +19,7 @@ from typing import Any
 from efface import __version__
 from efface.audit import leaks, needles
 from efface.audit.leaks import Finding, Matcher
+from efface.errors import of_machine
 from efface.manifest import Manifest, Scan, write_json
 from efface.status import LEAK, STAGE_FAILED, Status, worst
 
@@ -117,6 +118,8 @@ def _stage(
                 files[role] = f"pictures/{name}"
                 _link(pictures / name, folder / files[role])
     except (OSError, KeyError, ValueError) as e:
+        if of_machine(e):
+            raise
         return replace(scan, files=files).mark(
             "fail", f"{STAGE_FAILED}: audit ({type(e).__name__})"
         )

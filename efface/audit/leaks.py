@@ -139,7 +139,9 @@ class _Table:
                 at = np.flatnonzero(self.flags[self._hash(words)])
                 if not at.size:
                     continue
-                at = at[np.isin(words[at], self.keys)]
+                # of what hashes alike, what is alike: the keys are sorted
+                near = np.searchsorted(self.keys, words[at]).clip(max=len(self.keys) - 1)
+                at = at[self.keys[near] == words[at]]
                 for i in at.tolist():
                     position = start + k + 4 * i
                     for p in self.by_key[int(words[i])]:
@@ -192,7 +194,6 @@ def _plain(name: str, data: bytes, matcher: Matcher, uids: bool) -> Iterator[tup
     elif name.endswith(".png"):
         yield from _png(data, matcher)
     elif name.endswith(".json"):
-        yield from _hits(matcher, data, "byte")
         yield from _json(data, matcher, sidecar=name.startswith("sub-"))
     elif name.endswith((".bval", ".bvec")):
         yield from _hits(matcher, data, "byte")
@@ -292,10 +293,22 @@ def _json(data: bytes, matcher: Matcher, *, sidecar: bool) -> Iterator[tuple[str
                     yield "structure: a key that is not on the allow-list", "a sidecar"
                 elif allowed({key: value}) != {key: value}:
                     yield "structure: a value that is not on the allow-list", f"key {key}"
-    for place, text in _strings(content, ""):
-        for _, kind in matcher.search(text.encode()):
-            # a key is named only if it is one of ours: it might be the finding
-            yield kind, f"key {place}" if place in known else "a value"
+        # a key of the list is a word of ours, also where somebody is called "Slice Timing"
+        for key in known & content.keys():
+            data = data.replace(f'"{key}"'.encode(), b'"' + b" " * len(key.encode()) + b'"')
+    yield from _hits(matcher, data, "byte")
+    strings = [(p, t) for p, t in _strings(content, "") if not (t in known and t == p)]
+    for where, kind in _in_values(matcher, [t.encode() for _, t in strings]):
+        # a key is named only if it is one of ours: it might be the finding
+        place = strings[where][0]
+        yield kind, f"key {place}" if place in known else "a value"
+
+
+def _in_values(matcher: Matcher, values: list[bytes]) -> Iterator[tuple[int, str]]:
+    """Index of the value and kind of every needle; the values are searched each on its own."""
+    starts = np.cumsum([0] + [len(v) + 1 for v in values])
+    for at, kind in matcher.search(b"\0".join(values)):
+        yield int(np.searchsorted(starts, at, side="right")) - 1, kind
 
 
 _OWN_KEYS = frozenset({"DeidentificationMethod", "DeidentificationMethodCodeSequence"})
@@ -411,9 +424,8 @@ def _attributes(ds: Dataset, matcher: Matcher, uids: bool) -> Iterator[tuple[str
     if (0x0012, 0x0062) not in ds:
         rules.append((_named(0x00120062), "structure: not stated as de-identified"))
     yield from rules
-    starts = np.cumsum([0] + [len(v) + 1 for v in values])
-    for at, kind in matcher.search(b"\0".join(values)):
-        yield places[int(np.searchsorted(starts, at, side="right")) - 1], kind
+    for where, kind in _in_values(matcher, values):
+        yield places[where], kind
 
 
 def _retains_uids(ds: Dataset) -> bool:

@@ -318,12 +318,8 @@ def spellings(text: str) -> set[str]:
 
 @cache
 def own_words() -> frozenset[str]:
-    """Words that efface itself writes, lower case.
-
-    Those of string constants in its sources, of its templates, and of the names of sidecar keys.
-    """
+    """Words of string constants in efface's own sources and of its templates, lower case."""
     package = Path(__file__).resolve().parents[1]
-    keys = (package / "convert" / "sidecar.tsv").read_text()
     texts = [p.read_text() for p in sorted((package / "audit" / "templates").iterdir())]
     for path in sorted(package.rglob("*.py")):
         if path.relative_to(package).parts[0] in ("phantom", "train"):
@@ -341,8 +337,7 @@ def own_words() -> frozenset[str]:
             and node not in documents
             and isinstance(node.value, str)
         ]
-    words = {w for t in texts for w in re.findall(r"[^\W_]+", t.casefold())}
-    return frozenset(words | {w.lower() for w in re.findall(r"[A-Z]+[a-z]*", keys)})
+    return frozenset(w for t in texts for w in re.findall(r"[^\W_]+", t.casefold()))
 
 
 def _header(path: Path) -> Dataset | None:

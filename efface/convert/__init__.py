@@ -21,7 +21,7 @@ import numpy as np
 
 from efface import nifti
 from efface.convert import dcm2niix, header, names, sidecar
-from efface.errors import EffaceError
+from efface.errors import EffaceError, of_machine
 from efface.manifest import Scan, write_json
 from efface.pseudonym import Key
 from efface.status import NOT_CONVERTED, REVIEW, Status
@@ -80,7 +80,9 @@ def run(
                 found = _from_dicom(series, work / series["series"], timeout)
         except subprocess.TimeoutExpired:
             scans.append(_failed(series, f"dcm2niix took longer than {timeout:.0f} s"))
-        except (OSError, ValueError, EffaceError):
+        except (OSError, ValueError, EffaceError) as e:
+            if of_machine(e):
+                raise
             log.exception("%s", series["series"])
             scans.append(_failed(series, "the files could not be read"))
         else:
@@ -91,7 +93,9 @@ def run(
     for image, place in zip(images, places, strict=True):
         try:
             scans.append(_write(image, place, session["session"], folder))
-        except (OSError, ValueError, EffaceError):
+        except (OSError, ValueError, EffaceError) as e:
+            if of_machine(e):
+                raise
             log.exception("%s", image.series["series"])
             scans.append(_failed(image.series, "the image could not be written"))
     shutil.rmtree(work)
@@ -189,6 +193,8 @@ def _from_bids(series: Mapping[str, Any]) -> list[_Image | Scan]:
     try:
         return [_image(series, image, raw, by_kind.get(".bval"), by_kind.get(".bvec"))]
     except EffaceError as e:
+        if of_machine(e):
+            raise
         return [_failed(series, str(e).removeprefix(f"{image}: "))]
 
 

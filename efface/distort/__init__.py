@@ -24,7 +24,7 @@ from efface import nifti
 from efface.distort import dicom, methods
 from efface.distort.methods import METHODS, replace
 from efface.distort.region import Bool, coverage, parse_features, region
-from efface.errors import EffaceError
+from efface.errors import EffaceError, of_machine
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
 from efface.segment.labels import LABELS
@@ -192,6 +192,8 @@ def _nifti(
         nifti.save(after, task.folder / image)
         nifti.save(_mask_image(mask, before), task.folder / mask_name)
     except Exception as e:
+        if of_machine(e):
+            raise
         return task.failed(result, e, image, mask_name), None
     if not measures["region_voxels"]:
         result = result.mark("review", f"{NO_FACE}: nothing was replaced")
@@ -239,6 +241,8 @@ def _dicom(
             scan = _inherit(scan, image)
         return scan
     except Exception as e:
+        if of_machine(e):
+            raise
         return task.failed(scan, e, target)
     return dataclasses.replace(scan, files={"dicom": target}, measures=measures)
 

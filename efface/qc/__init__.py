@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface import nifti
+from efface.errors import of_machine
 from efface.manifest import Manifest, Scan
 from efface.qc import gate
 from efface.qc.gate import Verdict
@@ -96,6 +97,8 @@ def run(
         try:
             scan = _image(scan, seen, stages, folder, segmenter, features, method)
         except Exception as e:
+            if of_machine(e):
+                raise
             # one scan that cannot be judged must not take its neighbours along
             scan = _once(scan, "fail", f"{STAGE_FAILED}: quality control ({type(e).__name__})")
         images.append(scan)

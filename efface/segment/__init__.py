@@ -150,8 +150,9 @@ def _one(scan: Scan, source: Path, folder: Path, segmenter: Segmenter) -> Scan:
         img = nifti.load(source / scan.files["nifti"])
         seen = segmenter.segment(img)
     except EffaceError as e:
-        # the message names the file of this stage, which is a pseudonym, not the source
-        return replace(scan, files={}, measures={}).mark("fail", f"{STAGE_FAILED}: {e}")
+        # without the path that the message starts with: the audit prints the reason
+        why = str(e).removeprefix(f"{source / scan.files['nifti']}: ")
+        return replace(scan, files={}, measures={}).mark("fail", f"{STAGE_FAILED}: {why}")
     name = f"{scan.scan}_labels.nii.gz"
     out = nib.Nifti1Image(seen.labels, img.affine)
     nifti.save(out, folder / name)
