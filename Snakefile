@@ -35,3 +35,11 @@ if SOURCE:
     rule participant:
         input:
             audited,
+
+else:
+
+    rule all:
+        default_target: True
+        shell:
+            "echo 'efface: name a source and a folder for the results: "
+            "snakemake --cores N --config source=DIR out=DIR' >&2; exit 2"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -15,8 +15,9 @@ from efface import setting
 from efface.errors import EffaceError
 from efface.manifest import write_atomic
 
-_RULE = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):")
-_SESSION = re.compile(r"^ +wildcards: .*session=([\w-]+)")
+_JOB = re.compile(r"^ +jobid: (\d+)")
+_WILDCARDS = re.compile(r"^ +wildcards: (.*)")
+_FINISHED = re.compile(r"^Finished jobid: (\d+) \(Rule: (\w+)\)")
 _DONE = re.compile(r"^(\d+) of (\d+) steps")
 
 
@@ -74,20 +75,22 @@ def run(
     return 0
 
 
-def _follow(lines: Iterable[str], record: Any, verbose: bool) -> None:  # noqa: ANN401
-    rule = ""
+def _follow(lines: Iterable[str], record: TextIO, verbose: bool) -> None:
+    """Record every line; show all, or one for every job that is done."""
+    job, finished, about = "", "", {}
     for line in lines:
         record.write(line)
         record.flush()
         if verbose:
             print(line, end="")
-            continue
-        if found := _RULE.match(line):
-            rule = found[1]
-        elif found := _SESSION.match(line):
-            print(f"  {rule:<8} {found[1]}", flush=True)
+        elif found := _JOB.match(line):
+            job = found[1]
+        elif found := _WILDCARDS.match(line):
+            about[job] = " ".join(w.split("=")[1] for w in found[1].split(", "))
+        elif found := _FINISHED.match(line):
+            finished = f"{found[2]} {about.get(found[1], '')}"
         elif found := _DONE.match(line):
-            print(f"{found[1]} of {found[2]} steps", flush=True)
+            print(f"{found[1]:>4} of {found[2]}  {finished}", flush=True)
         elif line.startswith(("WorkflowError", "Error in rule")):
             print(line, end="", file=sys.stderr)
 

@@ -7,5 +7,6 @@ rule demo:
     threads: 2
     params:
         out=str(ROOT / "demo/out"),
+        python=sys.executable,
     shell:
-        "{sys.executable} -m efface.cli run {input} {params.out} --cores {threads} | tee {log}"
+        "{params.python} -m efface.cli run {input} {params.out} --cores {threads} | tee {log}"
