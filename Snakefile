@@ -34,7 +34,7 @@ if SOURCE:
 
     rule participant:
         input:
-            audited,
+            asked,
 
 else:
 

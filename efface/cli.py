@@ -45,6 +45,11 @@ def _say(sentence: str) -> int:
 def _run(a: argparse.Namespace) -> int:
     from efface.workflow import run
 
+    level = a.level or ("participant" if a.participant_label else "group")
+    if level == "group" and a.participant_label:
+        raise EffaceError(
+            "--participant-label goes with the level participant; group takes in everybody"
+        )
     settings = {
         "features": a.features.split(","),
         "method": a.method,
@@ -56,7 +61,7 @@ def _run(a: argparse.Namespace) -> int:
         settings["key"] = str(a.key.resolve())
     if a.accept:
         settings["accept"] = str(a.accept.resolve())
-    return run(a.source, a.out, a.level, settings, a.cores, a.profile, a.verbose)
+    return run(a.source, a.out, level, settings, a.cores, a.profile, a.verbose)
 
 
 def _deface(a: argparse.Namespace) -> int:
@@ -186,11 +191,11 @@ def _parser() -> argparse.ArgumentParser:
         "level",
         nargs="?",
         choices=("participant", "group"),
-        default="group",
-        help="participant: up to the leak scan of each session; group (default): all of it",
+        help="participant: up to the leak scan of each session; group: all of it, to release and"
+        " audit (default, unless people are named)",
     )
     run.add_argument(
-        "--participant-label", nargs="+", default=[], metavar="SUB", help="pseudonyms (sub-…)"
+        "--participant-label", nargs="+", default=[], metavar="SUB", help="only these (sub-…)"
     )
     run.add_argument("--cores", type=int, default=os.cpu_count() or 1, metavar="N")
     run.add_argument("--profile", metavar="NAME", help="how to run: slurm, or a profile's folder")

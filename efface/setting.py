@@ -55,6 +55,10 @@ def check(config: dict[str, Any]) -> None:
     from efface.scrub import check_options
 
     check_options(config["retain"])
+    if config["accept"]:
+        from efface.release import judgements
+
+        judgements(Path(config["accept"]))
     if config["source"] and not config["out"]:
         raise EffaceError("setting out: name a folder for the results (--config out=DIR)")
 

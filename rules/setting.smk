@@ -34,16 +34,21 @@ def fingerprint(wildcards):
     return setting.fingerprint(checkpoints.inventory.get().output[0], wildcards.session)
 
 
-def sessions(wildcards):
-    """All sessions of the source, or of the people asked for."""
-    return setting.sessions(
-        checkpoints.inventory.get().output[0], config["participants"]
-    )
+def manifests(people):
+    """The audit's manifests, the last before the door: of all people, or of those named."""
+    sessions = setting.sessions(checkpoints.inventory.get().output[0], people)
+    return [f"{OUT}/restricted/audit/{session}.json" for session in sessions]
 
 
 def audited(wildcards):
-    """The last stage of every session before the door."""
-    return [f"{OUT}/restricted/audit/{session}.json" for session in sessions(wildcards)]
+    """Every session of the source."""
+    return manifests([])
+
+
+def asked(wildcards):
+    """The sessions of the people asked for. The door never looks at this: naming one person must
+    not take the others out of a release."""
+    return manifests(config["participants"])
 
 
 wildcard_constraints:

@@ -31,7 +31,6 @@ from efface.segment.labels import LABELS
 from efface.status import (
     BRAIN_TOUCHED,
     DICOM_UNMAPPED,
-    NO_FACE,
     NOT_CONVERTED,
     REVIEW,
     STAGE_FAILED,
@@ -195,8 +194,6 @@ def _nifti(
         if of_machine(e):
             raise
         return task.failed(result, e, image, mask_name), None
-    if not measures["region_voxels"]:
-        result = result.mark("review", f"{NO_FACE}: nothing was replaced")
     if METHODS[task.method].depends_on_face:
         reason = f"{REVIEW}: method {task.method} keeps something of the face"
         result = result.mark("review", reason)

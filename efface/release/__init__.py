@@ -47,7 +47,7 @@ __all__ = [
 Form = Literal["bids", "dicom"]
 FORMS: tuple[Form, ...] = ("bids", "dicom")
 
-SETTINGS = ("features", "method", "retain", "participants", "device")
+SETTINGS = ("features", "method", "retain", "device")
 """Settings that an audit shows: none that holds a path or a site's own words."""
 
 MANIFEST = "manifest.tsv"

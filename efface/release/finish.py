@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,19 +87,11 @@ def _account(
         elif where not in outcome:
             why = "; ".join(row.scan.reasons) or row.note or "not released"
             outcome[where] = ("withheld", why)
-    asked = {row.session for row in rows}
     base = f"{source}/"
-    out = []
-    for entry in files_table(entries, outcome):
-        row_out: Mapping[str, str] = {**entry, "path": entry["path"].removeprefix(base)}
-        if (
-            entry["session"]
-            and entry["session"] not in asked
-            and not outcome.get((entry["session"], entry["series"]))
-        ):
-            row_out = {**row_out, "reason": "not among the participants asked for"}
-        out.append(dict(row_out))
-    return out
+    return [
+        {**entry, "path": entry["path"].removeprefix(base)}
+        for entry in files_table(entries, outcome)
+    ]
 
 
 def _phrase(reason: str) -> str:
