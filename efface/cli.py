@@ -35,6 +35,11 @@ def main(argv: list[str] | None = None) -> int:
         return _say("not enough memory for this image")
     except OSError as e:
         return _say(f"{e.filename or 'input or output'}: {e.strerror or e}")
+    except Exception as e:
+        if os.environ.get("EFFACE_DEBUG"):
+            raise
+        what = f"{type(e).__name__}: {e}".splitlines()[0]
+        return _say(f"a fault of its own stopped it ({what}); EFFACE_DEBUG=1 shows all of it")
 
 
 def _say(sentence: str) -> int:

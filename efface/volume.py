@@ -60,10 +60,14 @@ def deface(
     """
     from efface import nifti
     from efface.distort import deface_image
+    from efface.distort.methods import method as known
+    from efface.distort.region import parse_features
     from efface.qc import judge
     from efface.segment import Segmenter
 
     nifti.check(img)
+    known(method)
+    parse_features(features)
     segmenter = _loaded.get((models, device))
     if segmenter is None:
         segmenter = _loaded[models, device] = Segmenter.load(models, device)

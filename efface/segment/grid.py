@@ -18,6 +18,9 @@ Array = NDArray[np.float32]
 LARGEST_MM = 400.0
 """Beyond this extent of a grid axis an image is no head scan that fits in memory."""
 
+LEAST = 3
+"""Multiples on each axis at least, so that a thin slab has a middle at the coarsest level too."""
+
 NEEDED = 0.45
 """Probability that a voxel needs to get a label: below one half, since a face voxel missed costs
 more than one too many."""
@@ -34,14 +37,15 @@ class Grid:
 def around(shape: tuple[int, ...], affine: NDArray[np.float64], mm: float, multiple: int) -> Grid:
     """The smallest RAS grid of ``mm`` voxels that holds the whole field of view.
 
-    Each axis is a multiple of ``multiple`` voxels; the field of view stands in its middle.
+    Each axis is ``LEAST`` times ``multiple`` voxels, or a greater multiple; the field of view
+    stands in its middle.
     Axes longer than ``LARGEST_MM`` are cut there, evenly at both ends.
     """
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shape[:3]])).reshape(3, -1).T
     world = apply_affine(affine, corners)
     low, high = world.min(0), world.max(0)
     extent = np.minimum(high - low, LARGEST_MM)
-    steps = np.maximum(np.ceil(extent / mm / multiple - 1e-6), 1).astype(int) * multiple
+    steps = np.maximum(np.ceil(extent / mm / multiple - 1e-6), LEAST).astype(int) * multiple
     origin = (low + high) / 2 - (steps - 1) / 2 * mm
     out = np.diag([mm, mm, mm, 1.0])
     out[:3, 3] = origin
