@@ -31,9 +31,26 @@ def doors(wildcards):
     ]
 
 
-def released(wildcards):
-    """All that a run makes: the release, its manifest, the audit, the account of the sources."""
+def left(wildcards):
+    """Folder and manifest of every session at every stage."""
+    stages = [f"{OUT}/restricted/{stage}" for stage in STAGES]
+    sessions = setting.sessions(checkpoints.inventory.get().output[0], [])
     return [
+        f"{s}/{session}{end}"
+        for s in stages
+        for session in sessions
+        for end in ("", ".json")
+    ]
+
+
+def released(wildcards):
+    """All that a run makes: the release, its manifest, the audit, the account of the sources.
+
+    And what every stage left: a folder that somebody deleted is made again.
+    """
+    return [
+        *doors(wildcards),
+        *left(wildcards),
         f"{OUT}/release/manifest.tsv",
         f"{OUT}/audit/index.html",
         f"{OUT}/restricted/files.tsv",

@@ -27,6 +27,7 @@ RESTRICTED = RUN and f"{RUN.out}/restricted"
 KEY = RUN and RUN.key
 ENTRIES = RUN and RUN.entries
 VERSION = setting.source_hash()
+STAGES = ("scrub", "convert", "segment", "distort", "qc", "audit")
 
 
 def fingerprint(wildcards):
