@@ -31,7 +31,7 @@ class Run:
 
 
 def check(config: dict[str, Any]) -> None:
-    """Raise :class:`EffaceError` naming the first setting that is wrong."""
+    """Make paths absolute; raise :class:`EffaceError` naming the first setting that is wrong."""
     import jsonschema
     import yaml
 
@@ -41,7 +41,8 @@ def check(config: dict[str, Any]) -> None:
             # --config features=eyes,nose is what people type
             config[name] = [v for v in config[name].split(",") if v]
     for name in ("source", "out", "key", "accept", "models", "heads"):
-        config[name] = str(config.get(name) or "")
+        # absolute, since the jobs work in another folder than the command was typed in
+        config[name] = str(Path(config[name]).resolve()) if config.get(name) else ""
     error = jsonschema.exceptions.best_match(
         jsonschema.Draft202012Validator(schema).iter_errors(config)
     )

@@ -19,7 +19,9 @@ def snakemake(source, out, *more, **how):
     return subprocess.run(
         [
             *[sys.executable, "-m", "snakemake", "--cores", "2", *more],
-            *["--config", f"source={source}", f"out={out}"],
+            # relative, as people type them
+            *["--config", f"source={os.path.relpath(source, ROOT)}"],
+            f"out={os.path.relpath(out, ROOT)}",
         ],
         cwd=ROOT,
         capture_output=True,
