@@ -71,6 +71,21 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     temporary.replace(path)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write an image's file so that it is there whole or not at all.
+
+    Raises :class:`EffaceError` if the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise EffaceError(f"{path}: cannot be written ({e.strerror})") from e
+
+
 def write_json(path: Path, value: object) -> None:
     """Write JSON atomically, keys sorted: the same value gives the same bytes.
 

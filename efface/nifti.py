@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from efface.errors import EffaceError
+from efface.manifest import write_whole
 
 _NIFTI2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
 """The first bytes of a NIFTI-2 file: the length of its header, 540, in either byte order."""
@@ -93,14 +93,7 @@ def save(img: nib.Nifti1Image, path: Path) -> None:
     data = to_bytes(img)
     if path.suffix == ".gz":
         data = igzip.compress(data, compresslevel=2, mtime=0)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise EffaceError(f"{path}: cannot be written ({e.strerror})") from e
+    write_whole(path, data)
 
 
 def _bytes(

@@ -8,7 +8,7 @@ orientation of the voxels.
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 from efface.errors import EffaceError
+from efface.manifest import write_whole
 
 Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -184,14 +185,9 @@ def save_png(picture: NDArray[np.uint8], path: Path) -> None:
     picture = np.ascontiguousarray(picture)
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
         raise ValueError(f"a picture is uint8 in 2D or RGB, not {picture.dtype} {picture.shape}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(temporary, format="PNG", compress_level=6)
-        temporary.replace(path)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise EffaceError(f"{path}: cannot be written ({e.strerror})") from e
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, format="PNG", compress_level=6)
+    write_whole(path, out.getvalue())
 
 
 def largest_component(mask: Bool) -> Bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 import uuid
@@ -14,7 +13,7 @@ from typing import Any
 
 from efface import __version__, status
 from efface.errors import EffaceError
-from efface.manifest import Scan, new_folder
+from efface.manifest import Scan, new_folder, write_whole
 from efface.pseudonym import Key, series_label, session_label, subject_label
 from efface.scrub.codec import DamagedError, Element, Syntax, WithheldError, read_file, write_file
 from efface.scrub.engine import SOP_CLASS, SOP_INSTANCE, refusal, scrub
@@ -85,7 +84,7 @@ def scrub_file(
     data = _read(src)
     try:
         form, elements = read_file(data)
-        _write(dst, scrub_elements(elements, form, key, subject, session, options))
+        write_whole(dst, scrub_elements(elements, form, key, subject, session, options))
     except DamagedError as e:
         raise WithheldError(str(src), e.args[0]) from e
 
@@ -122,7 +121,7 @@ def scrub_folder(
                     raise DamagedError(status.DUPLICATE)
                 seen.add(uid)
                 counts[series] = counts.get(series, 0) + 1
-                _write(folder / series / f"{counts[series]:06d}.dcm", data)
+                write_whole(folder / series / f"{counts[series]:06d}.dcm", data)
             except DamagedError as e:
                 withheld.append((str(path.relative_to(src)), e.args[0]))
             if progress:
@@ -224,14 +223,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as e:
         raise WithheldError(str(path), status.UNREADABLE) from e
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise EffaceError(f"{path}: cannot be written ({e.strerror})") from e
