@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from efface.segment import Plan, Segmenter
+from efface.segment import Plan, Segmenter, of_torch
 from efface.train import data, evaluate, export, loop
 
 params = snakemake.params
@@ -28,8 +28,8 @@ def report(line):
 
 
 def validate(net):
-    plan = Plan(settings.mm, settings.widths, settings.attention)
-    segmenter = Segmenter(net, plan, device)
+    plan = Plan(settings.mm, settings.widths, settings.attention, settings.fine)
+    segmenter = Segmenter(of_torch(net, device), plan)
     figures = evaluate.dice_of(validation, segmenter)
     net.train()
     return figures

@@ -10,6 +10,7 @@ from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from efface.segment import grid as grids
+from efface.segment import of_torch, runtime
 from efface.segment.network import AttentionUNet, fold, unfold
 
 
@@ -38,6 +39,21 @@ def test_gates_are_on():
         net.gates[-1].weight.bias.fill_(-50.0)  # closed: nothing of the skip comes through
     assert not torch.allclose(net(x), before)
     assert net(x).shape == (1, 6, 16, 16, 16)
+
+
+@pytest.mark.parametrize("fine", [0, 4])
+@pytest.mark.parametrize("attention", [True, False])
+def test_the_graph_for_the_cpu_is_the_network(attention, fine):
+    torch.manual_seed(1)
+    net = AttentionUNet((8, 16, 16), 6, attention, fine).eval()
+    for p in net.parameters():  # none may be at a value that hides it
+        torch.nn.init.normal_(p, std=0.3)
+    weights = {k: v.detach().numpy() for k, v in net.state_dict().items()}
+    graph = runtime.compiled(weights, 3, attention)
+    ours = of_torch(net, "cpu")
+    for shape in ((16, 24, 32), (24, 24, 24), (32, 16, 16), (16, 24, 32)):
+        v = np.random.default_rng(2).random(shape, dtype=np.float32)
+        assert np.abs(graph(v) - ours(v)).max() < 1e-3
 
 
 @given(st.permutations("RAS"), st.tuples(*[st.booleans()] * 3))
@@ -71,7 +87,7 @@ def test_labels_return_to_where_they_were():
     p = np.zeros((6, *g.shape), np.float32)
     p[1] = np.linalg.norm(world - [30, 40, 60], axis=-1) < 12
     p[0] = 1 - p[1]
-    labels = grids.labels_to(p, g, img.shape, img.affine)
+    labels = grids.labels_to(p, p > 0.5, g, img.shape, img.affine)
     found = apply_affine(img.affine, np.argwhere(labels == 1)).mean(0)
     volume = (labels == 1).sum() * abs(np.linalg.det(img.affine[:3, :3]))
     assert np.allclose(found, [30, 40, 60], atol=1)

@@ -60,7 +60,7 @@ MEASURES = [
 ]
 """Columns of scans.tsv after session, scan, modality, status and reasons."""
 
-_PACKAGES = ("numpy", "scipy", "nibabel", "pydicom", "torch", "dcm2niix", "snakemake")
+_PACKAGES = ("numpy", "scipy", "nibabel", "pydicom", "openvino", "dcm2niix", "snakemake")
 _PHRASE = re.compile(r":\s")
 
 

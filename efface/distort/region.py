@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from efface.errors import EffaceError
+from efface.segment.grid import box_of, indices
 from efface.segment.labels import FEATURES, LABELS
 
 Bool = NDArray[np.bool_]
@@ -148,11 +149,15 @@ def region(
     return mask
 
 
-def spared(labels: NDArray[np.uint8], affine: NDArray[np.floating]) -> Bool:
-    """The voxels that no method may touch: the brain and :data:`BRAIN_MARGIN` around it."""
-    free = np.ones(labels.shape, dtype=bool, order="F")
+def spared(labels: NDArray[np.uint8], mask: Bool, affine: NDArray[np.floating]) -> Bool:
+    """The voxels of the organs and of ``mask`` that no method may touch, as True.
+
+    Those in the brain and within :data:`BRAIN_MARGIN` of it.
+    """
+    free = np.asfortranarray(mask | (labels > LABELS["brain"]))
+    asked = free.copy(order="F")
     _spare_brain(free, labels, voxel_sizes(affine))
-    return ~free
+    return asked & ~free
 
 
 def coverage(labels: NDArray[np.uint8], mask: Bool) -> dict[str, float]:
@@ -199,7 +204,7 @@ def find_organs(labels: NDArray[np.uint8], spacing: Float) -> list[Organ]:
 
 def _organs(labels: NDArray[np.uint8], name: str, box: Box, spacing: Float) -> list[Organ]:
     start = np.array([s.start for s in box], dtype=np.intp)
-    index = np.argwhere(labels[box] == LABELS[name]) + start
+    index = indices(labels[box] == LABELS[name]) + start
     pieces = _pieces(index, spacing)
     sizes = np.bincount(pieces)
     centres = np.stack([index[pieces == i].mean(axis=0) for i in range(len(sizes))]) * spacing
@@ -375,7 +380,7 @@ def _spare_brain(mask: Bool, labels: NDArray[np.uint8], spacing: Float) -> None:
     near = part.view(np.uint8)
     for axis in range(3):
         near = ndimage.maximum_filter1d(near, 2 * int(reach[axis]) + 1, axis=axis)
-    surface = np.argwhere(brain & ~inner & near.astype(bool))
+    surface = indices(brain & ~inner & near.astype(bool))
     part[brain] = False
     _set_around(part, surface, offsets, value=False)
 
@@ -408,8 +413,7 @@ def _pieces(index: NDArray[np.intp], spacing: Float) -> NDArray[np.intp]:
 
 def _bounds(mask: Bool) -> Box | None:
     """The smallest box around the True voxels."""
-    box: list[Box | None] = ndimage.find_objects(mask.view(np.uint8), max_label=1)
-    return box[0]
+    return box_of(mask)
 
 
 def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:

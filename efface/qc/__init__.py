@@ -21,7 +21,7 @@ from efface.manifest import Manifest, Scan
 from efface.qc import gate
 from efface.qc.gate import Verdict
 from efface.segment.labels import FEATURES, LABELS
-from efface.status import NOT_CONVERTED, STAGE_FAILED, Status, worst
+from efface.status import NOT_CONVERTED, REVIEW, STAGE_FAILED, Status, worst
 
 Stage = tuple[Path, Manifest]
 """A stage's folder and its manifest."""
@@ -44,8 +44,8 @@ class Segmentation(Protocol):
 class Segmenter(Protocol):
     """What finds the organs again; :class:`efface.segment.Segmenter` outside tests."""
 
-    def segment(self, img: nib.Nifti1Image, /) -> Segmentation:
-        """Labels of a 3D or 4D image."""
+    def again(self, img: nib.Nifti1Image, labels: NDArray[np.uint8], /) -> NDArray[np.uint8]:
+        """Labels found in a distorted 3D or 4D image, where ``labels`` say the face was."""
 
 
 def judge(
@@ -58,7 +58,7 @@ def judge(
     segmenter: Segmenter,
 ) -> tuple[Status, tuple[str, ...], dict[str, Any]]:
     """Status, reasons and measures of one defaced image; ``seen`` is what ``before`` showed."""
-    again = segmenter.segment(after).labels
+    again = segmenter.again(after, seen.labels)
     verdict = gate.gate(before, after, seen.labels, mask, seen.confidence, again, method, features)
     return verdict.status, verdict.reasons, verdict.measures
 
@@ -102,6 +102,7 @@ def run(
             # one scan that cannot be judged must not take its neighbours along
             scan = _once(scan, "fail", f"{STAGE_FAILED}: quality control ({type(e).__name__})")
         images.append(scan)
+    images = _as_their_sources(images, segment[1])
     return (*images, *(_form(f, images) for f in forms))
 
 
@@ -152,13 +153,28 @@ def _image(
     if labels.shape != before.shape[:3] or mask.shape != before.shape[:3]:
         return _once(scan, "fail", f"{STAGE_FAILED}: labels or mask on another grid")
     confidence = segmented.measures.get("confidence", {})
-    again = segmenter.segment(after).labels
-    verdict = gate.gate(before, after, labels, mask, confidence, again, method, features)
+    known = segmented.measures.get("propagated", {}).get("organs", ())
+    again = segmenter.again(after, labels)
+    verdict = gate.gate(
+        before, after, labels, mask, confidence, again, method, features, known=known
+    )
     files = _draw(scan.scan, before, after, labels, mask, folder)
     scan = replace(scan, files=files, measures={**scan.measures, **verdict.measures})
     for reason in verdict.reasons:
         scan = _once(scan, verdict.status, reason)
     return replace(scan, status=worst(scan.status, verdict.status))
+
+
+def _as_their_sources(images: list[Scan], segment: Manifest) -> list[Scan]:
+    """Scans that have another's labels pass only if that one passes."""
+    source = {s.scan: s.measures.get("propagated", {}).get("from", "") for s in segment.scans}
+    passed = {i.scan for i in images if i.status == "pass"}
+    return [
+        i
+        if i.status == "fail" or not source.get(i.scan) or source[i.scan] in passed
+        else _once(i, "review", f"{REVIEW}: its labels come from a scan that did not pass")
+        for i in images
+    ]
 
 
 def _labels(path: Path) -> NDArray[np.uint8]:

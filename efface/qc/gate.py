@@ -7,7 +7,7 @@ Three questions, each answered from the voxels: is there a head whose face is ac
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from efface.distort.methods import METHODS
 from efface.distort.region import spared
 from efface.qc import anatomy as anatomies
 from efface.qc.anatomy import PARTS, Anatomy, Pose, View
+from efface.segment.grid import box_of, indices
 from efface.segment.labels import FEATURES, LABELS
 from efface.status import (
     BRAIN_TOUCHED,
@@ -41,6 +42,8 @@ CUT_BRAIN_ML = 60.0
 """A brain cut by the field of view may be as small as this (three thick slices)."""
 SHARE_FOUND = 0.15
 """A part of the face counts as found from this share of its mean volume on."""
+SHARE_LABELLED = 0.5
+"""Of a part that another scan saw whole, so much of what is in view must be labelled."""
 LEAST_MM3 = 100.0
 """Connected voxels of a label below this are noise."""
 CONFIDENCE = 0.5
@@ -90,15 +93,17 @@ def gate(
     method: str,
     features: Collection[str] = FEATURES,
     anatomy: Anatomy | None = None,
+    known: Sequence[Mapping[str, Any]] = (),
 ) -> Verdict:
     """All questions to one scan.
 
     ``labels`` (uint8) and ``mask`` (bool, the replaced region) are 3D on the grid of ``before``;
     ``again`` are the labels that the segmentation finds in ``after``, None if it could not be
-    asked, which is never a pass. ``features`` are the organs that were to go.
+    asked, which is never a pass. ``features`` are the organs that were to go; ``known`` as in
+    :func:`face`.
     """
     features = _features(features)
-    verdict = face(labels, confidence, before.affine, anatomy)
+    verdict = face(labels, confidence, before.affine, anatomy, known)
     if NOT_A_HEAD in verdict.reasons[:1] or verdict.status == "fail":
         return verdict
     verdict = verdict + change(before, after, labels, mask, method, features)
@@ -112,17 +117,21 @@ def face(
     confidence: Mapping[str, float],
     affine: NDArray[np.floating[Any]],
     anatomy: Anatomy | None = None,
+    known: Sequence[Mapping[str, Any]] = (),
 ) -> Verdict:
     """Whether there is a head, and every part of its face was found or provably is not in view.
 
-    ``labels``: uint8 (x, y, z), world in mm by ``affine``.
+    ``labels``: uint8 (x, y, z), world in mm by ``affine``. ``known``: where another scan of the
+    same head saw the organs whole, as :class:`efface.segment.propagate.Organ` has it; they say of
+    their parts what of them is in view.
     """
     anatomy = anatomies.load() if anatomy is None else anatomy
     world: NDArray[np.float64] = np.asarray(affine, np.float64)
     steps = tuple(
         max(1, int(2.0 // s)) for s in np.linalg.norm(world[:3, :3], axis=0) + 1e-6
     )  # at about 2 mm: volumes and centres need no more
-    small = labels[tuple(slice(s // 2, None, s) for s in steps)]
+    # one voxel after the other in memory: all that follows walks over them many times
+    small = np.ascontiguousarray(labels[tuple(slice(s // 2, None, s) for s in steps)])
     grid = world.copy()
     grid[:3, 3] += world[:3, :3] @ np.array([s // 2 for s in steps])
     grid[:3, :3] = world[:3, :3] * steps
@@ -130,7 +139,7 @@ def face(
     view = View(world, (labels.shape[0], labels.shape[1], labels.shape[2]))
 
     brain = _parts(small == LABELS["brain"], voxel, largest=True)
-    index = np.argwhere(brain)
+    index = indices(brain)
     ml = len(index) * voxel / 1000
     measures: dict[str, Any] = {"brain_ml": round(ml, 1)}
     if len(index) < 8:
@@ -143,6 +152,7 @@ def face(
 
     points = _world(index, grid)
     pose, centres, volumes = _lay(small, grid, voxel, anatomy, view, points, ml)
+    pose, told = _told(known, pose, anatomy, view, points, ml)
     measures["pose_misfit"] = round(pose.misfit, 2)
     verdict = Verdict("pass", (), measures)
     if pose.misfit > MISFIT:
@@ -157,6 +167,9 @@ def face(
             state = "found"
             if _strays(anatomy, pose, name, centres[name]):
                 off.append(name)
+        elif name in told:
+            state = _of_told(told[name], seen)
+            missing += [name] if state == "missing" else []
         elif pose.misfit <= MISFIT and anatomies.outside(anatomy, pose, view, name):
             state = "outside"
         else:
@@ -203,13 +216,20 @@ def change(
     for t in range(old.shape[3] if old.ndim == 4 else 1):
         a, b = (old[..., t], new[..., t]) if old.ndim == 4 else (old, new)
         changed |= _differs(a, b)
-    region = mask.astype(bool)
+    region = mask.astype(bool, copy=False)
     in_brain = int(np.count_nonzero(changed & (labels == LABELS["brain"])))
     elsewhere = int(np.count_nonzero(changed & ~region))
+    region_ml = float(np.count_nonzero(region))
+    # from here on only where the face is: most of an image is elsewhere
+    box = box_of(region | (labels > LABELS["brain"]))
+    near = (slice(0, 1),) * 3 if box is None else box
+    free = ~spared(labels, region, before.affine)[near]
+    old, new, labels = old[near], new[near], labels[near]
+    changed, region = changed[near], region[near]
     voxel = float(abs(np.linalg.det(np.asarray(before.affine, float)[:3, :3])))
     measures: dict[str, Any] = {
         "method": method,
-        "region_ml": round(float(region.sum()) * voxel / 1000, 2),
+        "region_ml": round(region_ml * voxel / 1000, 2),
         "brain_voxels_changed": in_brain,
         "voxels_changed_outside_region": elsewhere,
     }
@@ -221,7 +241,6 @@ def change(
     if method not in METHODS or METHODS[method].depends_on_face:
         verdict = verdict.mark("review", f"{REVIEW}: method {method} keeps something of the face")
     organs = np.isin(labels, [LABELS[f] for f in features])
-    free = ~spared(labels, before.affine)
     for name in features:
         organ = labels == LABELS[name]
         n = int(np.count_nonzero(organ))
@@ -258,6 +277,10 @@ def remains(
     """Whether the organs are found again where they were. Both label maps: uint8, same grid."""
     voxel = float(abs(np.linalg.det(np.asarray(affine, float)[:3, :3])))
     verdict = Verdict()
+    box = box_of(labels > LABELS["brain"])
+    if box is None:
+        return verdict
+    labels, again = labels[box], again[box]
     for name in _features(features):
         was = labels == LABELS[name]
         size = float(np.count_nonzero(was)) * voxel
@@ -294,8 +317,7 @@ def _lay(
     if len(brain) > 4000:
         brain = brain[rng.choice(len(brain), 4000, replace=False)]
     organs = {
-        label: _world(np.argwhere(_parts(small == LABELS[label], voxel)), grid)
-        for label in FEATURES
+        label: _world(indices(_parts(small == LABELS[label], voxel)), grid) for label in FEATURES
     }
     centres: dict[str, NDArray[np.float64]] = {}
     volumes: dict[str, float] = {}
@@ -324,6 +346,45 @@ def _lay(
     return pose, centres, volumes
 
 
+def _told(
+    known: Sequence[Mapping[str, Any]],
+    pose: Pose,
+    anatomy: Anatomy,
+    view: View,
+    brain: NDArray[np.float64],
+    ml: float,
+) -> tuple[Pose, dict[str, Mapping[str, Any]]]:
+    """The pose by the organs another scan saw whole, and which part of the face each of them is.
+
+    A part that two organs, or none, lie at the place of is told by none.
+    """
+
+    def parts() -> dict[str, Mapping[str, Any]]:
+        out: dict[str, list[Mapping[str, Any]]] = {}
+        for organ in known:
+            left = pose.to_head(np.array(organ["centre"], float)[None])[0, 0] < 0
+            names = [n for n, label in PARTS.items() if label == organ["label"]]
+            pair = "left" if left else "right"
+            names = [n for n in names if len(names) == 1 or n.startswith(pair)]
+            for name in names:
+                out.setdefault(name, []).append(organ)
+        return {n: o[0] for n, o in out.items() if len(o) == 1}
+
+    if not known:
+        return pose, {}
+    centres = {n: np.array(o["centre"], float) for n, o in parts().items()}
+    pose = anatomies.fit(anatomy, view, brain, ml, centres)
+    return pose, parts()
+
+
+def _of_told(organ: Mapping[str, Any], seen: float) -> str:
+    """State of a part that another scan saw whole, of which ``seen`` mm³ are labelled in this."""
+    in_view = float(organ["in_view_mm3"])
+    if in_view < LEAST_MM3:
+        return "outside"
+    return "found" if seen >= SHARE_LABELLED * in_view else "missing"
+
+
 def _strays(anatomy: Anatomy, pose: Pose, name: str, at: NDArray[np.float64]) -> bool:
     """Whether a part was found farther from where it must be than its own size and 5 sd."""
     where, cov = anatomies.expected(anatomy, pose, name)
@@ -334,15 +395,18 @@ def _strays(anatomy: Anatomy, pose: Pose, name: str, at: NDArray[np.float64]) ->
 
 def _parts(mask: Bool, voxel: float, *, largest: bool = False) -> Bool:
     """Connected parts of at least ``LEAST_MM3``, or only the largest of them."""
-    groups, n = ndimage.label(mask, np.ones((3, 3, 3)))
-    if n == 0:
-        return np.zeros_like(mask)
-    sizes = np.bincount(groups.ravel())
+    out = np.zeros_like(mask)
+    box = box_of(mask)
+    if box is None:
+        return out
+    groups, _ = ndimage.label(mask[box], np.ones((3, 3, 3)))
+    sizes = np.bincount(groups.ravel(order="K"))
     sizes[0] = 0
     keep = sizes * voxel >= LEAST_MM3
     if largest:
         keep &= np.arange(len(sizes)) == sizes.argmax()
-    return np.asarray(keep[groups])
+    out[box] = keep[groups]
+    return out
 
 
 def _world(index: NDArray[np.intp], affine: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -369,9 +433,10 @@ def _same_geometry(before: nib.Nifti1Image, after: nib.Nifti1Image) -> bool:
 def _resemblance(old: NDArray[np.generic], new: NDArray[np.generic], where: Bool) -> float | None:
     """Largest correlation of old and new voxels over the volumes; None if one is constant."""
     best: float | None = None
+    at = np.nonzero(where)
     for t in range(old.shape[3] if old.ndim == 4 else 1):
         a, b = (old[..., t], new[..., t]) if old.ndim == 4 else (old, new)
-        x, y = np.asarray(a[where], float), np.asarray(b[where], float)
+        x, y = np.asarray(a[at], float), np.asarray(b[at], float)
         ok = np.isfinite(x) & np.isfinite(y)
         x, y = (
             x[ok] - x[ok].mean() if ok.any() else x[:0],

@@ -6,6 +6,8 @@ scaled by percentiles. Orientation, voxel size and scaling of the file end here.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +58,7 @@ def volume(voxels: NDArray[np.generic], slope: float = 1.0, inter: float = 0.0) 
     """One finite float32 3D volume of stored voxels: the mean over time of a 4D image."""
     v = np.asarray(voxels)
     v = v.mean(axis=3, dtype=np.float32) if v.ndim == 4 else v.astype(np.float32)
-    if not np.isfinite(v).all():
+    if voxels.dtype.kind == "f" and not np.isfinite(v).all():
         v = np.nan_to_num(v, nan=0.0, posinf=0.0, neginf=0.0)
     if slope not in (0.0, 1.0) and np.isfinite(slope):
         v *= np.float32(slope)
@@ -74,14 +76,11 @@ def resample(v: Array, affine: NDArray[np.float64], grid: Grid) -> tuple[Array, 
     sizes = zip(voxel_sizes(affine), v.shape, strict=True)
     factors = [int(min(max(mm / size + 0.25, 1), n)) for size, n in sizes]
     affine = affine.copy()
-    for axis, f in enumerate(factors):
+    # the axis whose voxels lie farthest apart in memory first: its sums run over whole rows
+    for axis in np.argsort([-s for s in v.strides], kind="stable"):
+        f = factors[axis]
         if f > 1:
-            n = v.shape[axis] // f
-            v = (
-                v.take(range(n * f), axis)
-                .reshape(*v.shape[:axis], n, f, *v.shape[axis + 1 :])
-                .mean(axis + 1)
-            )
+            v = _averaged(v, int(axis), f)
             affine[:3, 3] += affine[:3, axis] * (f - 1) / 2
             affine[:3, axis] *= f
     to_voxel = np.linalg.inv(affine) @ grid.affine
@@ -91,11 +90,26 @@ def resample(v: Array, affine: NDArray[np.float64], grid: Grid) -> tuple[Array, 
     inside = np.ones(grid.shape, bool)
     index = np.ogrid[tuple(slice(0, n) for n in grid.shape)]
     for axis, n in enumerate(v.shape):
-        at = sum(to_voxel[axis, k] * index[k] for k in range(3)) + to_voxel[axis, 3]
+        terms = [to_voxel[axis, k] * index[k] for k in range(3) if abs(to_voxel[axis, k]) > 1e-9]
+        at = sum(terms[1:], terms[0]) + to_voxel[axis, 3]
         inside &= (at > -0.75) & (at < n - 0.25)
     out[~inside] = 0
     result: Array = np.asarray(out, np.float32)
     return result, inside
+
+
+def _averaged(v: Array, axis: int, f: int) -> Array:
+    """Means of each ``f`` neighbours along an axis; a rest at the end is dropped."""
+    n = v.shape[axis] // f
+    cut: list[slice] = [slice(None)] * v.ndim
+    total: Array | None = None
+    for i in range(f):
+        cut[axis] = slice(i, n * f, f)
+        part = v[tuple(cut)]
+        total = part.copy(order="K") if total is None else np.add(total, part, out=total)
+    assert total is not None
+    total *= np.float32(1 / f)
+    return total
 
 
 def normalise(v: Array, inside: NDArray[np.bool_]) -> Array:
@@ -114,40 +128,90 @@ def normalise(v: Array, inside: NDArray[np.bool_]) -> Array:
 
 def labels_to(
     probabilities: NDArray[np.float32],
+    kept: NDArray[np.bool_],
     grid: Grid,
     shape: tuple[int, int, int],
     affine: NDArray[np.float64],
 ) -> NDArray[np.uint8]:
-    """Labels on an image's own grid from class probabilities (classes, X, Y, Z) on the grid.
+    """Labels on an image's own grid, in Fortran order as its voxels are.
 
-    Each class is interpolated only inside the box where it occurs; the largest wins.
+    From class probabilities (classes, X, Y, Z) on the grid; ``kept`` (the same shape) says where
+    a class may be. Each is interpolated only inside the box where it occurs; the largest wins.
     """
     to_grid = np.linalg.inv(grid.affine) @ affine
-    best = np.full(shape, NEEDED, np.float32)
-    out = np.zeros(shape, np.uint8)
-    hard = probabilities.argmax(0)
-    boxes = ndimage.find_objects(hard, max_label=len(probabilities) - 1)
-    for label, box in enumerate(boxes, start=1):
+    # axes reversed: what numpy fills row by row is then Fortran order to the image
+    best = np.zeros(shape[::-1], np.float32)
+    out = np.zeros(shape[::-1], np.uint8)
+    for label in range(1, len(probabilities)):
+        box = box_of(kept[label])
         if box is None:
             continue
-        low = np.array([s.start for s in box]) - 1.0
-        high = np.array([s.stop for s in box]) + 0.0
-        corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
+        wide = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in box)
+        low = np.array([s.start for s in wide])
+        # one voxel more on each side, so that interpolation finds a border where it is
+        near = ndimage.binary_dilation(kept[label][wide])
+        p = np.where(near, probabilities[label][wide], np.float32(0))
+        ends = zip(low - 1.0, low + np.array(p.shape), strict=True)
+        corners = np.array(np.meshgrid(*ends)).reshape(3, -1).T
         at = apply_affine(np.linalg.inv(to_grid), corners)
         first = np.clip(np.floor(at.min(0)).astype(int), 0, shape)
         last = np.clip(np.ceil(at.max(0)).astype(int) + 1, 0, shape)
         if (last <= first).any():
             continue
-        here = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-        p = ndimage.affine_transform(
-            probabilities[label],
-            to_grid[:3, :3],
-            apply_affine(to_grid, first),
-            output_shape=tuple(last - first),
+        offset = apply_affine(to_grid, first) - low
+        here = tuple(slice(a, b) for a, b in zip(first, last, strict=True))[::-1]
+        fine = _interpolated(p.T, to_grid[:3, :3][::-1, ::-1], offset[::-1], (last - first)[::-1])
+        wins = (fine > best[here]) & (fine > NEEDED)
+        np.copyto(best[here], fine, where=wins)
+        out[here][wins] = label
+    return out.T
+
+
+def _interpolated(
+    p: Array, matrix: NDArray[np.float64], offset: NDArray[np.float64], shape: NDArray[np.intp]
+) -> Array:
+    """``ndimage.affine_transform``, on as many threads as there are slabs worth one."""
+    out = np.empty(tuple(shape), np.float32)
+    threads = min(os.cpu_count() or 1, 4, 1 + out.size // 200_000)
+    edges = np.linspace(0, len(out), threads + 1).astype(int)
+
+    def slab(start: int, stop: int) -> None:
+        ndimage.affine_transform(
+            p,
+            matrix,
+            offset + matrix[:, 0] * start,
+            output=out[start:stop],
             order=1,
             mode="constant",
         )
-        wins = p > best[here]
-        best[here][wins] = p[wins]
-        out[here][wins] = label
+
+    if threads == 1:
+        slab(0, len(out))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(slab, edges[:-1], edges[1:]))
     return out
+
+
+def indices(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Indices (n, 3) of the True voxels: as ``np.argwhere``, looking only where there are some."""
+    box = box_of(mask)
+    if box is None:
+        return np.zeros((0, 3), np.intp)
+    found: NDArray[np.intp] = np.argwhere(np.ascontiguousarray(mask[box]))
+    found += np.array([s.start for s in box])
+    return found
+
+
+def box_of(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
+    """The smallest box around the True voxels of a 3D mask, None if there are none."""
+    spans = []
+    cut = mask
+    for axis in range(3):
+        hit = np.flatnonzero(cut.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not len(hit):
+            return None
+        span = slice(int(hit[0]), int(hit[-1]) + 1)
+        spans.append(span)
+        cut = cut[tuple([slice(None)] * axis + [span])]
+    return spans[0], spans[1], spans[2]

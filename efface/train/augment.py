@@ -36,6 +36,7 @@ def example(
     inside = (grid.abs() < 1).all(-1)[None]
     labels = labels[0].round().long()
     image = _contrast(image, labels, g)
+    image = _lesion(image, labels, g)
     image, labels = _mishap(image, labels, mm, g)
     image = _bias(image, g)
     image, inside = _resolution(image, inside, g)
@@ -58,7 +59,9 @@ def _pick(g: Generator, n: int) -> int:
 
 
 def _rotation(g: Generator) -> Tensor:
-    if _chance(g, 0.08):  # any orientation at all: headers can lie
+    if _chance(g, 0.08):  # lying on another side than the header tells
+        return _turned(g) @ _tilted(g, 15)
+    if _chance(g, 0.05):  # any orientation at all
         q = torch.randn(4, generator=g)
         w, x, y, z = (q / q.norm()).tolist()
         return torch.tensor(
@@ -68,7 +71,18 @@ def _rotation(g: Generator) -> Tensor:
                 [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
             ]
         )
-    most = 40 if _chance(g, 0.25) else 18
+    return _tilted(g, 40 if _chance(g, 0.25) else 18)
+
+
+def _turned(g: Generator) -> Tensor:
+    """One of the 24 turns of a cube."""
+    m = torch.eye(3)[torch.randperm(3, generator=g)]
+    m = m * torch.tensor([1.0 if _chance(g, 0.5) else -1.0 for _ in "xyz"])[:, None]
+    return m if torch.det(m) > 0 else -m
+
+
+def _tilted(g: Generator, most: float) -> Tensor:
+    """A turn of at most ``most`` degrees about each axis."""
     r = torch.eye(3)
     for axis in range(3):
         a = math.radians(_u(g, -most, most))
@@ -82,7 +96,7 @@ def _rotation(g: Generator) -> Tensor:
 
 def _pose(source: torch.Size, shape: Shape, g: Generator) -> Tensor:
     """Sampling grid (1, X, Y, Z, 3) of an affine and an elastic change, in grid_sample's units."""
-    scale = torch.tensor([_u(g, 0.85, 1.2)] * 3) * torch.tensor([_u(g, 0.93, 1.07) for _ in "xyz"])
+    scale = torch.tensor([_u(g, 0.85, 1.3)] * 3) * torch.tensor([_u(g, 0.93, 1.07) for _ in "xyz"])
     shear = torch.eye(3) + 0.06 * torch.randn(3, 3, generator=g).fill_diagonal_(0)
     m = _rotation(g) @ shear @ torch.diag(scale)
     if _chance(g, 0.5):
@@ -131,6 +145,24 @@ def _contrast(image: Tensor, labels: Tensor, g: Generator) -> Tensor:
     if _chance(g, 0.04):
         image = image.max() - image
     return image
+
+
+def _lesion(image: Tensor, labels: Tensor, g: Generator) -> Tensor:
+    """A tumour, a bleeding or a hole left by surgery: a blob of another intensity in the brain."""
+    if not _chance(g, 0.12):
+        return image
+    brain = torch.nonzero(labels[0] == 1)
+    if not len(brain):
+        return image
+    n = labels.shape[1:]
+    at = brain[_pick(g, len(brain))].tolist()
+    axes = [((torch.arange(k) - c) / _u(g, 4, 15)) ** 2 for k, c in zip(n, at, strict=True)]
+    far = axes[0][:, None, None] + axes[1][:, None] + axes[2]
+    rough = torch.rand(1, 1, *[max(2, k // 8) for k in n], generator=g)
+    rough = functional.interpolate(rough, size=n, mode="trilinear")[0, 0]
+    inside = (far < 0.4 + 1.2 * rough).to(image.device)[None, None]
+    value = _u(g, 0, 1.2) + _u(g, 0, 0.2) * torch.randn(image.shape, generator=g).to(image.device)
+    return torch.where(inside, value, image)
 
 
 def _dilate(mask: Tensor, radius: int) -> Tensor:

@@ -22,7 +22,12 @@ def weights(net: AttentionUNet, settings: Settings, folder: Path, about: dict[st
     }
     path = folder / f"{MODEL}.safetensors"
     write_atomic(path, save(tensors))
-    plan = {"mm": settings.mm, "widths": list(settings.widths), "attention": settings.attention}
+    plan = {
+        "mm": settings.mm,
+        "widths": list(settings.widths),
+        "attention": settings.attention,
+        "fine": settings.fine,
+    }
     write_json(
         folder / f"{MODEL}.json",
         {

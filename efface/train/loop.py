@@ -28,6 +28,7 @@ class Settings:
     shape: tuple[int, int, int]
     widths: tuple[int, ...]
     attention: bool
+    fine: int
     steps: int
     learning_rate: float
     warmup: int
@@ -78,8 +79,8 @@ def train(
     checkpoint then holds all that is needed to go on.
     """
     torch.manual_seed(settings.seed)
-    net = AttentionUNet(settings.widths, LABEL_VALUES, settings.attention)
-    mean = AttentionUNet(settings.widths, LABEL_VALUES, settings.attention)
+    net = AttentionUNet(settings.widths, LABEL_VALUES, settings.attention, settings.fine)
+    mean = AttentionUNet(settings.widths, LABEL_VALUES, settings.attention, settings.fine)
     mean.load_state_dict(net.state_dict())
     net = net.to(memory_format=torch.channels_last_3d).to(device)  # type: ignore[call-overload]
     mean = mean.to(device)
