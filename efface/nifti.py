@@ -73,10 +73,11 @@ def with_stored(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1
 
 
 def scaling(img: nib.Nifti1Image) -> tuple[float, float]:
-    """``scl_slope`` and ``scl_inter`` as they stand in the file (NaN where unset)."""
+    """``scl_slope`` and ``scl_inter``; 1 and 0 where unset, in a file as in an image of an array."""
     proxy: Any = img.dataobj
     if isinstance(proxy, np.ndarray):
-        return float(img.header["scl_slope"]), float(img.header["scl_inter"])
+        slope, inter = float(img.header["scl_slope"]), float(img.header["scl_inter"])
+        return (slope, inter) if np.isfinite([slope, inter]).all() and slope else (1.0, 0.0)
     return float(proxy.slope), float(proxy.inter)
 
 

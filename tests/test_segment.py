@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, ornt_transform
+from scipy import ndimage
 
 from efface.segment import grid as grids
-from efface.segment import of_torch, runtime
+from efface.segment import near, of_torch, runtime
 from efface.segment.network import AttentionUNet, fold, unfold
 
 
@@ -54,6 +55,18 @@ def test_the_graph_for_the_cpu_is_the_network(attention, fine):
     for shape in ((16, 24, 32), (24, 24, 24), (32, 16, 16), (16, 24, 32)):
         v = np.random.default_rng(2).random(shape, dtype=np.float32)
         assert np.abs(graph(v) - ours(v)).max() < 1e-3
+
+
+@given(st.integers(0, 2**32 - 1), st.tuples(*[st.floats(0.7, 5.0)] * 3))
+def test_the_brain_leaves_room_for_the_organs(seed, spacing):
+    rng = np.random.default_rng(seed)
+    coarse = rng.choice([0, 1, 1, 2, 5], size=(4, 4, 4)).astype(np.uint8)
+    labels = np.asfortranarray(np.kron(coarse, np.ones((4, 4, 4), np.uint8)))
+    before = labels.copy()
+    near.clear_of_organs(labels, np.array(spacing))
+    to_organ = ndimage.distance_transform_edt(before <= 1, sampling=spacing)
+    too_near = (before == 1) & (to_organ <= near.BRAIN_MARGIN + 1e-6)
+    assert (labels == np.where(too_near, 0, before)).all()
 
 
 @given(st.permutations("RAS"), st.tuples(*[st.booleans()] * 3))

@@ -23,15 +23,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from efface.errors import EffaceError
-from efface.segment.grid import box_of, indices
 from efface.segment.labels import FEATURES, LABELS
+from efface.segment.near import BRAIN_MARGIN, ball, indices, set_around, within
 
 Bool = NDArray[np.bool_]
 Float = NDArray[np.float64]
 Box = tuple[slice, slice, slice]
 
-BRAIN_MARGIN = 2.0
-"""No voxel whose centre lies this near to the centre of a brain voxel is ever replaced, in mm."""
 
 GRID = 2.5
 """Step of the coarse grid on which the hull is evaluated, in mm."""
@@ -70,16 +68,19 @@ class Margins:
     """Across the direction in which the hull opens."""
     back: float
     """Into the head."""
+    brain: float
+    """What of the hull is no organ stays this far from the brain: its border is known to about
+    2 mm, and bone lies there, not skin."""
     air: float = 25.0
     """Out of the head, beyond the outermost organ voxel."""
 
 
-FACE_MARGINS = Margins(side=16.0, back=3.0)
+FACE_MARGINS = Margins(side=16.0, back=3.0, brain=4.0)
 ORGAN_MARGINS = {
-    "eyes": Margins(side=6.0, back=3.0),
-    "nose": Margins(side=6.0, back=3.0),
-    "ears": Margins(side=7.0, back=3.0),
-    "mouth": Margins(side=9.0, back=3.0),
+    "eyes": Margins(side=6.0, back=3.0, brain=4.0),
+    "nose": Margins(side=6.0, back=3.0, brain=4.0),
+    "ears": Margins(side=10.0, back=7.0, brain=3.0),
+    "mouth": Margins(side=9.0, back=3.0, brain=4.0),
 }
 
 
@@ -140,24 +141,14 @@ def region(
         return mask
     axes = head_axes(labels, organs, affine)
     for group, outward, margins in _hulls(organs, chosen, axes):
-        _add_hull(mask, spacing, np.concatenate([o.points for o in group]), outward, axes, margins)
+        points = np.concatenate([o.points for o in group])
+        _add_hull(mask, labels, spacing, points, outward, axes, margins)
     wanted = [o for o in organs if chosen == ("face",) or o.name in chosen]
     for organ in wanted:
         mask[tuple(np.rint(organ.points / spacing).astype(np.intp).T)] = True
-        _add_around(mask, organ.stray, ball(GRID, spacing))
+        set_around(mask, organ.stray, ball(GRID, spacing))
     _spare_brain(mask, labels, spacing)
     return mask
-
-
-def spared(labels: NDArray[np.uint8], mask: Bool, affine: NDArray[np.floating]) -> Bool:
-    """The voxels of the organs and of ``mask`` that no method may touch, as True.
-
-    Those in the brain and within :data:`BRAIN_MARGIN` of it.
-    """
-    free = np.asfortranarray(mask | (labels > LABELS["brain"]))
-    asked = free.copy(order="F")
-    _spare_brain(free, labels, voxel_sizes(affine))
-    return asked & ~free
 
 
 def coverage(labels: NDArray[np.uint8], mask: Bool) -> dict[str, float]:
@@ -182,14 +173,6 @@ def voxel_sizes(affine: NDArray[np.floating]) -> Float:
     if (sizes < 1e-3).any() or abs(np.linalg.det(matrix[:3, :3] / sizes)) < 1e-3:
         raise EffaceError("the affine does not say how the voxels lie in space")
     return sizes
-
-
-def ball(radius: float, spacing: Float) -> NDArray[np.intp]:
-    """Index offsets (n, 3) of the voxels whose centres lie within ``radius`` mm."""
-    reach = [range(-int(radius / s + 1e-6), int(radius / s + 1e-6) + 1) for s in spacing]
-    offsets = np.array(list(product(*reach)), dtype=np.intp)
-    near: NDArray[np.intp] = offsets[((offsets * spacing) ** 2).sum(axis=1) <= (radius + 1e-6) ** 2]
-    return near
 
 
 def find_organs(labels: NDArray[np.uint8], spacing: Float) -> list[Organ]:
@@ -302,9 +285,18 @@ def _directions(outward: Float, axes: Float) -> Float:
 
 
 def _add_hull(
-    mask: Bool, spacing: Float, points: Float, outward: Float, axes: Float, margins: Margins
+    mask: Bool,
+    labels: NDArray[np.uint8],
+    spacing: Float,
+    points: Float,
+    outward: Float,
+    axes: Float,
+    margins: Margins,
 ) -> None:
-    """Set the voxels of the smooth hull of ``points``, opened towards ``outward``."""
+    """Set the voxels of the smooth hull of ``points``, opened towards ``outward``.
+
+    Not those within ``margins.brain`` of the brain.
+    """
     normals = _directions(outward, axes)
     depth = -(normals @ outward)
     half_voxel = np.abs(normals) @ spacing / 2
@@ -335,11 +327,26 @@ def _add_hull(
     near = (distance > -SMOOTH * np.log(len(normals))) & (distance < GRID * 2)
     top = distance[near]
     distance[near] += SMOOTH * np.log(np.exp((beyond[:, near] - top) / SMOOTH).sum(axis=0))
+    np.maximum(distance, margins.brain - _from_brain(labels, spacing, coarse), out=distance)
     at_x, at_y, at_z = (_interpolation(f, c) for f, c in zip(fine, coarse, strict=True))
     distance = at_y @ (distance @ at_x.T)
     distance = (at_z @ distance.reshape(len(z), -1)).reshape(-1, len(at_y), len(at_x))
     box = tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))
     mask[box].T[...] |= distance <= 0
+
+
+def _from_brain(labels: NDArray[np.uint8], spacing: Float, at: list[Float]) -> Float:
+    """Distance in mm to the brain from the points of a grid; ``at``: its ticks along x, y, z.
+
+    Returns shape (z, y, x). As good as the grid: half a step.
+    """
+    ticks = [np.rint(t / s).astype(np.intp) for t, s in zip(at, spacing, strict=True)]
+    brain = (labels[np.ix_(*ticks)] == LABELS["brain"]).T
+    if not brain.any():
+        return np.full(brain.shape, np.inf)
+    steps = [float(t[1] - t[0]) if len(t) > 1 else 1.0 for t in at[::-1]]
+    distance: Float = ndimage.distance_transform_edt(~brain, sampling=steps)
+    return distance
 
 
 def _interpolation(fine: Float, coarse: Float) -> Float:
@@ -359,44 +366,9 @@ def _interpolation(fine: Float, coarse: Float) -> Float:
 
 def _spare_brain(mask: Bool, labels: NDArray[np.uint8], spacing: Float) -> None:
     """Clear the mask in the brain and :data:`BRAIN_MARGIN` around it, exactly."""
-    box = _bounds(mask)
-    if box is None:
-        return
-    offsets = ball(BRAIN_MARGIN, spacing)
-    reach = np.abs(offsets).max(axis=0)
-    wide = tuple(
-        slice(max(s.start - r, 0), min(s.stop + r, n))
-        for s, r, n in zip(box, reach, mask.shape, strict=True)
-    )
-    brain = labels[wide] == LABELS["brain"]
-    part = mask[wide]
-    # only the brain's surface, and only near the mask, can put a voxel within the margin
-    inner = brain.copy()
-    for axis in range(3):
-        n = brain.shape[axis]
-        low, high = _along(axis, 0, n - 1), _along(axis, 1, n)
-        inner[high] &= brain[low]
-        inner[low] &= brain[high]
-    near = part.view(np.uint8)
-    for axis in range(3):
-        near = ndimage.maximum_filter1d(near, 2 * int(reach[axis]) + 1, axis=axis)
-    surface = indices(brain & ~inner & near.astype(bool))
-    part[brain] = False
-    _set_around(part, surface, offsets, value=False)
-
-
-def _add_around(mask: Bool, index: NDArray[np.intp], offsets: NDArray[np.intp]) -> None:
-    _set_around(mask, index, offsets, value=True)
-
-
-def _set_around(
-    mask: Bool, index: NDArray[np.intp], offsets: NDArray[np.intp], *, value: bool
-) -> None:
-    shape = np.array(mask.shape)
-    for offset in offsets:
-        at = index + offset
-        at = at[((at >= 0) & (at < shape)).all(axis=1)]
-        mask[tuple(at.T)] = value
+    brain = labels == LABELS["brain"]
+    mask &= ~brain
+    mask &= ~within(mask, brain, BRAIN_MARGIN, spacing)
 
 
 def _pieces(index: NDArray[np.intp], spacing: Float) -> NDArray[np.intp]:
@@ -409,14 +381,3 @@ def _pieces(index: NDArray[np.intp], spacing: Float) -> NDArray[np.intp]:
     numbered, _ = ndimage.label(grid, structure=np.ones((3, 3, 3)))
     pieces: NDArray[np.intp] = numbered[tuple(coarse.T)].astype(np.intp) - 1
     return pieces
-
-
-def _bounds(mask: Bool) -> Box | None:
-    """The smallest box around the True voxels."""
-    return box_of(mask)
-
-
-def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
-    cut = [slice(None)] * 3
-    cut[axis] = slice(start, stop)
-    return tuple(cut)

@@ -18,11 +18,10 @@ from scipy import ndimage
 
 from efface import nifti
 from efface.distort.methods import METHODS
-from efface.distort.region import spared
 from efface.qc import anatomy as anatomies
 from efface.qc.anatomy import PARTS, Anatomy, Pose, View
-from efface.segment.grid import box_of, indices
 from efface.segment.labels import FEATURES, LABELS
+from efface.segment.near import box_of, indices
 from efface.status import (
     BRAIN_TOUCHED,
     FACE_REMAINS,
@@ -49,9 +48,7 @@ LEAST_MM3 = 100.0
 CONFIDENCE = 0.5
 """Below this a person looks."""
 COVERAGE = 0.99
-"""Share of each organ's voxels that must lie in the replaced region, brain and margin aside."""
-COVERAGE_IN_ALL = 0.85
-"""The same of all its voxels: the globe reaches into the margin that no method may touch."""
+"""Share of each organ's voxels that must lie in the replaced region."""
 REMAINS_SHARE, REMAINS_MM3 = 0.3, 300.0
 """An organ found again where it was, above both, means that the face may remain.
 
@@ -223,7 +220,6 @@ def change(
     # from here on only where the face is: most of an image is elsewhere
     box = box_of(region | (labels > LABELS["brain"]))
     near = (slice(0, 1),) * 3 if box is None else box
-    free = ~spared(labels, region, before.affine)[near]
     old, new, labels = old[near], new[near], labels[near]
     changed, region = changed[near], region[near]
     voxel = float(abs(np.linalg.det(np.asarray(before.affine, float)[:3, :3])))
@@ -249,7 +245,7 @@ def change(
         replaced = float(np.count_nonzero(organ & region))
         share = replaced / n
         measures[f"coverage_{name}"] = round(share, 4)
-        if replaced < COVERAGE * np.count_nonzero(organ & free) or share < COVERAGE_IN_ALL:
+        if share < COVERAGE:
             # rounded down, so that 98.99 does not read as 99
             percent = np.floor(1000 * share) / 10
             verdict = verdict.mark(

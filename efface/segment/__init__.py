@@ -22,6 +22,7 @@ from efface import nifti
 from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan, sha256
 from efface.segment import grid as grids
+from efface.segment import near
 from efface.segment.labels import LABELS
 from efface.status import STAGE_FAILED
 
@@ -134,18 +135,18 @@ class Segmenter:
         Looks at the box of the organs and ``AROUND_MM`` beside it; 0 elsewhere. The whole image
         where ``labels`` (on its grid) hold no organ.
         """
-        box = grids.box_of(labels >= LABELS["eyes"])
+        box = near.box_of(labels >= LABELS["eyes"])
         if box is None:
             return self.segment(img).labels
         reach = np.ceil(AROUND_MM / np.linalg.norm(img.affine[:3, :3], axis=0)).astype(int)
-        near = tuple(
+        part = tuple(
             slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True)
         )
         affine = img.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ [s.start for s in near]
-        found, _, _ = self._label(nifti.stored(img)[near], affine, nifti.scaling(img))
+        affine[:3, 3] += affine[:3, :3] @ [s.start for s in part]
+        found, _, _ = self._label(nifti.stored(img)[part], affine, nifti.scaling(img))
         out = np.zeros(labels.shape, np.uint8, order="F")
-        out[near] = found
+        out[part] = found
         return out
 
     def _label(
@@ -163,7 +164,9 @@ class Segmenter:
         hard[~inside] = 0
         kept = _components(hard, self.plan.mm)
         shape = (v.shape[0], v.shape[1], v.shape[2])
-        return grids.labels_to(p, kept, grid, shape, affine), p, kept
+        labels = grids.labels_to(p, kept, grid, shape, affine)
+        near.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
+        return labels, p, kept
 
     def probabilities(self, v: NDArray[np.float32]) -> NDArray[np.float32]:
         """Class probabilities (classes, X, Y, Z) of a normalised volume on the grid."""
@@ -289,5 +292,5 @@ def _components(hard: NDArray[np.integer], mm: float) -> NDArray[np.bool_]:
 def _count(mask: NDArray[np.bool_]) -> int:
     from scipy import ndimage
 
-    box = grids.box_of(mask)
+    box = near.box_of(mask)
     return 0 if box is None else int(ndimage.label(mask[box])[1])

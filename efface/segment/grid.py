@@ -15,6 +15,8 @@ from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from efface.segment.near import box_of
+
 Array = NDArray[np.float32]
 
 LARGEST_MM = 400.0
@@ -191,27 +193,3 @@ def _interpolated(
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(slab, edges[:-1], edges[1:]))
     return out
-
-
-def indices(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Indices (n, 3) of the True voxels: as ``np.argwhere``, looking only where there are some."""
-    box = box_of(mask)
-    if box is None:
-        return np.zeros((0, 3), np.intp)
-    found: NDArray[np.intp] = np.argwhere(np.ascontiguousarray(mask[box]))
-    found += np.array([s.start for s in box])
-    return found
-
-
-def box_of(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
-    """The smallest box around the True voxels of a 3D mask, None if there are none."""
-    spans = []
-    cut = mask
-    for axis in range(3):
-        hit = np.flatnonzero(cut.any(axis=tuple(a for a in range(3) if a != axis)))
-        if not len(hit):
-            return None
-        span = slice(int(hit[0]), int(hit[-1]) + 1)
-        spans.append(span)
-        cut = cut[tuple([slice(None)] * axis + [span])]
-    return spans[0], spans[1], spans[2]

@@ -1,0 +1,103 @@
+"""Which voxels lie where, and which lie near which: on a label map's own grid, exactly."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from efface.segment.labels import LABELS
+
+Bool = NDArray[np.bool_]
+Box = tuple[slice, slice, slice]
+
+BRAIN_MARGIN = 2.0
+"""No voxel whose centre lies this near to the centre of a brain voxel is ever replaced, in mm."""
+
+
+def clear_of_organs(labels: NDArray[np.uint8], spacing: NDArray[np.floating]) -> None:
+    """Take from the brain, in place, what lies within :data:`BRAIN_MARGIN` of an organ.
+
+    Between the brain and an eye or an ear lie bone and fat: where both labels touch, one of them
+    errs by a voxel, and neither the eye shall stay nor the brain change for it. ``labels``: 3D,
+    values of :data:`LABELS`; ``spacing``: voxel size in mm (3,).
+    """
+    brain = labels == LABELS["brain"]
+    labels[within(brain, labels > LABELS["brain"], BRAIN_MARGIN, spacing)] = 0
+
+
+def within(mask: Bool, of: Bool, mm: float, spacing: NDArray[np.floating]) -> Bool:
+    """The voxels of ``mask`` whose centres lie within ``mm`` of the centre of a voxel of ``of``."""
+    out = np.zeros(mask.shape, bool, order="F")
+    box = box_of(mask)
+    if box is None:
+        return out
+    offsets = ball(mm, spacing)
+    reach = np.abs(offsets).max(axis=0)
+    wide = tuple(
+        slice(max(s.start - r, 0), min(s.stop + r, n))
+        for s, r, n in zip(box, reach, mask.shape, strict=True)
+    )
+    source, part, found = of[wide], mask[wide], out[wide]
+    # only the surface, and only near the mask, can bring a voxel within reach
+    inner = source.copy(order="K")
+    near = part.view(np.uint8)
+    for axis in range(3):
+        n = source.shape[axis]
+        low, high = _along(axis, 0, n - 1), _along(axis, 1, n)
+        inner[high] &= source[low]
+        inner[low] &= source[high]
+        near = ndimage.maximum_filter1d(near, 2 * int(reach[axis]) + 1, axis=axis)
+    set_around(found, indices(source & ~inner & near.astype(bool)), offsets)
+    found |= source
+    found &= part
+    return out
+
+
+def ball(radius: float, spacing: NDArray[np.floating]) -> NDArray[np.intp]:
+    """Index offsets (n, 3) of the voxels whose centres lie within ``radius`` mm."""
+    reach = [range(-int(radius / s + 1e-6), int(radius / s + 1e-6) + 1) for s in spacing]
+    offsets = np.array(list(product(*reach)), dtype=np.intp)
+    near: NDArray[np.intp] = offsets[((offsets * spacing) ** 2).sum(axis=1) <= (radius + 1e-6) ** 2]
+    return near
+
+
+def set_around(mask: Bool, index: NDArray[np.intp], offsets: NDArray[np.intp]) -> None:
+    """Set the voxels at ``index`` (n, 3) plus each of ``offsets`` (m, 3), inside the mask."""
+    shape = np.array(mask.shape)
+    for offset in offsets:
+        at = index + offset
+        at = at[((at >= 0) & (at < shape)).all(axis=1)]
+        mask[tuple(at.T)] = True
+
+
+def indices(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Indices (n, 3) of the True voxels: as ``np.argwhere``, looking only where there are some."""
+    box = box_of(mask)
+    if box is None:
+        return np.zeros((0, 3), np.intp)
+    found: NDArray[np.intp] = np.argwhere(np.ascontiguousarray(mask[box]))
+    found += np.array([s.start for s in box])
+    return found
+
+
+def box_of(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
+    """The smallest box around the True voxels of a 3D mask, None if there are none."""
+    spans = []
+    cut = mask
+    for axis in range(3):
+        hit = np.flatnonzero(cut.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not len(hit):
+            return None
+        span = slice(int(hit[0]), int(hit[-1]) + 1)
+        spans.append(span)
+        cut = cut[tuple([slice(None)] * axis + [span])]
+    return spans[0], spans[1], spans[2]
+
+
+def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
+    cut = [slice(None)] * 3
+    cut[axis] = slice(start, stop)
+    return tuple(cut)

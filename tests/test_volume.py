@@ -1,0 +1,40 @@
+"""``efface.deface`` as a developer calls it, on images that never were files."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import efface
+from efface.errors import EffaceError
+from efface.phantom import phantom
+
+
+@pytest.fixture(scope="module")
+def head():
+    return phantom(3, spacing=(2, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
+def test_an_image_made_of_an_array_is_defaced_and_passes(head, dtype):
+    img, labels = head
+    v = img.get_fdata(dtype=np.float32)
+    made = nib.Nifti1Image((v / v.max() * 200).astype(dtype), img.affine)
+    result = efface.deface(made)
+    assert result.report.status == "pass", result.report.reasons
+    after = np.asanyarray(result.image.dataobj)
+    assert after.dtype == dtype
+    changed = after != np.asanyarray(made.dataobj)
+    assert not changed[~result.mask].any()
+    truth = np.asanyarray(labels.dataobj)
+    for organ in range(2, 6):
+        assert result.mask[truth == organ].mean() > 0.95
+    assert not changed[result.labels == 1].any()
+    # the phantom's brain reaches to the skull: of the fluid at its rim the model takes less
+    assert changed[truth == 1].mean() < 0.02
+
+
+def test_what_is_no_volume_is_refused_in_a_sentence(head):
+    with pytest.raises(EffaceError, match="3D or 4D"):
+        efface.deface(nib.Nifti1Image(np.zeros((4, 4), np.int16), np.eye(4)))
+    with pytest.raises(EffaceError, match="no feature"):
+        efface.deface(head[0], features="hair")
