@@ -1,0 +1,500 @@
+"""Labels from one scan of a session to another: geometry, motion, and what the gate makes of it."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from nibabel.affines import apply_affine
+from scipy.spatial.transform import Rotation
+from small_session import SURE, head
+
+from efface import nifti, segment
+from efface.manifest import Manifest, Scan
+from efface.phantom import phantom
+from efface.qc import _as_their_sources, gate
+from efface.segment import motion, propagate
+from efface.segment.labels import FEATURES, LABELS
+
+SHAPE = (9, 8, 7)
+maps = arrays(np.uint8, SHAPE, elements=st.integers(0, 5), fill=st.just(0))
+
+
+@st.composite
+def affines(draw, least=0.5, most=4.0):
+    """Oblique, anisotropic, flipped."""
+    turn = Rotation.from_rotvec([draw(st.floats(-1.5, 1.5)) for _ in range(3)]).as_matrix()
+    sizes = [draw(st.floats(least, most)) * draw(st.sampled_from([-1, 1])) for _ in range(3)]
+    out = np.eye(4)
+    out[:3, :3] = turn * sizes
+    out[:3, 3] = [draw(st.floats(-8, 8)) for _ in range(3)]
+    return out
+
+
+def centres_in(labels, affine, shape, onto):
+    """By brute force: the label that each voxel's centre lies in, and how near a border it lies."""
+    index = np.indices(shape).reshape(3, -1).T
+    at = apply_affine(np.linalg.inv(affine) @ onto, index)
+    near = np.rint(at).astype(int)
+    inside = ((near >= 0) & (near < labels.shape)).all(axis=1)
+    found = np.zeros(len(index), np.uint8)
+    found[inside] = labels[tuple(near[inside].T)]
+    sure = (np.abs(np.abs(at - near) - 0.5) > 0.01).all(axis=1)
+    return found.reshape(shape), sure.reshape(shape)
+
+
+@settings(deadline=None, max_examples=60)
+@given(maps, affines(), affines())
+def test_every_voxel_whose_centre_lies_in_an_organ_gets_it(labels, affine, onto):
+    out = propagate.carry(labels, affine, SHAPE, onto)
+    want, sure = centres_in(labels, affine, SHAPE, onto)
+    labelled = sure & (want > 0)
+    assert (out[labelled] == want[labelled]).all()
+    # what grew beyond is face, never brain
+    assert (out[sure & (want == 0)] != LABELS["brain"]).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(maps, affines(), affines(), st.integers(0, 2**32 - 1))
+def test_every_voxel_that_an_organ_touches_is_of_the_face(labels, affine, onto, seed):
+    mask = labels == LABELS["nose"]
+    out = propagate.touched(mask, affine, SHAPE, onto)
+    rng = np.random.default_rng(seed)
+    index = np.argwhere(mask)
+    if not len(index):
+        assert not out.any()
+        return
+    # any point of an organ voxel lies in a voxel that is marked
+    points = index[rng.integers(len(index), size=400)] + rng.uniform(-0.5, 0.5, (400, 3))
+    at = apply_affine(np.linalg.inv(onto) @ affine, points)
+    near = np.rint(at).astype(int)
+    clear = (np.abs(at - near) < 0.499).all(axis=1)
+    ok = clear & ((near >= 0) & (near < SHAPE)).all(axis=1)
+    assert out[tuple(near[ok].T)].all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(maps, affines(least=1.0), affines(least=1.0))
+def test_nothing_is_labelled_far_outside_the_field_of_view(labels, affine, onto):
+    out = propagate.carry(labels, affine, SHAPE, onto)
+    index = np.argwhere(out > 0)
+    at = apply_affine(np.linalg.inv(affine) @ onto, index)
+    # no farther than both voxels reach along their diagonals
+    reach = (np.abs(np.linalg.inv(affine)[:3, :3] @ onto[:3, :3]).sum(axis=1) + 1) * 2 + 1
+    assert (at > -0.5 - reach).all()
+    assert (at < np.array(SHAPE) - 0.5 + reach).all()
+
+
+@given(maps, affines())
+def test_the_same_grid_gives_the_same_labels(labels, affine):
+    assert np.array_equal(propagate.carry(labels, affine, SHAPE, affine), labels)
+
+
+@settings(deadline=None, max_examples=40)
+@given(maps, affines(), affines())
+def test_a_second_time_changes_nothing(labels, affine, onto):
+    once = propagate.carry(labels, affine, SHAPE, onto)
+    assert np.array_equal(propagate.carry(once, onto, SHAPE, onto), once)
+    joined = propagate.join(labels, labels, affine)
+    assert np.array_equal(joined, labels)
+    both = propagate.join(once, once[::-1], onto)
+    assert np.array_equal(propagate.join(both, once[::-1], onto), both)
+
+
+@settings(deadline=None, max_examples=40)
+@given(maps, affines(least=1.0, most=2.0), affines(least=0.6, most=1.0))
+def test_there_and_back_over_an_oblique_grid_covers_every_organ(labels, affine, turned):
+    labels = np.where(labels == LABELS["nose"], labels, 0).astype(np.uint8)
+    # a finer grid that holds the whole of the first
+    corners = np.array(np.meshgrid(*[(-1, n) for n in SHAPE])).reshape(3, -1).T
+    world = apply_affine(affine, corners)
+    at = apply_affine(np.linalg.inv(turned), world)
+    shape = tuple(np.ceil(at.max(0) - at.min(0)).astype(int) + 3)
+    onto = turned.copy()
+    onto[:3, 3] = apply_affine(turned, np.floor(at.min(0)) - 1)
+    there = propagate.carry(labels, affine, shape, onto)
+    back = propagate.carry(there, onto, SHAPE, affine)
+    assert (back[labels > 0] == LABELS["nose"]).all()
+
+
+def test_a_brain_that_one_scan_saw_far_from_the_others_keeps_no_face():
+    grid = np.diag([2.0, 2.0, 2.0, 1.0])
+    first = np.zeros((20, 20, 20), np.uint8)
+    first[:8] = LABELS["brain"]
+    second = np.zeros_like(first)
+    second[:14] = LABELS["brain"]
+    second[16] = LABELS["nose"]
+    out = propagate.join(first, second, grid)
+    assert (out[:10] == LABELS["brain"]).all()  # 4 mm further
+    assert (out[10:16] == 0).all()
+    assert (out[16] == LABELS["nose"]).all()
+    beyond = np.zeros(first.shape, bool)
+    beyond[12:] = True
+    assert (propagate.join(first, second, grid, beyond)[12:14] == LABELS["brain"]).all()
+
+
+def test_organs_know_what_of_them_is_in_view_and_where_their_scan_ends():
+    labels, affine = head(mm=4.0)
+    low = affine.copy()
+    low[2, 3] = 0.0  # the upper half: nose and mouth lie below
+    shape = (50, 65, 25)
+    seen = propagate.organs(labels, affine, shape, low)
+    assert sorted(o.label for o in seen) == ["ears", "ears", "eyes", "eyes", "mouth", "nose"]
+    assert next(o for o in seen if o.label == "mouth").in_view_mm3 == 0
+    assert not any(o.cut for o in seen)
+    # a source that ends in the nose, another scan that shows all of it
+    short = labels[:, : int((110 + 120) / 4)]
+    cut = propagate.organs(short, affine, labels.shape, affine)
+    assert {o.label for o in cut if o.cut} == {"nose", "mouth"}
+    assert not any(o.cut for o in propagate.organs(short, affine, short.shape, affine))
+
+
+# --- motion, by phantoms --------------------------------------------------------------------------
+
+
+def volume(img):
+    return np.asarray(img.dataobj, np.float32), np.asarray(img.affine, float)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return phantom(1, "T1w", spacing=(2.0, 2.0, 2.0))
+
+
+def slab(pose=None, **how):
+    given = {"spacing": (3.5, 3.5, 5.0), "shape": (64, 64, 20), "centre": (0, 6, 40)}
+    return phantom(1, "T2w", scan=4, pose=pose, **given | how)
+
+
+def turned(degrees, shift=(0, 0, 0)):
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    pose[:3, 3] = shift
+    return pose
+
+
+def compared(whole, second, labels):
+    at = propagate.organs(
+        np.asarray(whole[1].dataobj), whole[1].affine, labels.shape, labels.affine
+    )
+    where = propagate._near(np.asarray(labels.dataobj) > 0, labels.affine, 12.0)
+    points = np.array([o.centre for o in at])
+    return motion.between(volume(whole[0]), volume(second), where, points), points
+
+
+@pytest.mark.parametrize(
+    "pose", [turned((0, 0, 0)), turned((8, 0, 0)), turned((0, 3, 4), (5, 0, 6))]
+)
+def test_motion_is_measured_across_contrasts(whole, pose):
+    img, labels = slab(pose)
+    found, points = compared(whole, img, labels)
+    true = np.linalg.norm(apply_affine(pose, points) - points, axis=1).max()
+    assert found.known
+    assert found.mm == pytest.approx(true, abs=2.5)
+
+
+def test_an_image_of_noise_proves_nothing(whole):
+    img, labels = slab()
+    rng = np.random.default_rng(2)
+    noise = nib.Nifti1Image(rng.normal(100, 20, img.shape).astype(np.float32), img.affine)
+    assert not compared(whole, noise, labels)[0].known
+
+
+# --- sessions -------------------------------------------------------------------------------------
+
+
+class Network:
+    """Says what it is told of each image, in the order of the scans."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def segment(self, img):
+        labels, sure = self.answers.pop(0)
+        labels = np.asarray(labels)
+        ml = abs(np.linalg.det(img.affine[:3, :3])) / 1000
+        return segment.Segmentation(
+            labels,
+            dict.fromkeys(LABELS, sure),
+            {n: float((labels == k).sum() * ml) for n, k in LABELS.items()},
+            {n: segment.PARTS[n] if (labels == k).any() else 0 for n, k in LABELS.items()},
+        )
+
+
+def session(folder, *scans, frames=("2.25.1", "2.25.1"), network=None):
+    """Run segment over (suffix, image, labels found, confidence, series)."""
+    source, out = folder / "convert", folder / "segment"
+    source.mkdir()
+    out.mkdir()
+    made = []
+    for (suffix, img, _, _, series), frame in zip(scans, frames, strict=True):
+        nifti.save(img, source / f"sub-a_{suffix}.nii.gz")
+        made.append(
+            Scan(
+                f"sub-a_{suffix}",
+                series,
+                suffix,
+                files={"nifti": f"sub-a_{suffix}.nii.gz"},
+                measures={
+                    "frame_of_reference": frame,
+                    "shape": list(img.shape),
+                    "spacing": [float(s) for s in nib.affines.voxel_sizes(img.affine)],
+                },
+            )
+        )
+    found = network or Network(*[(labels, sure) for _, _, labels, sure, _ in scans])
+    result = segment.run((source, Manifest("convert", "sub-a", tuple(made))), out, found)
+    maps = [np.asarray(nifti.stored(nifti.load(out / s.files["labels"]))) for s in result]
+    return result, maps
+
+
+def only_brain(labels):
+    labels = np.asarray(labels.dataobj)
+    return np.where(labels == LABELS["brain"], labels, 0).astype(np.uint8)
+
+
+def as_array(labels):
+    return np.asarray(labels.dataobj)
+
+
+def test_a_scan_without_a_face_of_its_own_gets_the_best_scans(tmp_path, whole):
+    img, labels = slab()
+    (best, epi), (_, got) = session(
+        tmp_path,
+        ("T1w", whole[0], as_array(whole[1]), 0.95, "series-1"),
+        ("bold", img, only_brain(labels), 0.9, "series-2"),
+    )
+    assert best.measures.get("propagated") is None
+    assert (epi.status, epi.reasons) == ("pass", ())
+    assert epi.measures["propagated"]["from"] == "sub-a_T1w"
+    assert epi.measures["propagated"]["moved_mm"] < 3
+    for name in FEATURES:
+        true = as_array(labels) == LABELS[name]
+        if true.any():
+            assert (got[true] != 0).mean() > 0.98, name
+            assert (got[true] == LABELS[name]).mean() > 0.9, name
+    # and the gate knows what is outside from what is missed
+    known = epi.measures["propagated"]["organs"]
+    verdict = gate.face(got, epi.measures["confidence"], img.affine, known=known)
+    assert verdict.reasons == ()
+    assert verdict.measures["mouth"] == "outside"
+    alone = gate.face(only_brain(labels), SURE, img.affine)
+    assert alone.status == "review"
+
+
+@pytest.mark.parametrize("pose", [turned((9, 0, 0)), turned((0, 0, 0), (0, 9, 4))])
+def test_a_head_that_moved_goes_to_review_with_its_own_labels(tmp_path, whole, pose):
+    img, labels = slab(pose)
+    own = only_brain(labels)
+    (_, epi), (_, got) = session(
+        tmp_path,
+        ("T1w", whole[0], as_array(whole[1]), 0.95, "series-1"),
+        ("bold", img, own, 0.9, "series-2"),
+    )
+    assert epi.status == "review"
+    assert "head moved" in epi.reasons[0] or "may have moved" in epi.reasons[0]
+    assert epi.measures["propagated"]["from"] == ""
+    assert np.array_equal(got, own)
+
+
+def test_noise_in_the_same_frame_goes_to_review(tmp_path, whole):
+    img, labels = slab()
+    rng = np.random.default_rng(2)
+    noise = nib.Nifti1Image(rng.normal(100, 20, img.shape).astype(np.int16), img.affine)
+    (_, other), _ = session(
+        tmp_path,
+        ("T1w", whole[0], as_array(whole[1]), 0.95, "series-1"),
+        ("bold", noise, only_brain(labels), 0.9, "series-2"),
+    )
+    assert other.status == "review"
+    assert "not proven" in other.reasons[0]
+
+
+def test_a_brain_elsewhere_goes_to_review(tmp_path, whole):
+    img, labels = slab()
+    own = np.roll(only_brain(labels), 12, axis=1)
+    (_, other), _ = session(
+        tmp_path,
+        ("T1w", whole[0], as_array(whole[1]), 0.95, "series-1"),
+        ("bold", img, own, 0.9, "series-2"),
+    )
+    assert other.status == "review"
+    assert "brain lies elsewhere" in other.reasons[0]
+
+
+def test_an_own_organ_elsewhere_goes_to_review(tmp_path, whole):
+    img, labels = slab()
+    own = only_brain(labels)
+    own[28:36, 2:7, 8:14] = LABELS["nose"]  # behind the head
+    (_, other), _ = session(
+        tmp_path,
+        ("T1w", whole[0], as_array(whole[1]), 0.95, "series-1"),
+        ("bold", img, own, 0.9, "series-2"),
+    )
+    assert other.status == "review"
+    assert "nose lie elsewhere" in other.reasons[0]
+
+
+def test_a_whole_face_of_its_own_stays_and_gains(tmp_path, whole):
+    img, labels = phantom(1, "T2w", spacing=(2.5, 2.5, 2.5), scan=2)
+    own = as_array(labels)
+    (_, other), (_, got) = session(
+        tmp_path,
+        ("T1w", whole[0], as_array(whole[1]), 0.95, "series-1"),
+        ("T2w", img, own, 0.9, "series-2"),
+    )
+    assert other.status == "pass"
+    assert other.measures["propagated"]["from"] == ""
+    assert other.measures["confidence"]["nose"] == 0.9
+    assert np.array_equal(got[own > 0], own[own > 0])
+
+
+def test_a_phase_image_has_the_face_of_its_magnitude(tmp_path):
+    img, labels = phantom(1, "T1w", spacing=(3.0, 3.0, 3.0))
+    rng = np.random.default_rng(1)
+    phase = nib.Nifti1Image(rng.integers(0, 4096, img.shape).astype(np.int16), img.affine)
+    wild = as_array(labels).copy()
+    wild[wild == LABELS["eyes"]] = LABELS["ears"]
+    scans = (
+        ("magnitude1", img, as_array(labels), 0.9, "series-1"),
+        ("phase1", phase, wild, 0.8, "series-1"),
+    )
+    (tmp_path / "a").mkdir()
+    (_, other), (_, got) = session(tmp_path / "a", *scans)
+    assert other.status == "pass"
+    assert other.measures["propagated"]["from"] == "sub-a_magnitude1"
+    assert np.array_equal(got, as_array(labels))
+    # of another series, it may have been acquired later: noise proves nothing
+    (tmp_path / "b").mkdir()
+    apart = (scans[0], (*scans[1][:4], "series-2"))
+    (_, other), (_, got) = session(tmp_path / "b", *apart)
+    assert other.status == "review"
+    assert np.array_equal(got, wild)
+
+
+def test_other_frames_and_no_frames(tmp_path, whole):
+    img, labels = slab()
+    own = only_brain(labels)
+    scans = (
+        ("T1w", whole[0], as_array(whole[1]), 0.95, "series-1"),
+        ("bold", img, own, 0.9, "series-2"),
+    )
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    (_, other), (_, got) = session(tmp_path / "a", *scans, frames=("2.25.1", "2.25.2"))
+    assert "propagated" not in other.measures
+    assert np.array_equal(got, own)
+    # BIDS has no frames: the images must prove it
+    (_, other), _ = session(tmp_path / "b", *scans, frames=("", ""))
+    assert other.measures["propagated"]["from"] == "sub-a_T1w"
+    # and where they do not, nothing is said of the scan
+    img, labels = slab(turned((9, 0, 0)))
+    moved = ("bold", img, only_brain(labels), 0.9, "series-2")
+    (_, other), (_, got) = session(tmp_path / "c", scans[0], moved, frames=("", ""))
+    assert other.measures["propagated"]["from"] == ""
+    assert (other.status, other.reasons) == ("pass", ())
+    assert np.array_equal(got, only_brain(labels))
+
+
+def test_what_can_be_a_source():
+    def scan(suffix="T1w", sure=0.9, brain=1400.0, **parts):
+        measures = {
+            "confidence": dict.fromkeys(LABELS, sure),
+            "parts": segment.PARTS | parts,
+            "volume_ml": {"brain": brain},
+        }
+        made = Scan(f"sub-a_{suffix}", "series-1", suffix, measures=measures)
+        return propagate.rank(made, Scan(made.scan, "series-1", suffix))
+
+    assert scan() < scan(sure=0.8)
+    assert scan(sure=0.6) is None
+    assert scan(ears=1) is None
+    assert scan(brain=300.0) is None
+    assert scan("phase1") is None
+
+
+def test_a_source_that_ends_in_an_organ_is_not_relied_on(tmp_path, whole):
+    wide, labels = slab(shape=(64, 64, 40), centre=(0, 6, 14))
+    own = only_brain(labels)
+    # the best scan ends in the middle of the mouth
+    found = as_array(whole[1])
+    low = int(np.argwhere(found == LABELS["mouth"])[:, 2].mean())
+    affine = whole[1].affine.copy()
+    affine[:3, 3] += affine[:3, 2] * low
+    short = nib.Nifti1Image(as_array(whole[0])[:, :, low:], affine)
+    (_, other), (_, got) = session(
+        tmp_path,
+        ("T1w", short, found[:, :, low:], 0.95, "series-1"),
+        ("bold", wide, own, 0.9, "series-2"),
+        network=Whole((found[:, :, low:], 0.95), (own, 0.9)),
+    )
+    assert other.status == "review"
+    assert other.reasons[0].endswith("does not show the whole of the mouth")
+    assert np.array_equal(got, own)
+
+
+class Whole(Network):
+    """Claims that every organ is whole."""
+
+    def segment(self, img):
+        seen = super().segment(img)
+        return segment.Segmentation(
+            seen.labels, seen.confidence, seen.volume_ml, dict(segment.PARTS)
+        )
+
+
+def test_a_scan_with_anothers_labels_passes_only_with_it():
+    def judged(source, status="pass"):
+        segmented = Manifest(
+            "segment",
+            "sub-a",
+            (
+                Scan("sub-a_T1w", "series-1", measures={}),
+                Scan("sub-a_bold", "series-2", measures={"propagated": {"from": source}}),
+            ),
+        )
+        images = [
+            Scan("sub-a_T1w", "series-1", "T1w", status),
+            Scan("sub-a_bold", "series-2", "bold"),
+        ]
+        return _as_their_sources(images, segmented)[1].status
+
+    assert judged("sub-a_T1w") == "pass"
+    assert judged("sub-a_T1w", "review") == "review"
+    assert judged("sub-a_T1w", "fail") == "review"
+    assert judged("", "review") == "pass"
+    assert judged("sub-a_gone") == "review"
+
+
+def test_an_organ_told_in_view_but_not_labelled_is_missing():
+    labels, affine = head()
+    known = [vars(o) for o in propagate.organs(labels, affine, labels.shape, affine)]
+    assert gate.face(labels, SURE, affine, known=known).status == "pass"
+    bare = np.where(labels == LABELS["nose"], 0, labels).astype(np.uint8)
+    verdict = gate.face(bare, SURE, affine, known=known)
+    assert verdict.measures["nose"] == "missing"
+    assert verdict.status == "review"
+
+
+def test_a_fault_takes_only_its_own_scan_along(tmp_path, whole, monkeypatch):
+    def broken(*_):
+        raise ValueError("nothing to see")
+
+    monkeypatch.setattr(propagate, "carry", broken)
+    scans, maps = [], tmp_path / "maps"
+    for name, labels in (("T1w", as_array(whole[1])), ("bold", only_brain(whole[1]))):
+        nifti.save(nib.Nifti1Image(labels, whole[1].affine), maps / f"{name}.nii.gz")
+        seen = Network((labels, 0.9)).segment(whole[1])
+        measures = {
+            "confidence": seen.confidence,
+            "parts": seen.parts,
+            "volume_ml": seen.volume_ml,
+            "frame_of_reference": "2.25.1",
+        }
+        files = {"labels": f"{name}.nii.gz"}
+        scans.append(Scan(name, f"series-{name}", name, files=files, measures=measures))
+    best, other = propagate.session(scans, tmp_path, scans, maps)
+    assert (best.status, other.status) == ("pass", "fail")
+    assert other.reasons == ("stage failed: propagation (ValueError)",)
+    assert other.files == {}
