@@ -73,7 +73,7 @@ def with_stored(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1
 
 
 def scaling(img: nib.Nifti1Image) -> tuple[float, float]:
-    """``scl_slope`` and ``scl_inter``; 1 and 0 where unset, in a file as in an image of an array."""
+    """``scl_slope`` and ``scl_inter``; 1 and 0 where unset, in a file or an array's image."""
     proxy: Any = img.dataobj
     if isinstance(proxy, np.ndarray):
         slope, inter = float(img.header["scl_slope"]), float(img.header["scl_inter"])

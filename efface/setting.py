@@ -120,6 +120,15 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
+def unlabelled(heads: str) -> list[str]:
+    """Heads of a folder that have no label map, by name."""
+    from efface.train.data import labels_of
+
+    found = sorted(Path(heads or "heads").glob("*.nii.gz"))
+    images = [p for p in found if not p.name.endswith("_labels.nii.gz")]
+    return [p.name for p in images if not labels_of(p).exists()]
+
+
 def model_hash(models: str) -> str:
     """Digest of the face model: other weights re-run what they made."""
     from efface.segment import model_hash as digest

@@ -1,5 +1,6 @@
 # The face model from heads and label maps. Outside a run: nothing of it touches a release.
 # snakemake --cores 2 train --config heads=DIR      DIR/train and DIR/val, or one folder to be split
+# snakemake --cores 2 label --config heads=DIR      drafts of label maps for heads that have none
 # snakemake --cores 2 evaluate --config heads=DIR   the model in use, on DIR/val
 
 TRAINED = str(ROOT / "trained")
@@ -23,14 +24,33 @@ rule train:
         "../scripts/train.py"
 
 
+rule label:
+    output:
+        f"{TRAINED}/labels.tsv",
+    log:
+        f"{TRAINED}/label.log",
+    threads: 2
+    params:
+        model=setting.model_hash(config["models"]),
+        pictures=f"{TRAINED}/labels",
+        # a head that came since is a reason to draft again; maps that are there stay as they are
+        heads=lambda wildcards: setting.unlabelled(config["heads"]),
+    script:
+        "../scripts/label.py"
+
+
 rule evaluate:
     output:
         table=f"{TRAINED}/evaluation.tsv",
+        transformed=f"{TRAINED}/transformations.tsv",
+        cases=f"{TRAINED}/cases.tsv",
+        calibration=f"{TRAINED}/calibration.json",
         picture=f"{TRAINED}/worst.png",
     log:
         f"{TRAINED}/evaluate.log",
     threads: 2
     params:
         model=setting.model_hash(config["models"]),
+        transformed=4,  # heads to be seen in every way; all heads are seen as they are
     script:
         "../scripts/evaluate.py"

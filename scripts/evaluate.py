@@ -1,16 +1,31 @@
-"""The model in use against known labels: a table, and renders of the worst heads."""
+"""The model in use against known labels: tables, calibration, renders of the worst heads."""
 
 from pathlib import Path
 
-from efface.manifest import write_atomic
+from efface.manifest import write_atomic, write_json
 from efface.segment import Segmenter
-from efface.train import evaluate
+from efface.train import calibrate, evaluate
 
-config = snakemake.config
+config, output = snakemake.config, snakemake.output
 heads = Path(config["heads"] or "heads")
 folder = heads / "val" if (heads / "val").is_dir() else heads
 models = Path(config["models"]) if config["models"] else None
 segmenter = Segmenter.load(models, config["device"], snakemake.threads)
-rows = list(evaluate.heads(folder, segmenter))
-write_atomic(Path(snakemake.output.table), evaluate.table(rows))
-evaluate.picture(folder, rows, segmenter, Path(snakemake.output.picture))
+log = Path(snakemake.log[0])
+
+
+def told(rows):
+    """The rows, and a line in the log for each: a whole evaluation takes an hour."""
+    for row in rows:
+        with log.open("a") as f:
+            f.write(f"{row.head} {row.group} {row.name}: {row.status} {'; '.join(row.reasons)}\n")
+        yield row
+
+
+plain = list(told(evaluate.heads(folder, segmenter)))
+write_atomic(Path(output.table), evaluate.table(plain))
+evaluate.picture(folder, plain, segmenter, Path(output.picture))
+rows = plain + list(told(evaluate.transformed(folder, segmenter, snakemake.params.transformed)))
+write_atomic(Path(output.transformed), evaluate.groups(rows))
+write_atomic(Path(output.cases), evaluate.table(rows))
+write_json(Path(output.calibration), calibrate.curves(rows))

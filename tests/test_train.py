@@ -9,8 +9,8 @@ import torch
 
 from efface.errors import EffaceError
 from efface.phantom import phantom
-from efface.segment import Plan, Segmenter
-from efface.train import data, evaluate, export, loop
+from efface.segment import Plan, Segmenter, calibration
+from efface.train import agree, calibrate, data, evaluate, export, label, loop
 from efface.train.augment import example
 
 TINY = loop.Settings(
@@ -122,3 +122,46 @@ def test_exported_model_is_loaded_and_evaluated(folder, tmp_path):
 def test_missing_model_is_one_sentence(tmp_path):
     with pytest.raises(EffaceError, match="no face model"):
         Segmenter.load(Path(tmp_path))
+
+
+def test_drafts_of_labels_leave_what_is_there_and_name_what_cannot_be_read(tmp_path):
+    img, known = phantom(5, spacing=(3, 3, 3))
+    data.save_head(tmp_path, "done_T1w", img, known)
+    before = (tmp_path / "done_labels.nii.gz").read_bytes()
+    nib.save(img, tmp_path / "new_T1w.nii.gz")
+    (tmp_path / "torn_T1w.nii.gz").write_bytes(b"\x1f\x8b torn")
+    rows = list(label.drafts(tmp_path, Segmenter.load(device="cpu")))
+    assert [r.head for r in rows] == ["new_T1w", "torn_T1w"]
+    assert "not a readable NIfTI" in rows[1].note
+    assert (tmp_path / "done_labels.nii.gz").read_bytes() == before
+    made = np.asanyarray(nib.load(tmp_path / "new_labels.nii.gz").dataobj)
+    truth = np.asanyarray(known.dataobj)
+    for k in range(1, 6):
+        both = ((made == k) & (truth == k)).sum()
+        assert 2 * both / ((made == k).sum() + (truth == k).sum()) > 0.6
+    assert label.table(rows).splitlines()[1].startswith("torn_T1w")
+
+
+def test_models_that_agree_put_lumps_right_and_leave_borders():
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[2:10, 2:18, 2:18] = 1
+    labels[16:19, 8:12, 8:12] = 1  # a lump far from the brain
+    seen = np.zeros_like(labels)
+    seen[2:9, 2:18, 2:18] = 1  # one voxel less at the border
+    out, wrong = agree.corrected(labels, [seen, seen])
+    assert wrong.tolist() == [0, 48, 0, 0, 0, 0]
+    assert (out[2:10] == labels[2:10]).all()
+    assert not out[16:].any()
+    other = seen.copy()
+    other[17, 9, 9] = 1  # they do not agree: nothing is known about this place
+    assert agree.corrected(labels, [seen, other])[1].sum() < 48
+
+
+def test_certainty_is_calibrated_by_how_often_it_was_right():
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.55, 0.99, 4000)
+    right = rng.random(4000) < sure**4  # far too sure of itself
+    offset, slope = calibrate.fit(sure, right)
+    for s in (0.7, 0.8, 0.9):
+        assert abs(calibration.odds(s, offset, slope) - s**4) < 0.06
+    assert calibrate.fit(np.array([]), np.array([], bool)) == (0.0, 1.0)

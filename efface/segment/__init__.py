@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from efface import nifti
 from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan, sha256
+from efface.segment import calibration, near
 from efface.segment import grid as grids
-from efface.segment import near
 from efface.segment.labels import LABELS
 from efface.status import STAGE_FAILED
 
@@ -49,8 +49,10 @@ class Segmentation:
 
     labels: NDArray[np.uint8]
     """On the image's own grid, shape (X, Y, Z); values of ``LABELS``."""
-    confidence: dict[str, float]
+    certainty: dict[str, float]
     """Mean probability, 0 to 1, over the voxels of each label found; 0 where none was."""
+    confidence: dict[str, float]
+    """The same, calibrated: how often a label found with this certainty is right."""
     volume_ml: dict[str, float]
     parts: dict[str, int]
     """How many components of each label were found."""
@@ -69,9 +71,12 @@ class Plan:
 class Segmenter:
     """The face model, loaded once for many images."""
 
-    def __init__(self, network: Network, plan: Plan) -> None:
+    def __init__(
+        self, network: Network, plan: Plan, curves: dict[str, calibration.Curve] | None = None
+    ) -> None:
         self._network = network
         self.plan = plan
+        self.curves = curves or {}
 
     @staticmethod
     def load(
@@ -100,10 +105,11 @@ class Segmenter:
             raise EffaceError(
                 f"{folder}: no face model there ({MODEL}.safetensors and {MODEL}.json): {e}"
             ) from e
+        curves = calibration.load(folder)
         if device == "cuda" or (device == "auto" and _gpu_likely()):
             network = _on_gpu(weights, plan)
             if network is not None:
-                return Segmenter(network, plan)
+                return Segmenter(network, plan, curves)
             if device == "cuda":
                 raise EffaceError(
                     "device cuda was asked for, but torch sees no GPU: use device cpu"
@@ -111,7 +117,7 @@ class Segmenter:
         from efface.segment import runtime
 
         graph = runtime.compiled(weights, len(plan.widths), plan.attention, threads)
-        return Segmenter(graph, plan)
+        return Segmenter(graph, plan, curves)
 
     def segment(self, img: nib.Nifti1Image) -> Segmentation:
         """Label a 3D image, or the mean over time of a 4D one."""
@@ -119,12 +125,14 @@ class Segmenter:
         labels, p, kept = self._label(voxels, img.affine, nifti.scaling(img))
         ml = abs(np.linalg.det(img.affine[:3, :3])) / 1000
         counts = [int(np.count_nonzero(labels == k)) for k in range(len(LABELS) + 1)]
+        certainty = {
+            n: round(float(p[k][kept[k]].mean()), 4) if kept[k].any() else 0.0
+            for n, k in LABELS.items()
+        }
         return Segmentation(
             labels=labels,
-            confidence={
-                n: round(float(p[k][kept[k]].mean()), 4) if kept[k].any() else 0.0
-                for n, k in LABELS.items()
-            },
+            certainty=certainty,
+            confidence=calibration.confidence(certainty, self.curves),
             volume_ml={n: round(float(counts[k] * ml), 3) for n, k in LABELS.items()},
             parts={n: _count(kept[k]) for n, k in LABELS.items()},
         )
@@ -249,7 +257,10 @@ def model_hash(models: Path | None = None) -> str:
     """Digest of the weights and their plan; empty where there are none."""
     folder = models or shipped_models()
     files = [folder / f"{MODEL}.json", folder / f"{MODEL}.safetensors"]
-    return "-".join(sha256(f)[:16] for f in files) if all(f.exists() for f in files) else ""
+    if not all(f.exists() for f in files):
+        return ""
+    files += [f for f in [folder / calibration.FILE] if f.exists()]
+    return "-".join(sha256(f)[:16] for f in files)
 
 
 def shipped_models() -> Path:

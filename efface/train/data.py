@@ -38,13 +38,21 @@ def find(folder: Path) -> list[tuple[str, Path, Path]]:
         if image.name.endswith("_labels.nii.gz"):
             continue
         name = image.name.removesuffix(".nii.gz")
-        labels = image.with_name(re.sub(r"_[^_]*$", "", name) + "_labels.nii.gz")
+        labels = labels_of(image)
         if not labels.exists():
-            raise EffaceError(f"{image}: no label map {labels.name} beside it")
+            raise EffaceError(
+                f"{image}: no label map {labels.name} beside it; `snakemake label` drafts one"
+            )
         pairs.append((name, image, labels))
     if not pairs:
         raise EffaceError(f"{folder}: no heads (NAME_T1w.nii.gz with NAME_labels.nii.gz)")
     return pairs
+
+
+def labels_of(image: Path) -> Path:
+    """Where the label map of a head lies: ``NAME_T1w.nii.gz`` has ``NAME_labels.nii.gz``."""
+    name = image.name.removesuffix(".nii.gz")
+    return image.with_name(re.sub(r"_[^_]*$", "", name) + "_labels.nii.gz")
 
 
 def read(name: str, image: Path, labels: Path, mm: float) -> Head:

@@ -86,8 +86,10 @@ def no_heads(h: Head, defaced: Floats, seed: int = 0) -> Iterator[Case]:
     at = np.stack(np.meshgrid(*[np.arange(n) - n / 2 for n in shape], indexing="ij"), -1) * 2.0
     noise = rng.random(shape).astype(np.float32)
     sphere = (np.linalg.norm(at, axis=-1) < 80).astype(np.float32)
-    bones = [np.hypot(at[..., 0] - x, at[..., 1]) for x in (-45.0, 45.0)]
-    knee = sum((r < 40) * 0.8 - (r < 14) * 0.5 for r in bones).astype(np.float32)
+    knee = np.zeros(shape, np.float32)
+    for x in (-45.0, 45.0):
+        r = np.hypot(at[..., 0] - x, at[..., 1])
+        knee += (r < 40) * np.float32(0.8) - (r < 14) * np.float32(0.5)
     organs = ndimage.binary_dilation(h.labels > 1, iterations=4) & (h.labels != 1)
     things = {
         "sphere": sphere + 0.05 * noise,
@@ -157,16 +159,15 @@ def _positions(h: Head) -> Iterator[tuple[str, str, Head]]:
 def _spacings(h: Head) -> Iterator[tuple[str, str, Head]]:
     size = np.linalg.norm(h.affine[:3, :3], axis=0)
     for mm in (0.5, 1.0, 2.0, 4.0):
-        yield f"{mm:g} mm", "", _resampled(h, size, (mm, mm, mm))
+        yield f"{mm:g} mm", "", _resampled(h, size, np.full(3, mm))
     for thick, (axis, plane) in product(
         (5.0, 7.0), enumerate(("sagittal", "coronal", "transverse"))
     ):
-        mm = [1.0, 1.0, 1.0]
-        mm[axis] = thick
-        yield f"1 x 1 x {thick:g} mm", plane, _resampled(h, size, (mm[0], mm[1], mm[2]))
+        voxel = np.where(np.arange(3) == axis, thick, 1.0)
+        yield f"1 x 1 x {thick:g} mm", plane, _resampled(h, size, voxel)
 
 
-def _resampled(h: Head, size: Affine, mm: tuple[float, float, float]) -> Head:
+def _resampled(h: Head, size: Affine, mm: Affine) -> Head:
     """With voxels of ``mm``: averaged where they are coarser, interpolated where finer."""
     sigma = [
         max(0.0, float(np.sqrt(max((m / s) ** 2 - 1, 0)) / 3.5))
@@ -229,7 +230,8 @@ def _faults(h: Head, rng: np.random.Generator) -> Iterator[tuple[str, str, Head]
 
     def rician(sd: float) -> Floats:
         a, b = rng.normal(0, sd, (2, *h.v.shape))
-        return np.hypot(h.v + a, b)
+        noisy: Floats = np.hypot(h.v + a, b)
+        return noisy
 
     yield "noise", "5 %", made(rician(0.05))
     yield "noise", "10 %", made(rician(0.10))
