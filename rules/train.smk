@@ -1,5 +1,6 @@
 # The face model from heads and label maps. Outside a run: nothing of it touches a release.
 # snakemake --cores 2 train --config heads=DIR      DIR/train and DIR/val, or one folder to be split
+# snakemake --cores 2 ablation --config heads=DIR   small networks with and without each part
 # snakemake --cores 2 label --config heads=DIR      drafts of label maps for heads that have none
 # snakemake --cores 2 evaluate --config heads=DIR   the model in use, on DIR/val
 
@@ -22,6 +23,30 @@ rule train:
         cache=f"{TRAINED}/cache",
     script:
         "../scripts/train.py"
+
+
+rule ablation:
+    output:
+        f"{TRAINED}/ablation.tsv",
+    log:
+        f"{TRAINED}/ablation.log",
+    threads: 2
+    params:
+        settings=ROOT / "models/training.yaml",
+        # half the resolution and half the widths: minutes on a CPU
+        small={
+            "mm": 4.0,
+            "shape": [48, 64, 64],
+            "widths": [16, 32, 64],
+            "fine": 8,
+            "steps": 1500,
+            "phantoms": 0,
+            "average": 0.99,
+        },
+        checkpoints=f"{TRAINED}/checkpoint/ablation",
+        cache=f"{TRAINED}/cache",
+    script:
+        "../scripts/ablation.py"
 
 
 rule label:
