@@ -1,5 +1,6 @@
 # The face model from heads and label maps. Outside a run: nothing of it touches a release.
 # snakemake --cores 2 train --config heads=DIR      DIR/train and DIR/val, or one folder to be split
+#   models=DIR: a model whose agreement with itself in the mirror puts lumps in labels right first
 # snakemake --cores 2 ablation --config heads=DIR   small networks with and without each part
 # snakemake --cores 2 label --config heads=DIR      drafts of label maps for heads that have none
 # snakemake --cores 2 evaluate --config heads=DIR   the model in use, on DIR/val

@@ -1,12 +1,14 @@
 """Train the face model from a folder of heads; stopped, it goes on from its last checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import yaml
 
 from efface.segment import Plan, Segmenter, of_torch
-from efface.train import data, evaluate, export, loop
+from efface.segment.labels import LABELS
+from efface.train import agree, data, evaluate, export, loop
 
 params = snakemake.params
 heads = Path(snakemake.config["heads"] or "heads")
@@ -17,7 +19,6 @@ if device == "auto":
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
 training, validation = data.sets(heads, Path(params.cache), settings.mm)
-training += data.phantoms(settings.phantoms, settings.mm)
 log = Path(snakemake.log[0])
 
 
@@ -35,6 +36,18 @@ def validate(net):
     return figures
 
 
+if snakemake.config["models"]:
+    # a model that is there already has its say about labels that err in lumps
+    voter = Segmenter.load(Path(snakemake.config["models"]), device, snakemake.threads)
+    multiple = 2 ** len(voter.plan.widths)
+    for i, head in enumerate(training):
+        seen = agree.predictions(head, [voter.probabilities], multiple)
+        labels, wrong = agree.corrected(head.labels, seen)
+        training[i] = replace(head, labels=labels)
+        if wrong.any():
+            counts = ", ".join(f"{n} {wrong[k]}" for n, k in LABELS.items() if wrong[k])
+            report(f"{head.name}: voxels of labels put right: {counts}")
+training += data.phantoms(settings.phantoms, settings.mm)
 report(f"{len(training)} heads to train on, {len(validation)} to validate")
 curve = Path(params.curve)
 net = loop.train(training, settings, Path(params.checkpoint), curve, device, validate, report)
