@@ -24,7 +24,9 @@ from efface.distort import dicom, run
 from efface.distort.dicom import Converted, Unmapped
 from efface.distort.methods import replace
 from efface.manifest import Manifest, Scan
+from efface.phantom.export import Identity, write_dicom
 from efface.pseudonym import Key
+from efface.scrub import scrub_file, state_face_removed
 from efface.status import DICOM_UNMAPPED, STAGE_FAILED
 from tests.test_distort import head
 
@@ -422,6 +424,190 @@ def test_a_bids_session_has_no_dicom_form(session):
     assert not (session["folder"] / "dicom").exists()
 
 
+def niftis(folder, out):
+    """What dcm2niix makes of a folder of DICOM files."""
+    out.mkdir()
+    tool = Path(sys.executable).parent / "dcm2niix"
+    arguments = ["-b", "n", "-z", "n", "-f", "%s_%e_%z", "-o", out, folder]
+    subprocess.run([tool, *arguments], check=True, capture_output=True)
+    return [nifti.load(path) for path in sorted(out.glob("*.nii"))]
+
+
+def described(ds, n, stored, allocated, signed):
+    """A file of :func:`series` with other bits, and what dcm2niix needs to make one image."""
+    pixels = np.frombuffer(ds.PixelData, np.int16)
+    kind = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = allocated, stored, stored - 1
+    ds.PixelRepresentation = int(signed)
+    ds.PixelData = pixels.astype(kind).tobytes() + b"\0" * (pixels.size * kind.itemsize % 2)
+    ds["PixelData"].VR = "OB" if allocated == 8 else "OW"
+    for tag in (0x00280106, 0x00280107):
+        del ds[tag]
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.3", "1.2.4"
+    ds.FrameOfReferenceUID, ds.SeriesNumber, ds.InstanceNumber = "1.2.5", 1, n + 1
+    ds.SliceThickness = ds.SpacingBetweenSlices = 3.3
+    ds.Manufacturer, ds.EchoTime, ds.RepetitionTime = "SIEMENS", 3, 2000
+    ds.WindowCenter, ds.WindowWidth = ["40", "50"], ["80", "90"]
+    ds.WindowCenterWidthExplanation = ["A", "B"]
+    return ds
+
+
+DEFLATED, RLE = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
+JPEG_LS, JPEG_2000 = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"
+PLAIN = {"syntax": ExplicitVRLittleEndian, "stored": 12, "allocated": 16, "signed": False}
+KINDS = {
+    "implicit": {"syntax": ImplicitVRLittleEndian},
+    "16 bits": {"stored": 16},
+    "16 bits, signed": {"stored": 16, "signed": True},
+    "12 bits, signed": {"signed": True},
+    "8 bits": {"stored": 8, "allocated": 8},
+    "big endian": {"syntax": ExplicitVRBigEndian, "stored": 16, "signed": True},
+    "deflated": {"syntax": DEFLATED},
+    "RLE": {"syntax": RLE},
+    "RLE, 8 bits": {"syntax": RLE, "stored": 8, "allocated": 8},
+    "JPEG-LS": {"syntax": JPEG_LS},
+    "JPEG 2000, signed": {"syntax": JPEG_2000, "stored": 16, "signed": True},
+    "rescaled by file": {"rescale": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_released_converts_to_the_same_voxels(kind, tmp_path):
+    """Scrubbed, distorted and written, through dcm2niix again: voxel for voxel the NIfTI."""
+    of = PLAIN | KINDS[kind]
+    bits = {k: of[k] for k in ("stored", "allocated", "signed")}
+    volume, affine = image((40, 36, 7, 1), high=250 if of["stored"] == 8 else 4000)
+    volume -= 2000 if of["signed"] else 0
+    files = [described(ds, n, **bits) for n, ds in enumerate(series(volume, affine))]
+    for n, ds in enumerate(files):
+        if of.get("rescale"):
+            ds.RescaleSlope, ds.RescaleIntercept = f"{1.5 + 0.1 * n:.3f}", str(-3 * n)
+        save(ds, tmp_path / "plain" / f"{n}.dcm")
+    (before,) = niftis(tmp_path / "plain", tmp_path / "before")
+    seen = nifti.stored(before)[..., None]
+    mask = np.zeros(before.shape, bool)
+    mask[10:20, 12:30, 2:5] = True
+    picture = Converted("", seen, replace(seen, mask, "noise", 1), mask, before.affine)
+    for n, ds in enumerate(files):
+        if of["syntax"] in (RLE, JPEG_LS, JPEG_2000):
+            ds.compress(of["syntax"], generate_instance_uid=False)
+        elif of["syntax"] == ExplicitVRBigEndian:
+            ds.PixelData = np.frombuffer(ds.PixelData, "<i2").astype(">i2").tobytes()
+        ds.file_meta.TransferSyntaxUID = of["syntax"]
+        save(ds, tmp_path / "raw" / f"{n}.dcm")
+    for path in sorted((tmp_path / "raw").iterdir()):
+        middle, target = tmp_path / "scrub" / path.name, tmp_path / "out" / path.name
+        scrub_file(path, middle, KEY, "sub-a", "ses-b")
+        raw = dicom.read(path)
+        pixels, _ = dicom.distorted(raw, dicom.pixels(raw), [picture])
+        dicom.write(middle, target, raw, pixels, state_face_removed, derived=True)
+        ds = pydicom.dcmread(target)
+        assert not ds.file_meta.TransferSyntaxUID.is_compressed
+        assert ds.ImageType == ["DERIVED", "PRIMARY", "M"]
+        assert ds.DerivationCodeSequence[0].CodeValue == "113047"
+        assert ds.BurnedInAnnotation == ds.RecognizableVisualFeatures == "NO"
+        assert "113102" in [c.CodeValue for c in ds.DeidentificationMethodCodeSequence]
+        assert (ds.BitsStored, ds.PixelRepresentation) == (of["stored"], of["signed"])
+        scaled = pixels * float(ds.get("RescaleSlope", 1)) + float(ds.get("RescaleIntercept", 0))
+        low, high = np.percentile(scaled, [1, 99])
+        assert ds.WindowCenter == pytest.approx((low + high) / 2, abs=0.02 * np.ptp(scaled))
+        assert ds.WindowWidth == pytest.approx(high - low, abs=0.02 * np.ptp(scaled))
+        assert "WindowCenterWidthExplanation" not in ds
+    (after,) = niftis(tmp_path / "out", tmp_path / "after")
+    assert np.allclose(after.affine, before.affine, atol=1e-4)
+    if not of.get("rescale"):
+        assert np.array_equal(nifti.stored(after), picture.distorted[..., 0])
+        return
+    # dcm2niix makes floats of these: equal to the slope's last step, and as they were outside
+    now = nifti.stored(after)
+    assert np.array_equal(now[~mask], seen[..., 0][~mask])
+    wanted = picture.distorted[..., 0]
+    mask &= (wanted >= 0) & (wanted <= 1.5 * 4095)  # what the bits of every slice can hold
+    assert np.abs(now - wanted)[mask].max() <= 0.51 * 2.1
+
+
+@pytest.mark.parametrize("vendor", ["siemens", "philips", "ge"])
+def test_phantoms_of_each_vendor_convert_to_the_same_voxels(vendor, tmp_path):
+    volume, affine = image((40, 36, 7, 1))
+    img = nib.Nifti1Image(volume[..., 0], affine)
+    needles = write_dicom(img, tmp_path / "raw", Identity.from_seed(7), vendor=vendor)
+    (before,) = niftis(tmp_path / "raw", tmp_path / "before")
+    seen = nifti.stored(before)[..., None]
+    mask = np.zeros(before.shape, bool)
+    mask[10:20, 12:30, 2:5] = True
+    picture = Converted("", seen, replace(seen, mask, "noise", 1), mask, before.affine)
+    for n, path in enumerate(sorted((tmp_path / "raw").iterdir())):
+        middle, target = tmp_path / "scrub" / f"{n}.dcm", tmp_path / "out" / f"{n}.dcm"
+        scrub_file(path, middle, KEY, "sub-a", "ses-b")
+        raw = dicom.read(path)
+        pixels, _ = dicom.distorted(raw, dicom.pixels(raw), [picture])
+        dicom.write(middle, target, raw, pixels, state_face_removed, derived=True)
+        assert not [x for x in needles if x.encode().lower() in target.read_bytes().lower()]
+    (after,) = niftis(tmp_path / "out", tmp_path / "after")
+    assert np.allclose(after.affine, before.affine, atol=1e-4)
+    assert np.array_equal(nifti.stored(after), picture.distorted[..., 0])
+
+
+def test_windows_do_not_count_padding():
+    ds = Dataset()
+    ds.WindowCenter, ds.WindowWidth = "1", "2"
+    ds.add_new(0x00280120, "SS", -2000)
+    values = np.full((1, 40, 40), -2000, np.int16)
+    values[0, :20] = np.arange(800).reshape(20, 40)
+    dicom._rewindow(ds, values)
+    assert ds.WindowCenter == pytest.approx(400, abs=2)
+    assert ds.WindowWidth == pytest.approx(783, abs=3)
+    values[:] = -2000
+    dicom._rewindow(ds, values)
+    assert ds.WindowCenter == pytest.approx(400, abs=2)
+
+
+def test_windows_of_frames_follow_the_frames():
+    ds = Dataset()
+    frames = []
+    for slope in ("2", "4"):
+        own, window, scale = Dataset(), Dataset(), Dataset()
+        window.WindowCenter, window.WindowWidth = "1", "2"
+        scale.RescaleSlope, scale.RescaleIntercept = slope, "-10"
+        own.FrameVOILUTSequence = Sequence([window])
+        own.PixelValueTransformationSequence = Sequence([scale])
+        frames.append(own)
+    ds.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "NONE"]
+    values = np.stack([np.arange(1000).reshape(25, 40)] * 2).astype(np.uint16)
+    dicom._rewindow(ds, values)
+    dicom._derived(ds)
+    assert [f.FrameVOILUTSequence[0].WindowCenter for f in frames] == pytest.approx([989, 1988], 2)
+    assert "DerivationCodeSequence" not in ds
+    assert ds.ImageType[0] == "ORIGINAL"  # DERIVED would forbid how it was acquired
+
+
+def test_what_was_lossy_stays_said(tmp_path):
+    volume, affine = image((40, 36, 7, 1), high=250)
+    ds = described(series(volume, affine)[0], 0, stored=8, allocated=8, signed=False)
+    pixels = dicom.pixels(ds)
+    ds.PixelData = pydicom.encaps.encapsulate([jpeg(pixels[0])])
+    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
+    save(ds, tmp_path / "raw.dcm")
+    raw = dicom.read(tmp_path / "raw.dcm")
+    scrub_file(tmp_path / "raw.dcm", tmp_path / "scrub.dcm", KEY, "sub-a", "ses-b")
+    dicom.write(tmp_path / "scrub.dcm", tmp_path / "out.dcm", raw, dicom.pixels(raw))
+    out = pydicom.dcmread(tmp_path / "out.dcm")
+    assert out.LossyImageCompression == "01"
+    assert out.LossyImageCompressionMethod == "ISO_10918_1"
+    assert out.LossyImageCompressionRatio > 0.5
+    assert np.array_equal(out.pixel_array, dicom.pixels(raw)[0])
+
+
+def jpeg(frame):
+    """A grey JPEG of 8 bits."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(frame).save(out, "jpeg", quality=90)
+    return out.getvalue()
+
+
 REAL = {
     "mosaic, rescaled": "SITE_A/*/*/S003",
     "philips field map": "SITE_B/*/*/S002",
@@ -435,14 +621,14 @@ REAL = {
 
 
 @pytest.mark.parametrize("what", REAL)
-def test_real_series_map(what, data, tmp_path):
+def test_real_series_come_back_the_same(what, data, tmp_path):
+    """Each pixel has its voxel, and what is written converts to the distorted voxels again.
+
+    With safe private elements kept, so that mosaics are known as such.
+    """
     (folder,) = (data / "dicom").glob(REAL[what])
-    tool = Path(sys.executable).parent / "dcm2niix"
-    arguments = ["-b", "n", "-z", "n", "-f", "%s_%e_%z", "-o", tmp_path, folder]
-    subprocess.run([tool, *arguments], check=True, capture_output=True)
     images = []
-    for path in sorted(tmp_path.glob("*.nii")):
-        img = nifti.load(path)
+    for img in niftis(folder, tmp_path / "before"):
         voxels = nifti.stored(img).reshape(*img.shape[:3], -1)
         mask = np.zeros(img.shape[:3], bool)
         mask[tuple(slice(n // 3, 2 * n // 3 + 1) for n in mask.shape)] = True
@@ -452,13 +638,23 @@ def test_real_series_map(what, data, tmp_path):
         raw = dicom.read(path)
         if raw.Modality != "MR":
             continue
+        scrub_file(path, tmp_path / "scrub.dcm", KEY, "sub-a", "ses-b", ["safe-private"])
         values = dicom.pixels(raw)
         pixels, mask = dicom.distorted(raw, values, images)
         assert np.array_equal(pixels[~mask], values[~mask])
         replaced += mask.sum()
-        if any(tag.group == 0 for tag in raw.keys()):  # noqa: SIM118
-            continue  # a command group, which the scrub removes
-        dicom.write(path, tmp_path / "out.dcm", raw, pixels)
-        assert np.array_equal(dicom.pixels(dicom.read(tmp_path / "out.dcm")), pixels)
+        target = tmp_path / "out" / f"{path.name}.dcm"
+        dicom.write(tmp_path / "scrub.dcm", target, raw, pixels, state_face_removed, derived=True)
+        assert np.array_equal(dicom.pixels(dicom.read(target)), pixels)
     # no pixel under a mask was left out: both forms hold the same
     assert replaced == sum(i.mask.sum() * i.raw.shape[3] for i in images)
+    again = niftis(tmp_path / "out", tmp_path / "after")
+    for image in images:
+        assert any(
+            np.allclose(img.affine, image.affine, atol=1e-3)
+            and np.array_equal(
+                nifti.stored(img).reshape(*img.shape[:3], -1),
+                image.distorted.astype(img.dataobj.dtype),
+            )
+            for img in again
+        )

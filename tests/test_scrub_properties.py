@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from efface.pseudonym import Key
 from efface.scrub import WithheldError, scrub_bytes
 from efface.scrub.codec import Element, read_file, standard_vr, syntax, write_file
-from efface.scrub.table import _rows
+from efface.scrub.table import _rows, safe_private
 
 KEY = Key(b"p" * 32)
 WHO = (KEY, "sub-aaaaaaaaaa", "ses-bbbbbbbbbb")
@@ -163,9 +163,55 @@ def test_same_input_same_bytes_and_twice_is_once(uid, extra):
     assert [e.tag for e in again] == [e.tag for e in read_file(once)[1]]
 
 
+safe = sorted({(creator, e, rule.vr) for (creator, e), rule in safe_private().items()})
+
+
+def private_block(which, block, vr, value):
+    """A private element that may be kept, with its creator; of its own VR, or of another."""
+    creator, element, own = which
+    group = element >> 8 << 16
+    return [
+        Element(group | block, "LO", creator.upper().encode() + b" " * (len(creator) % 2)),
+        Element(group | block << 8 | element & 0xFF, vr or own.replace("SQ", "UN"), value),
+    ]
+
+
+private_blocks = st.builds(
+    private_block,
+    st.sampled_from(safe),
+    st.integers(0x10, 0xFF),
+    st.sampled_from(["", "UN", "LO", "FD", "OB"]),
+    st.one_of(needles, numbers).map(lambda v: v + b" " * (len(v) % 2)),
+)
+
+
+@quick
+@given(st.sampled_from(SYNTAXES), st.lists(private_blocks, max_size=4), st.booleans())
+def test_safe_private_elements_hold_no_person(uid, blocks, nested):
+    extra = [e for block in blocks for e in block]
+    if nested:
+        extra = [Element(0x52009229, "SQ", items=[extra])]
+    out = scrub_bytes(body(uid, ENHANCED, extra), *WHO, ("safe-private",))
+    assert not holds(plain(out))
+    for e in pydicom.dcmread(io.BytesIO(out)).iterall():
+        if e.tag.is_private and e.tag.element > 0xFF:
+            key = (e.private_creator.casefold(), e.tag.group << 8 | e.tag.element & 0xFF)
+            assert key in safe_private()
+
+
 options = st.sets(
     st.sampled_from(
-        ["uids", "device", "institution", "patient-characteristics", "dates-full", "descriptors"]
+        [
+            "uids",
+            "device",
+            "institution",
+            "patient-characteristics",
+            "dates-full",
+            "descriptors",
+            "safe-private",
+            "structured-content",
+            "graphics",
+        ]
     )
 )
 

@@ -266,6 +266,7 @@ def _write_series(
     from efface.scrub import state_face_removed
 
     replaced = pixels = 0
+    derived = any(c.mask.any() for c in converted)
     for source, scrubbed_name in sources:
         raw = dicom.read(Path(source))
         values = dicom.pixels(raw)
@@ -273,9 +274,8 @@ def _write_series(
         if not np.array_equal(new[~mask], values[~mask]):
             raise dicom.Unmapped("pixels outside the face changed")
         where = target / Path(scrubbed_name).name
-        dicom.write(
-            scrubbed / scrubbed_name, where, raw, new, state_face_removed if says_so else None
-        )
+        state = state_face_removed if says_so else None
+        dicom.write(scrubbed / scrubbed_name, where, raw, new, state, derived)
         replaced += int(mask.sum())
         pixels += mask.size
     return {

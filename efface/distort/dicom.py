@@ -24,6 +24,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence as Items
 
 from efface.distort.region import Bool, Float
 
@@ -230,8 +231,7 @@ def pixels(ds: Dataset) -> NDArray[np.generic]:
     if allocated not in (8, 16, 32) or not 0 < stored <= allocated:
         raise Unmapped(f"{allocated} bits allocated")
     dtype = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
-    meta = getattr(ds, "file_meta", None) or Dataset()
-    syntax = uid.UID(meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian))
+    syntax = _syntax(ds)
     try:
         if not syntax.is_compressed and syntax.is_little_endian:
             data = ds.PixelData[: int(np.prod(shape)) * dtype.itemsize]
@@ -244,6 +244,11 @@ def pixels(ds: Dataset) -> NDArray[np.generic]:
     if unused and high_bit == stored - 1:
         values = values << unused >> unused
     return values
+
+
+def _syntax(ds: Dataset) -> uid.UID:
+    meta = getattr(ds, "file_meta", None) or Dataset()
+    return uid.UID(meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian))
 
 
 def place(frame: Frame, affine: Float, shape: tuple[int, ...]) -> Place | None:
@@ -370,17 +375,76 @@ def _graphics(ds: Dataset) -> list[Any]:
     return [t for t in ds.keys() if 0x5000 <= t.group <= 0x501E or 0x6000 <= t.group <= 0x601E]  # noqa: SIM118 - iterating a dataset decodes its elements
 
 
+_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+"""JPEG Baseline and Extended: there is no lossless form of these."""
+
+
+def _derived(ds: Dataset) -> None:
+    """Say that the pixels are no longer those of the acquisition (PS3.3 C.7.6.1.1.2, C.7.6.1.1.3).
+
+    The source image is not named: it is not released. Enhanced objects keep their Image Type: under
+    DERIVED they must name their source, and could not keep how they were acquired (C.8.13.4); what
+    was done to them is said by the code of the de-identification.
+    """
+    if "PerFrameFunctionalGroupsSequence" in ds:
+        return
+    if ds.get("ImageType"):
+        ds.ImageType = ["DERIVED", *list(ds["ImageType"].value)[1:]]
+    how = Dataset()
+    # of CID 7203, which has no code of its own for a face
+    how.CodeValue, how.CodingSchemeDesignator = "113047", "DCM"
+    how.CodeMeaning = "Pixel by pixel mask"
+    ds.DerivationDescription = "Face replaced"
+    ds.DerivationCodeSequence = Items([*ds.get("DerivationCodeSequence", []), how])
+
+
+def _rewindow(ds: Dataset, values: NDArray[Any]) -> None:
+    """Windows that the header has, set to what the pixels are now (PS3.3 C.11.2.1.2).
+
+    From the 1st to the 99th percentile, after rescaling; padding is not counted. The scanner's
+    window was a statement about pixels that are gone.
+    """
+    padding = [int(ds[t].value) for t in (0x00280120, 0x00280121) if t in ds and ds[t].value != ""]
+
+    def window(group: Dataset, pixels: NDArray[Any], scale: tuple[float, float]) -> None:
+        if group.get("WindowCenter") in (None, "") or group.get("WindowWidth") in (None, ""):
+            return
+        if padding:
+            pixels = pixels[(pixels < min(padding)) | (pixels > max(padding))]
+        if not pixels.size:
+            return
+        low, high = np.percentile(pixels, [1, 99], method="nearest").astype(float)
+        slope, intercept = scale
+        group.WindowCenter = f"{(low + high) / 2 * slope + intercept:.8g}"
+        group.WindowWidth = f"{max((high - low) * abs(slope), 1):.8g}"
+        if "WindowCenterWidthExplanation" in group:
+            del group.WindowCenterWidthExplanation
+
+    window(ds, values, _rescale(ds))
+    shared = (ds.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    name = "PixelValueTransformationSequence"
+    for n, own in enumerate(ds.get("PerFrameFunctionalGroupsSequence", [])):
+        scale = _rescale((own.get(name) or shared.get(name) or [Dataset()])[0])
+        if n == 0 and shared.get("FrameVOILUTSequence"):
+            window(shared.FrameVOILUTSequence[0], values, scale)
+        if own.get("FrameVOILUTSequence"):
+            window(own.FrameVOILUTSequence[0], values[n], scale)
+
+
 def write(
     scrubbed: Path,
     target: Path,
     raw: Dataset,
     values: NDArray[np.generic],
     state: Callable[[Dataset], None] | None = None,
+    derived: bool = False,
 ) -> None:
     """Write the scrubbed file with other pixels, uncompressed, and read it back to be sure.
 
-    ``values``: shape (frames, rows, columns), as :func:`distorted` returns them. ``state`` adds to
-    the header what was done (:func:`efface.scrub.state_face_removed`). Little endian input keeps
+    ``values``: shape (frames, rows, columns), as :func:`distorted` returns them. ``derived``: some
+    pixels of the series were replaced, if not in this file: the header says so, and windows are set
+    anew. All files of a series must agree, or readers take them for several images. ``state`` adds
+    to the header what was done (:func:`efface.scrub.state_face_removed`). Little endian input keeps
     its transfer syntax; big endian, deflated and compressed become Explicit VR Little Endian. The
     same input gives the same bytes. The file is not synced to disk one by one: the stage's folder
     takes its place whole or not at all. Raises :class:`Unmapped` if the scrubbed header does not
@@ -404,6 +468,13 @@ def write(
             ds.add_new(0x00280107, vr, int(values.max()))
     data = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()
     data += b"\0" * (len(data) % 2)
+    if derived:
+        _derived(ds)
+        _rewindow(ds, values)
+    if _syntax(raw) in _LOSSY and "LossyImageCompression" not in ds:
+        # what was lost stays lost, though the stream that said so is gone (C.7.6.1.1.5)
+        ds.LossyImageCompression, ds.LossyImageCompressionMethod = "01", "ISO_10918_1"
+        ds.LossyImageCompressionRatio = f"{len(data) / max(len(raw.PixelData), 1):.4g}"
     ds.add_new(0x7FE00010, "OB" if values.dtype.itemsize == 1 else "OW", data)
     if state is not None:
         state(ds)

@@ -2,16 +2,19 @@
 
 Elements keep their value as bytes; what is written is written from scratch, so that lengths,
 paddings, delimiters and trailing bytes of the source never reach the result. Private elements are
-walked over and not even kept.
+walked over and not even kept, but for those that a caller asks for.
 """
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from pydicom.datadict import dictionary_VR
 
@@ -25,12 +28,22 @@ _VRS = {vr.encode(): vr for vr in _LONG | _SHORT}
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXEL_DATA = 0x7FE00010
+# beyond these a file is an attack or damaged: real ones stay far below
 _DEEPEST = 64
+_LARGEST = 2 << 30
+_LARGEST_INFLATED = 256 << 20
+_MOST_IN_A_DATA_SET = 1 << 16
+_MOST_ITEMS = 1 << 20
+_MOST_ELEMENTS = 1 << 22
 _NUL_PADDED = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "UI", "UN"])
 
+_TOO_MANY = f"{status.UNREADABLE}: more elements than an image has"
+_NO_MEMORY = f"{status.UNREADABLE}: it does not fit into the memory"
+
+_IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _NATIVE = {
-    "1.2.840.10008.1.2": (False, True, False),
-    "1.2.840.10008.1.2.1": (True, True, False),
+    _IMPLICIT: (False, True, False),
+    _EXPLICIT: (True, True, False),
     "1.2.840.10008.1.2.1.99": (True, True, True),
     "1.2.840.10008.1.2.2": (True, False, False),
 }
@@ -106,20 +119,51 @@ def standard_vr(tag: int) -> str:
         return "UN"
 
 
-def read_file(data: bytes) -> tuple[Syntax, list[Element]]:
-    """A whole file's syntax and its data set.
+def load(path: Path | str) -> bytes:
+    """A file's bytes, if it can be DICOM; what is something else is not read as a whole.
+
+    Raises :class:`DamagedError` for what is no regular file (a pipe would block), cannot be read
+    or is larger than any image should be.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a third of a file's time
+            raise DamagedError(f"{status.NOT_DICOM}: no regular file")
+        with open(path, "rb", buffering=0) as f:  # noqa: PTH123
+            size = os.fstat(f.fileno()).st_size
+            if size > 1 << 20 and _start(os.pread(f.fileno(), 132, 0)) is None:
+                raise DamagedError(status.NOT_DICOM)
+            if size > _LARGEST:
+                raise DamagedError(f"{status.UNREADABLE}: larger than 2 GiB")
+            return f.readall()
+    except PermissionError as e:
+        raise DamagedError(status.NO_PERMISSION) from e
+    except OSError as e:
+        raise DamagedError(status.UNREADABLE) from e
+    except MemoryError as e:
+        raise DamagedError(_NO_MEMORY) from e
+
+
+def read_file(data: bytes, private: frozenset[int] = frozenset()) -> tuple[Syntax, list[Element]]:
+    """A whole file's syntax and its data set; ``private`` as :func:`parse` takes it.
 
     Raises :class:`DamagedError` where it is empty, no DICOM, cut off or not to be understood.
     """
     if not data:
         raise DamagedError(status.EMPTY)
-    if data[128:132] != b"DICM":
+    start = _start(data)
+    if start is None:
         raise DamagedError(status.NOT_DICOM)
-    meta, pos = _meta(data)
-    uid = next((e.value for e in meta if e.tag == 0x00020010), b"")
-    form = syntax(uid.decode("latin-1").strip("\0 "))
-    body, start = (_inflate(data[pos:]), 0) if form.deflated else (data, pos)
-    return form, parse(body, form, start)
+    try:
+        meta, pos = _meta(data, start)
+        uid = next((e.value for e in meta if e.tag == 0x00020010), b"")
+        if start or meta:
+            form = syntax(uid.decode("latin-1").strip("\0 "))
+        else:
+            form = syntax(_EXPLICIT if data[4:6] in _VRS else _IMPLICIT)
+        body, start = (_inflate(memoryview(data)[pos:]), 0) if form.deflated else (data, pos)
+        return form, parse(body, form, start, private)
+    except MemoryError as e:
+        raise DamagedError(_NO_MEMORY) from e
 
 
 def write_file(form: Syntax, meta: Iterable[Element], elements: Iterable[Element]) -> bytes:
@@ -134,13 +178,18 @@ def write_file(form: Syntax, meta: Iterable[Element], elements: Iterable[Element
     return bytes(128) + b"DICM" + group_length + head + body
 
 
-def parse(data: bytes, form: Syntax, start: int = 0) -> list[Element]:
+def parse(
+    data: bytes, form: Syntax, start: int = 0, private: frozenset[int] = frozenset()
+) -> list[Element]:
     """The public elements of a data set, sequences with their items, in the order they stand.
 
-    What follows the pixel data and is no element is padding, and left behind.
+    ``private``: of the private elements, give those too whose group and last two digits are in
+    here (``0x001929`` for 0019,xx29), with the creators of such groups. Whose they are is not
+    looked at. What follows the pixel data and is no element is padding, and left behind.
     """
     try:
-        return _Reader(data, form.explicit, form.little).elements(start, len(data), 0)[0]
+        reader = _Reader(data, form.explicit, form.little, private)
+        return reader.elements(start, len(data), 0)[0]
     except (struct.error, IndexError) as e:
         raise DamagedError(status.TRUNCATED) from e
 
@@ -180,11 +229,21 @@ def encode(elements: Iterable[Element], form: Syntax) -> bytes:
     return b"".join(out)
 
 
-def _meta(data: bytes) -> tuple[list[Element], int]:
+def _start(data: bytes) -> int | None:
+    """Where the file starts after its preamble: some archives leave that out, and the meta too."""
+    if data[128:132] == b"DICM":
+        return 132
+    return 0 if data[:2] in (b"\2\0", b"\x08\0") and data[3:4] == b"\0" else None
+
+
+def _meta(data: bytes, start: int) -> tuple[list[Element], int]:
     """The file meta group and where the data set starts."""
-    reader, pos, meta = _Reader(data, explicit=True, little=True), 132, []
+    meta: list[Element] = []
+    reader, pos = _Reader(data, explicit=True, little=True), start
     try:
         while pos + 8 <= len(data) and data[pos : pos + 2] == b"\x02\x00":
+            if len(meta) > 256:
+                raise DamagedError(status.UNREADABLE)
             element, pos = reader.element(pos, len(data), 0)
             if element is not None:
                 meta.append(element)
@@ -193,10 +252,16 @@ def _meta(data: bytes) -> tuple[list[Element], int]:
     return meta, pos
 
 
-def _inflate(data: bytes) -> bytes:
+def _inflate(data: memoryview) -> bytes:
+    """The inflated data set; a bomb is told by its first bytes beyond what an image may have."""
     try:
-        stream = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-        body = stream.decompress(data)
+        stream, blocks, size = zlib.decompressobj(wbits=-zlib.MAX_WBITS), [], 0
+        while not stream.eof and (block := stream.decompress(data, 1 << 24)):
+            blocks.append(block)
+            data, size = memoryview(stream.unconsumed_tail), size + len(block)
+            if size > _LARGEST_INFLATED:
+                raise DamagedError(f"{status.UNREADABLE}: it inflates to more than 256 MiB")
+        body = b"".join(blocks)
     except zlib.error as e:
         raise DamagedError(status.UNREADABLE) from e
     if not stream.eof:
@@ -207,10 +272,14 @@ def _inflate(data: bytes) -> bytes:
 class _Reader:
     """Walks a buffer; every method takes a position and gives the next one."""
 
-    def __init__(self, data: bytes, explicit: bool, little: bool) -> None:
+    def __init__(
+        self, data: bytes, explicit: bool, little: bool, private: frozenset[int] = frozenset()
+    ) -> None:
         order = "<" if little else ">"
         self.data, self.explicit, self.little = data, explicit, little
+        self.private, self.private_groups = private, frozenset(p >> 8 for p in private)
         self.head = struct.Struct(order + "HH2sH").unpack_from
+        self.total = [0]  # of elements, shared with the readers within
         self.plain = struct.Struct(order + "HHI").unpack_from
         self.long = struct.Struct(order + "I").unpack_from
 
@@ -220,12 +289,15 @@ class _Reader:
             raise DamagedError(status.UNREADABLE)
         found: list[Element] = []
         limit = len(self.data) if end is None else end
-        while pos < limit or end is None:
+        for _ in range(_MOST_IN_A_DATA_SET):
+            if pos >= limit and end is not None:
+                break
             if depth == 0 and self._is_padding(pos, limit, found):
                 break
             group, number, length = self.plain(self.data, pos)
             if group == 0xFFFE:
                 if end is None and number == 0xE00D:
+                    self._count(len(found))
                     return found, pos + 8
                 if number in (0xE00D, 0xE0DD) and length == 0:  # a stray delimiter, seen in exports
                     pos += 8
@@ -233,12 +305,20 @@ class _Reader:
             element, pos = self.element(pos, limit, depth)
             if element is not None:
                 found.append(element)
+        else:
+            raise DamagedError(_TOO_MANY)
         if depth and end is not None and pos != end:
             raise DamagedError(status.UNREADABLE)
+        self._count(len(found))
         return found, pos
 
+    def _count(self, elements: int) -> None:
+        self.total[0] += elements
+        if self.total[0] > _MOST_ELEMENTS:
+            raise DamagedError(_TOO_MANY)
+
     def element(self, pos: int, limit: int, depth: int) -> tuple[Element | None, int]:
-        """One element; None in place of a private one or a group length."""
+        """One element; None in place of a group length or a private one that nobody wants."""
         if self.explicit:
             group, number, code, length = self.head(self.data, pos)
             vr = _VRS.get(code)
@@ -251,8 +331,11 @@ class _Reader:
         else:
             group, number, length = self.plain(self.data, pos)
             vr, pos = standard_vr(group << 16 | number), pos + 8
+            # explicit VR could not even say such a length; one value would fill the memory
+            if _UNDEFINED > length > 0xFFFF and vr in _SHORT:
+                raise DamagedError(status.UNREADABLE)
         tag = group << 16 | number
-        skipped = bool(group & 1) or number == 0
+        skipped = number == 0 or bool(group & 1 and not self._wanted(group, number))
         if length == _UNDEFINED:
             if tag == _PIXEL_DATA:
                 fragments, pos = self.fragments(pos, limit)
@@ -260,7 +343,7 @@ class _Reader:
             # PS3.5 6.2.2 note 2: a UN of undefined length is an implicit little-endian sequence
             inner = self
             if vr == "UN" and self.explicit:
-                inner = _Reader(self.data, explicit=False, little=True)
+                inner = self._implicit()
                 vr = standard_vr(tag) if self.little else vr
             items, pos = inner.items(pos, None, depth)
             return (None if skipped else Element(tag, vr, items=items)), pos
@@ -272,7 +355,34 @@ class _Reader:
         if vr == "SQ":
             items, pos = self.items(pos, end, depth)
             return Element(tag, vr, items=items), end
+        if vr == "UN" and self.explicit and self.little:
+            return self._unknown(tag, pos, end, depth), end
         return Element(tag, vr, self.data[pos:end]), end
+
+    def _unknown(self, tag: int, pos: int, end: int, depth: int) -> Element:
+        """A UN of defined length, which a system wrote that did not know the attribute.
+
+        Its value is implicit little endian (PS3.5 6.2.2 note 2): where the dictionary knows the
+        attribute it is read as what it is. A sequence that does not read as one stays UN.
+        """
+        vr = standard_vr(tag)
+        if vr == "SQ":
+            try:
+                items, _ = self._implicit().items(pos, end, depth)
+            except (DamagedError, struct.error, IndexError):
+                return Element(tag, "UN", self.data[pos:end])
+            return Element(tag, vr, items=items)
+        return Element(tag, vr, self.data[pos:end])
+
+    def _implicit(self) -> _Reader:
+        inner = _Reader(self.data, explicit=False, little=True, private=self.private)
+        inner.total = self.total
+        return inner
+
+    def _wanted(self, group: int, number: int) -> bool:
+        if 0x10 <= number <= 0xFF:
+            return group in self.private_groups
+        return number > 0xFFF and group << 8 | number & 0xFF in self.private
 
     def items(self, pos: int, end: int | None, depth: int) -> tuple[list[list[Element]], int]:
         """The items of a sequence up to ``end``, or up to its delimiter where ``end`` is None."""
@@ -291,6 +401,8 @@ class _Reader:
                 raise DamagedError(status.TRUNCATED)
             item, pos = self.elements(pos, stop, depth + 1)
             found.append(item)
+            if len(found) > _MOST_ITEMS:
+                raise DamagedError(_TOO_MANY)
         return found, pos
 
     def fragments(self, pos: int, limit: int) -> tuple[list[bytes], int]:
@@ -306,6 +418,8 @@ class _Reader:
             if pos + length > limit:
                 raise DamagedError(status.TRUNCATED)
             found.append(self.data[pos : pos + length])
+            if len(found) > _MOST_ITEMS:
+                raise DamagedError(_TOO_MANY)
             pos += length
 
     def _is_padding(self, pos: int, limit: int, found: list[Element]) -> bool:

@@ -28,16 +28,25 @@ def is_code(item: list[Element]) -> bool:
 
 def known(item: list[Element]) -> list[Element]:
     """The three attributes that replace a coded entry's own."""
-    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in item if e.items is None}
-    value, scheme = said.get(VALUE, said.get(0x00080119, "")), said.get(SCHEME, "")
-    meaning = _meanings().get((scheme, value))
-    entry = REMOVED if meaning is None or len(value) > 16 else (value, scheme, meaning)
+    entry = _entry(item) or REMOVED
     return [
         Element(tag, vr, text.encode())
         for (tag, vr), text in zip(
             ((VALUE, "SH"), (SCHEME, "SH"), (MEANING, "LO")), entry, strict=True
         )
     ]
+
+
+def is_known(item: list[Element]) -> bool:
+    """Whether the coded entry is one that the standard knows."""
+    return _entry(item) is not None
+
+
+def _entry(item: list[Element]) -> tuple[str, str, str] | None:
+    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in item if e.items is None}
+    value, scheme = said.get(VALUE, said.get(0x00080119, "")), said.get(SCHEME, "")
+    meaning = _meanings().get((scheme, value))
+    return None if meaning is None or len(value) > 16 else (value, scheme, meaning)
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from efface import status
 from efface.pseudonym import Key
 from efface.scrub.codec import DamagedError, WithheldError, parse, syntax
 from efface.scrub.files import scrub_elements
-from efface.scrub.table import check_options
+from efface.scrub.table import check_options, wanted_private
 
 _EXPLICIT, _IMPLICIT, _BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 
@@ -36,7 +36,7 @@ def scrub_dataset(
         raw = DicomBytesIO()
         raw.is_little_endian, raw.is_implicit_VR = form.little, not form.explicit
         write_dataset(raw, ds)
-        elements = parse(raw.getvalue(), form)
+        elements = parse(raw.getvalue(), form, private=wanted_private(options))
         data = scrub_elements(elements, form, key, subject, session, options)
         return pydicom.dcmread(io.BytesIO(data))
     except DamagedError as e:
@@ -48,8 +48,10 @@ def scrub_dataset(
 def state_face_removed(ds: Dataset) -> None:
     """Say in the header, in place, that the face is gone: (0028,0302) and CID 7050's 113102.
 
-    The pixel stages call this; the scrub itself leaves the face where it is.
+    And (0028,0301), that no text is burned in, which the scrub asks of all that it lets pass. The
+    pixel stages call this; the scrub itself leaves the face where it is.
     """
+    ds.BurnedInAnnotation = "NO"
     ds.RecognizableVisualFeatures = "NO"
     said = list(ds.get("DeidentificationMethodCodeSequence", []))
     if all(item.get("CodeValue") != "113102" for item in said):

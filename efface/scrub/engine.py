@@ -1,13 +1,15 @@
 """The scrub of one data set: the tables first, then the value representation, at every depth.
 
 Nothing is copied unless a rule keeps it, and a kept value must look like what it claims to be: a
-decimal string is a number, a code string has a code's letters, a text names nobody. What fails is
+decimal string is a number, a code string a term that is known, a text names nobody. What fails is
 treated as an attribute to remove, to empty or to fill with a dummy, by its type.
 """
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -20,9 +22,9 @@ from pydicom.datadict import dictionary_VM
 
 from efface import __version__, status
 from efface.pseudonym import Key
-from efface.scrub import codes
+from efface.scrub import codes, streams
 from efface.scrub.codec import DamagedError, Element, Syntax, standard_vr
-from efface.scrub.table import IODS, OPTIONS, Policy
+from efface.scrub.table import IODS, OPTIONS, Policy, Safe, is_term, safe_private
 from efface.scrub.text import Identity, identity, technical, vocabulary
 
 _SIZES = {"US": 2, "SS": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "AT": 4, "OF": 4, "OL": 4}
@@ -31,7 +33,7 @@ _TEXT = frozenset(["LO", "LT", "SH", "ST", "UC", "UT"])
 _DATES = frozenset(["DA", "DT", "TM"])
 _SHAPES = {
     "AS": re.compile(rb"\d{3}[DWMY]"),
-    "CS": re.compile(rb"[ -\[\]-~]{0,16}"),
+    "CS": re.compile(rb"[A-Z0-9 _/+.-]{0,16}"),
     "DA": re.compile(rb"\d{8}"),
     "DS": re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?|"),
     "DT": re.compile(rb"\d{8}(\d{0,6}(\.\d{1,6})?)?([+-]\d{4})?"),
@@ -49,6 +51,8 @@ _DUMMIES = {
     "IS": b"0",
 }
 _MOST_RETAINED = 1024
+_MOST_VALUE = 1 << 16  # bytes; a longer text is not looked at
+_MOST_KNOWN = 1 << 15
 _REGISTERED = frozenset(uid.encode() for uid in UID_dictionary)
 
 SOP_CLASS, SOP_INSTANCE = 0x00080016, 0x00080018
@@ -61,6 +65,7 @@ _ALLOCATED, _STORED, _SIGNED = 0x00280100, 0x00280101, 0x00280103
 _BURNED_IN, _TEMPORAL = 0x00280301, 0x00280303
 _REMOVED, _METHOD, _METHOD_CODES = 0x00120062, 0x00120063, 0x00120064
 _PIXELS = 0x7FE00010
+_CONTEXT, _CONCEPT = 0x00400555, 0x0040A043
 _NEEDED = frozenset((SOP_CLASS, SOP_INSTANCE, _ROWS, _COLUMNS, _ALLOCATED))
 _OFFSETS = frozenset((0x7FE00001, 0x7FE00002, 0x7FE00003))
 
@@ -73,8 +78,11 @@ class Job:
     subject: str
     policy: Policy
     who: Identity
-    encapsulated: bool
+    form: Syntax
+    signed: bool
     charset: list[str]
+    known: dict[tuple[int, int, str, bytes], Element | None]
+    """What became of values already met in data sets of the same person and place."""
     beyond_ascii: bool = False
 
 
@@ -86,6 +94,7 @@ class _Rule:
     keep: Keep | None
     otherwise: str
     vr: str
+    depends_on_charset: bool = False
 
 
 def refusal(elements: list[Element], form: Syntax) -> str | None:
@@ -135,12 +144,17 @@ def scrub(
     """
     sop = next(e.value for e in elements if e.tag == SOP_CLASS).decode("latin-1").strip("\0 ")
     policy = Policy(IODS[sop], retain)
-    job = Job(key, subject, policy, identity(elements), form.encapsulated, _charset(elements, []))
+    charset = _charset(elements, [])
+    who = identity(elements, charset)
+    signed = any(e.tag == _SIGNED and _number(e, form.little) for e in elements)
+    known = _known(key, subject, policy, who.words, form, signed)
+    job = Job(key, subject, policy, who, form, signed, charset, known)
     kept = {e.tag: e for e in _scrub(job, elements, 0)}
+    if "graphics" in retain:
+        kept |= {e.tag: e for e in _cleared_overlays(elements, form)}
     kept[_PIXELS] = _pixels(job, elements, form)
-    for tag in _OFFSETS:
-        if not form.encapsulated:
-            kept.pop(tag, None)
+    for tag in _OFFSETS:  # offsets in the source's own stream
+        kept.pop(tag, None)
     if _NEEDED - kept.keys():
         raise DamagedError(status.UNREADABLE)  # there, but not as what they claim to be
     for e in _record(subject, session, retain):
@@ -177,19 +191,51 @@ def _code(value: str, meaning: str) -> list[Element]:
 
 def _scrub(job: Job, elements: list[Element], parent: int) -> list[Element]:
     out: dict[int, Element] = {}
+    if "safe-private" in job.policy.retain:
+        out = {e.tag: e for e in _private(job, elements)}
     for e in elements:
-        rule = _rule(job.policy, parent, e.tag, e.vr)
-        kept = rule.keep(job, e) if rule.keep else None
-        if kept is None:
-            if rule.otherwise == "X" or (rule.otherwise == "D" and rule.vr == "SQ"):
-                continue  # a sequence has no dummy
-            kept = Element(e.tag, rule.vr, items=[] if rule.vr == "SQ" else None)
-            if rule.otherwise == "D" and rule.vr == "UI":
-                kept.value = job.key.uid(e.value.decode("latin-1")).encode()
-            elif rule.otherwise == "D":
-                kept.value = _dummy(rule.vr)
-        out[e.tag] = kept
+        if e.tag & 0x10000:
+            continue
+        # most values of a series are those of its first file
+        same = None if e.items is not None or len(e.value) > 64 else (parent, e.tag, e.vr, e.value)
+        if same in job.known:
+            kept = job.known[same]
+        else:
+            rule = _rule(job.policy, parent, e.tag, e.vr)
+            kept = _apply(rule, job, e)
+            if same and not rule.depends_on_charset:
+                if len(job.known) > _MOST_KNOWN:
+                    job.known.clear()
+                job.known[same] = kept
+        if kept is not None:
+            out[e.tag] = kept
     return list(out.values())
+
+
+def _apply(rule: _Rule, job: Job, e: Element) -> Element | None:
+    kept = rule.keep(job, e) if rule.keep else None
+    if kept is None:
+        if rule.otherwise == "X" or (rule.otherwise == "D" and rule.vr == "SQ"):
+            return None  # a sequence has no dummy
+        kept = Element(e.tag, rule.vr, items=[] if rule.vr == "SQ" else None)
+        if rule.otherwise == "D" and rule.vr == "UI":
+            kept.value = job.key.uid(e.value.decode("latin-1")).encode()
+        elif rule.otherwise == "D":
+            kept.value = _dummy(rule.vr)
+    return kept
+
+
+@lru_cache(maxsize=4)
+def _known(
+    key: Key,
+    subject: str,
+    policy: Policy,
+    words: tuple[frozenset[str], ...],
+    form: Syntax,
+    signed: bool,
+) -> dict[tuple[int, int, str, bytes], Element | None]:
+    """The memory that data sets share whose elements meet the same rules in every respect."""
+    return {}
 
 
 @lru_cache(maxsize=65536)
@@ -215,14 +261,14 @@ def _rule(policy: Policy, parent: int, tag: int, vr: str) -> _Rule:
         return _Rule(None, otherwise, own)
 
     def keep_counted(job: Job, e: Element) -> Element | None:
-        kept = keeper(job, e)
+        kept = keeper(job, e) if len(e.value) <= _MOST_VALUE else None
         if kept is None or kept.items is not None or not most:
             return kept
         size = _SIZES.get(own)
         count = len(e.value) // size if size else e.value.count(b"\\") + 1
         return kept if count <= most else None
 
-    return _Rule(keep_counted, otherwise, own)
+    return _Rule(keep_counted, otherwise, own, keeper is _retained)
 
 
 def _keeper(action: str, vr: str, tag: int, policy: Policy) -> Keep | None:
@@ -239,8 +285,8 @@ def _keeper(action: str, vr: str, tag: int, policy: Policy) -> Keep | None:
         return _numbers
     if vr == "CS":
         return _code_string
-    if vr in _SIZES and (not vr.startswith("O") or tag in _OFFSETS):
-        return _binary(_SIZES[vr])
+    if vr in _SIZES and not vr.startswith("O"):
+        return _binary(vr)
     if action == "C":
         if vr in _TEXT:
             return _words
@@ -253,6 +299,8 @@ def _keeper(action: str, vr: str, tag: int, policy: Policy) -> Keep | None:
 def _sequence(job: Job, e: Element) -> Element | None:
     items = []
     for item in e.items or []:
+        if e.tag == _CONTEXT and not _is_known_concept(item):
+            continue
         outer, job.charset = job.charset, _charset(item, job.charset)
         if codes.is_code(item):
             entry = codes.known(item)
@@ -264,6 +312,15 @@ def _sequence(job: Job, e: Element) -> Element | None:
     if e.items and not any(items):
         return None
     return Element(e.tag, "SQ", items=items)
+
+
+def _is_known_concept(item: list[Element]) -> bool:
+    """Whether a content item (PS3.3 10.2) is named by a code that the standard knows.
+
+    A value beside a name that had to go says nothing, and may be an identifier.
+    """
+    name = next((x.items for x in item if x.tag == _CONCEPT and x.items), None)
+    return name is not None and codes.is_known(name[0])
 
 
 def _new_uids(job: Job, e: Element) -> Element | None:
@@ -281,31 +338,102 @@ def _same_uids(job: Job, e: Element) -> Element | None:
 
 
 def _numbers(job: Job, e: Element) -> Element | None:
-    parts, shape = [p.strip(b"\0 ") for p in e.value.split(b"\\")], _SHAPES[standard_vr(e.tag)]
+    vr = standard_vr(e.tag)
+    value = _as_numbers(job, e.value, vr)
+    return None if value is None else Element(e.tag, vr, value)
+
+
+def _as_numbers(job: Job, value: bytes, vr: str) -> bytes | None:
+    """Integer or decimal strings, stripped, if they are numbers and no identifier of the person."""
+    parts, shape = [p.strip(b"\0 ") for p in value.split(b"\\")], _SHAPES[vr]
     for p in parts:
-        if shape.fullmatch(p) is None or len(p) > 32:
+        if len(p) > 32 or shape.fullmatch(p) is None:  # in this order, or a long one takes hours
             return None
         if len(p) > 5 and p.isdigit() and p.decode() in job.who.person:
             return None
-    return Element(e.tag, standard_vr(e.tag), b"\\".join(parts))
+    return b"\\".join(parts)
 
 
-def _binary(size: int) -> Keep:
+def _binary(vr: str) -> Keep:
     def keep(job: Job, e: Element) -> Element | None:
-        if len(e.value) % size or (len(e.value) > 4 and job.who.in_bytes(e.value)):
+        if len(e.value) % _SIZES[vr] or (len(e.value) > 4 and job.who.in_bytes(e.value)):
             return None
-        return Element(e.tag, e.vr, e.value)
+        # eight letters are a double, but a huge one
+        last = 7 if job.form.little else 0
+        if vr == "FD" and any(t & 0x7F > 0x44 for t in e.value[last::8]):
+            return None
+        # the dictionary leaves it to the Pixel Representation whether there is a sign
+        own = "SS" if job.signed and e.vr == "US or SS" else vr
+        return Element(e.tag, own, e.value)
 
     return keep
 
 
+def _private(job: Job, elements: list[Element]) -> list[Element]:
+    """The private elements of one data set that ``safe_private.tsv`` lists, with their creators."""
+    odd = {e.tag: e for e in elements if e.tag & 0x10000}
+    creators = {t: e for t, e in odd.items() if 0x10 <= t & 0xFFFF <= 0xFF and e.items is None}
+    kept: dict[int, Element] = {}
+    for tag, e in odd.items():
+        by = creators.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF)
+        if tag & 0xFFFF < 0x1000 or by is None:
+            continue
+        creator = by.value.strip(b"\0 ").decode("latin-1")
+        safe = safe_private().get((creator.casefold(), tag >> 8 & 0xFFFF00 | tag & 0xFF))
+        safe_one = _safe(job, e, safe) if safe else None
+        if safe_one is not None:
+            kept[tag] = safe_one
+            kept[by.tag] = Element(by.tag, "LO", creator.encode())  # equal to one of the table
+    return list(kept.values())
+
+
+def _safe(job: Job, e: Element, safe: Safe) -> Element | None:
+    """A private element whose value is what the table says, or None.
+
+    It may come as UN, from systems that did not know it; its value is little endian then.
+    """
+    if safe.vr == "SQ":
+        items = [_private(job, item) for item in e.items or []]
+        return Element(e.tag, "SQ", items=items) if any(items) else None
+    if e.items is not None or e.vr not in (safe.vr, "UN") or not (job.form.little or e.vr != "UN"):
+        return None
+    value: bytes | None = e.value
+    if safe.vr in ("IS", "DS"):
+        value = _as_numbers(job, e.value, safe.vr)
+    elif safe.vr == "CS":
+        words = {p.strip("\0 ") for p in e.value.decode("latin-1").split("\\")}
+        value = e.value.strip(b"\0 ") if words <= safe.values else None
+    elif safe.vr == "LO":
+        text = technical(e.value.decode("latin-1").strip("\0 "), job.who)
+        value = text.encode() if text else None
+    elif not _are_plausible(e.value, safe.vr, job.form.little) or job.who.in_bytes(e.value):
+        value = None
+    if not value:
+        return None
+    size = _SIZES.get(safe.vr)
+    count = len(value) // size if size else value.count(b"\\") + 1
+    return Element(e.tag, safe.vr, value) if count <= safe.most else None
+
+
+def _are_plausible(value: bytes, vr: str, little: bool) -> bool:
+    """Whether binary values are whole numbers of a size, or reals that could be measured."""
+    size = _SIZES[vr]
+    if len(value) % size:
+        return False
+    if vr not in ("FL", "FD"):
+        return True
+    kind = "f" if vr == "FL" else "d"
+    reals = struct.unpack(f"{'<' if little else '>'}{len(value) // size}{kind}", value)
+    return all(x == 0 or (math.isfinite(x) and 1e-20 < abs(x) < 1e9) for x in reals)
+
+
 def _code_string(job: Job, e: Element) -> Element | None:
-    """Values that are no code string are emptied, so that the others keep their places."""
+    """Values that are no known term are emptied, so that the others keep their places."""
     kept = []
     for part in e.value.split(b"\\"):
         value = part.strip(b"\0 ")
-        good = _SHAPES["CS"].fullmatch(value) and not job.who.in_text(value.decode())
-        kept.append(value if good else b"")
+        good = _SHAPES["CS"].fullmatch(value) and is_term(e.tag, value.decode())
+        kept.append(value if good and not job.who.in_text(value.decode()) else b"")
     if e.value.strip(b"\0 ") and not any(kept):
         return None
     return Element(e.tag, "CS", b"\\".join(kept))
@@ -369,17 +497,9 @@ def _shifted(job: Job, e: Element) -> Element | None:
 
 
 def _pixels(job: Job, elements: list[Element], form: Syntax) -> Element:
-    """The pixel data, byte for byte; without overlays in unused bits and bytes past the end."""
+    """Every pixel as it was; no overlays in unused bits, no comments, no bytes past the end."""
     last = {e.tag: e for e in elements}
     pixels = last[_PIXELS]
-    if form.encapsulated:
-        if not pixels.fragments or not any(pixels.fragments[1:]):
-            raise DamagedError(status.TRUNCATED)
-        if any(job.who.in_bytes(f) for f in pixels.fragments):
-            raise DamagedError(status.LEAK)  # in a comment of the compressed stream
-        return Element(_PIXELS, "OB", fragments=pixels.fragments)
-    if pixels.fragments is not None:
-        raise DamagedError(status.UNREADABLE)
 
     def number(tag: int, default: int) -> int:
         return _number(last[tag], form.little) if tag in last else default
@@ -387,12 +507,23 @@ def _pixels(job: Job, elements: list[Element], form: Syntax) -> Element:
     frames = 1
     if _FRAMES in last:
         text = last[_FRAMES].value.strip(b"\0 ")
-        frames = int(text) if text.isdigit() else 1
+        if text and not text.isdigit():
+            raise DamagedError(f"{status.UNREADABLE}: the number of frames is no number")
+        frames = int(text or 1)
     bits = number(_ALLOCATED, 16)
-    voxels = number(_ROWS, 0) * number(_COLUMNS, 0) * number(_SAMPLES, 1) * frames
-    needed = (voxels * bits + 7) // 8
+    in_frame = number(_ROWS, 0) * number(_COLUMNS, 0) * number(_SAMPLES, 1)
+    needed = (in_frame * frames * bits + 7) // 8
     if not needed:
         raise DamagedError(status.NO_IMAGE)
+    if form.encapsulated:
+        if not pixels.fragments or not any(pixels.fragments[1:]):
+            raise DamagedError(status.TRUNCATED)
+        fragments = streams.clean(pixels.fragments, form, frames, in_frame)
+        if any(job.who.in_bytes(f) for f in fragments):
+            raise DamagedError(status.LEAK)  # in what is left of the compressed stream
+        return Element(_PIXELS, "OB", fragments=fragments)
+    if pixels.fragments is not None:
+        raise DamagedError(status.UNREADABLE)
     if len(pixels.value) < needed:
         raise DamagedError(status.TRUNCATED)
     value = pixels.value[:needed]
@@ -402,6 +533,40 @@ def _pixels(job: Job, elements: list[Element], form: Syntax) -> Element:
         value = _without_unused_bits(value, bits, stored, bool(number(_SIGNED, 0)), form.little)
     vr = "OW" if bits > 8 or not form.explicit else pixels.vr
     return Element(_PIXELS, vr if vr in ("OB", "OW") else "OW", value)
+
+
+def _cleared_overlays(elements: list[Element], form: Syntax) -> list[Element]:
+    """Overlay planes (PS3.3 C.9.2) that say how large they are and where, and show nothing.
+
+    What is drawn in one may be writing, and no rule tells writing from a region: so cleaning
+    (PS3.15 E.3.3) clears every bit. A plane that is not whole is left out.
+    """
+    last = {e.tag: e for e in elements if e.tag & 0xFF010000 == 0x60000000}
+    kept = []
+    for group in sorted({tag >> 16 for tag in last}):
+
+        def of(element: int, group: int = group) -> Element:
+            return last.get(group << 16 | element, Element(0, "UN"))
+
+        rows, columns = _number(of(0x10), form.little), _number(of(0x11), form.little)
+        frames = of(0x15).value.strip(b"\0 ")
+        bits = rows * columns * (int(frames) if frames.isdigit() else 1)
+        origin, bit = of(0x50).value, of(0x102).value
+        if not 0 < (bits + 7) // 8 <= len(of(0x3000).value) or len(origin) != 4 or any(bit):
+            continue
+        one = (1).to_bytes(2, "little" if form.little else "big")
+        plane = [
+            (0x10, "US", of(0x10).value),
+            (0x11, "US", of(0x11).value),
+            (0x40, "CS", b"R" if of(0x40).value.strip() == b"R" else b"G"),
+            (0x50, "SS", origin),
+            (0x100, "US", one),
+            (0x102, "US", b"\0\0"),
+            (0x3000, "OW", bytes((bits + 15) // 16 * 2)),
+        ]
+        plane += [(0x15, "IS", frames)] if frames.isdigit() else []
+        kept += [Element(group << 16 | tag, vr, value) for tag, vr, value in plane]
+    return kept
 
 
 def _hides_overlay(e: Element, form: Syntax) -> bool:

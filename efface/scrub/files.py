@@ -13,15 +13,25 @@ from typing import Any
 
 from efface import __version__, status
 from efface.errors import EffaceError
+from efface.inventory.walk import Found, walk
 from efface.manifest import Scan, new_folder, write_whole
 from efface.pseudonym import Key, series_label, session_label, subject_label
-from efface.scrub.codec import DamagedError, Element, Syntax, WithheldError, read_file, write_file
+from efface.scrub.codec import (
+    DamagedError,
+    Element,
+    Syntax,
+    WithheldError,
+    load,
+    read_file,
+    write_file,
+)
 from efface.scrub.engine import SOP_CLASS, SOP_INSTANCE, refusal, scrub
-from efface.scrub.table import check_options
+from efface.scrub.table import check_options, wanted_private
 
 _IMPLEMENTATION = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, 'efface').int}"
 _VERSION_NAME = "EFFACE_" + __version__.replace(".", "_")
 _PATIENT_ID, _ISSUER, _STUDY, _SERIES = 0x00100020, 0x00100021, 0x0020000D, 0x0020000E
+_WHOSE = frozenset((_PATIENT_ID, _ISSUER, _STUDY, _SERIES, SOP_INSTANCE))
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ def scrub_bytes(
 ) -> bytes:
     """A whole DICOM file's bytes, scrubbed. Raises :class:`WithheldError` without a name."""
     try:
-        form, elements = read_file(data)
+        form, elements = read_file(data, wanted_private(retain))
         return scrub_elements(elements, form, key, subject, session, retain)
     except DamagedError as e:
         raise WithheldError("data", e.args[0]) from e
@@ -68,7 +78,7 @@ def scrub_elements(
     try:
         kept = scrub(elements, form, key, subject, session, retain)
         return write_file(form, _meta(kept, form.uid), kept)
-    except (ValueError, LookupError, ArithmeticError, struct.error) as e:
+    except (ValueError, LookupError, ArithmeticError, MemoryError, struct.error) as e:
         raise DamagedError(status.UNREADABLE) from e
 
 
@@ -81,9 +91,8 @@ def scrub_file(
     cut off, no MR image, text burned in; :class:`EffaceError` for wrong options or a full disk.
     """
     options = check_options(retain)
-    data = _read(src)
     try:
-        form, elements = read_file(data)
+        form, elements = read_file(load(src), wanted_private(options))
         write_whole(dst, scrub_elements(elements, form, key, subject, session, options))
     except DamagedError as e:
         raise WithheldError(str(src), e.args[0]) from e
@@ -109,21 +118,22 @@ def scrub_folder(
         raise EffaceError(f"{dst}: lies inside the source folder; choose another place")
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise EffaceError(f"{dst}: is there already and not empty; choose a new folder")
-    paths = sorted(p for p in src.rglob("*") if p.is_file() or p.is_symlink())
+    root = src.absolute()
+    paths = list(walk(root, ""))
     withheld: list[tuple[str, str]] = []
     counts: dict[Path, int] = {}
     seen: set[bytes] = set()
     with new_folder(dst) as folder:
-        for done, path in enumerate(paths, 1):
+        for done, found in enumerate(paths, 1):
             try:
-                series, data, uid = _scrub_found(path, key, options)
+                series, data, uid = _scrub_found(found, key, options)
                 if uid in seen:
                     raise DamagedError(status.DUPLICATE)
                 seen.add(uid)
                 counts[series] = counts.get(series, 0) + 1
                 write_whole(folder / series / f"{counts[series]:06d}.dcm", data)
             except DamagedError as e:
-                withheld.append((str(path.relative_to(src)), e.args[0]))
+                withheld.append((str(Path(found.path).relative_to(root)), e.args[0]))
             if progress:
                 progress(done, len(paths))
     return Report(sum(counts.values()), len(counts), tuple(withheld))
@@ -180,16 +190,12 @@ def _run_series(
     return replace(scan, files={"dicom": scan.series}, measures={"sources": sources})
 
 
-def _scrub_found(path: Path, key: Key, options: tuple[str, ...]) -> tuple[Path, bytes, bytes]:
+def _scrub_found(found: Found, key: Key, options: tuple[str, ...]) -> tuple[Path, bytes, bytes]:
     """The series folder of a file, its scrubbed bytes, and its SOP instance UID."""
-    if path.is_symlink() and not path.exists():
-        raise DamagedError(status.UNREADABLE)
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise DamagedError(status.UNREADABLE) from e
-    form, elements = read_file(data)
-    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.items is None}
+    if found.reason:
+        raise DamagedError(found.reason)
+    form, elements = read_file(load(found.path), wanted_private(options))
+    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _WHOSE}
     study, series = said.get(_STUDY, ""), said.get(_SERIES, "")
     uid = said.get(SOP_INSTANCE, "")
     reason = refusal(elements, form)
@@ -216,10 +222,3 @@ def _meta(elements: list[Element], transfer_syntax: str) -> list[Element]:
         Element(0x00020012, "UI", _IMPLEMENTATION.encode()),
         Element(0x00020013, "SH", _VERSION_NAME.encode()),
     ]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise WithheldError(str(path), status.UNREADABLE) from e

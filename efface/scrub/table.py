@@ -3,12 +3,15 @@
 ``profile.tsv``  PS3.15 Table E.1-1: Basic Profile action and option columns
 ``iod.tsv``      PS3.3: the attributes of the MR objects and their types
 ``beyond.tsv``   what efface decides where the profile is silent
+``terms.tsv``    the values that code strings may keep
+``safe_private.tsv``  the private elements that the option safe-private keeps
 ``words.tsv``    words that name nobody
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,16 +37,20 @@ OPTIONS = {
     "patient-characteristics": ("113108", "Retain Patient Characteristics Option"),
     "dates-full": ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
     "dates-shifted": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+    "safe-private": ("113111", "Retain Safe Private Option"),
     "descriptors": ("113105", "Clean Descriptors Option"),
+    "structured-content": ("113104", "Clean Structured Content Option"),
+    "graphics": ("113103", "Clean Graphics Option"),
 }
-"""Options of PS3.15 that efface offers: column of ``profile.tsv`` to CID 7050."""
+"""The options of PS3.15 E.3 on headers: column of ``profile.tsv`` to CID 7050."""
 
-_LATER = {
-    "safe-private": "private elements are always removed",
-    "structured-content": "structured content is always removed",
-    "graphics": "overlays and graphics are always removed",
-}
 _DATES = ("dates-full", "dates-shifted")
+_OF_THINGS = frozenset(
+    {0x00080106, 0x00080107, 0x0014407C, 0x0014407E, 0x0018700C, 0x0018700E, 0x0040DB06, 0x0040DB07}
+) | frozenset(range(0x00181200, 0x00181206))
+"""Dates and times of devices and of vocabularies (calibration, manufacture, installation, version
+of a context group): others know them too, so that moved with the person's dates they would tell by
+how much those were moved."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,13 @@ def check_options(retain: Iterable[str]) -> tuple[str, ...]:
     """
     chosen = tuple(sorted(set(retain)))
     for option in chosen:
-        if option in _LATER:
-            raise EffaceError(f"option {option} is not offered: {_LATER[option]}")
         if option not in OPTIONS:
             raise EffaceError(f"unknown option {option}; options are: {', '.join(OPTIONS)}")
     if set(_DATES) <= set(chosen):
-        raise EffaceError("dates-full and dates-shifted exclude each other: choose one of them")
+        raise EffaceError(
+            "dates-full and dates-shifted exclude each other, for a date is either as it was or"
+            " moved: choose one of them"
+        )
     return chosen
 
 
@@ -92,6 +100,8 @@ class Policy:
             action = _beyond(tag) or "vr"
             return Decision(action, "X" if action == "X" else _by_type("X/Z/D", kind))
         said = [row[o] for o in self.retain if not is_date or o in _DATES]
+        if tag in _OF_THINGS and "dates-full" not in self.retain:
+            said = []
         base = row["basic"]
         uid = base == "U" or (base == "X/Z/U*" and kind.startswith("1"))
         otherwise = _by_type("X/Z/D" if uid else base, kind)
@@ -157,6 +167,66 @@ def _beyond(tag: int) -> Literal["X", "text"] | None:
 @lru_cache(maxsize=1)
 def _beyond_lines() -> dict[str, str]:
     return {row["tag"].replace(",", ""): row["action"] for row in _rows("beyond.tsv")}
+
+
+@dataclass(frozen=True)
+class Safe:
+    """A line of ``safe_private.tsv``: a private element that may stay."""
+
+    vr: str
+    most: int
+    values: frozenset[str]
+
+
+@lru_cache(maxsize=1)
+def safe_private() -> dict[tuple[str, int], Safe]:
+    """By creator (case folded), and group and last two digits of the element: ``0x001929``."""
+    return {
+        (row["creator"].casefold(), int(row["group"] + row["element"], 16)): Safe(
+            row["vr"], int(row["most"]), frozenset(row["values"].split())
+        )
+        for row in _rows("safe_private.tsv")
+    }
+
+
+def wanted_private(retain: Iterable[str]) -> frozenset[int]:
+    """The private elements that are worth reading, as :func:`efface.scrub.codec.parse` asks."""
+    return frozenset(e for _, e in safe_private()) if "safe-private" in retain else frozenset()
+
+
+# a letter, a number, or a letter with a number: T1, E2, B1000, 2D
+_INNOCENT = re.compile(r"[A-Z]?\d{1,3}|[A-Z]\d{0,4}|\d{1,2}[A-Z]")
+_BETWEEN = re.compile(r"[ _/+.-]+")
+
+
+@lru_cache(maxsize=8192)
+def is_term(tag: int, value: str) -> bool:
+    """Whether a code string of this attribute may keep this value, by ``terms.tsv``."""
+    row = _terms().get(tag)
+    if row is None:
+        return False
+    if value in row[1] or not value:
+        return True
+    return row[0] and all(
+        w in _scanner_words() or _INNOCENT.fullmatch(w) for w in _BETWEEN.split(value) if w
+    )
+
+
+@lru_cache(maxsize=1)
+def _terms() -> dict[int, tuple[bool, frozenset[str]]]:
+    """By tag: whether makers add terms of their own, and the terms."""
+    return {
+        _tag(row["tag"]): (row["open"] == "yes", frozenset(row["terms"].split(",")))
+        for row in _rows("terms.tsv")
+        if row["tag"] != "any"
+    }
+
+
+@lru_cache(maxsize=1)
+def _scanner_words() -> frozenset[str]:
+    """Words of terms; not those of attributes without terms of makers, as parts of the body are."""
+    open_rows = [row for row in _rows("terms.tsv") if row["open"] == "yes"]
+    return frozenset(w for r in open_rows for t in r["terms"].split(",") for w in _BETWEEN.split(t))
 
 
 @lru_cache(maxsize=4)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from efface.scrub.codec import Element
+from pydicom.charset import convert_encodings, decode_bytes
+
+from efface import status
+from efface.scrub.codec import DamagedError, Element
 from efface.scrub.table import words
 
 _PERSON_IDS = frozenset((0x00100020, 0x00101000, 0x00100030, 0x00101090, 0x00080050, 0x00101040))
 _PERSON_IDS |= {0x00102154, 0x00380010, 0x00401001, 0x00400253, 0x00321032}
 _PLACES = frozenset((0x00080080, 0x00080081, 0x00081010, 0x00081040, 0x00181000, 0x00081070))
 _WORD = re.compile(r"[^\W_]+")
+_MOST_WORDS = 4096
+_IDEOGRAPHS = "\u2e80"
+"""Where the scripts begin (Chinese, Japanese, Korean) that put no space between words."""
 _LONG_NUMBER = re.compile(r"\d{6,}")
 
 
@@ -28,11 +34,16 @@ class Identity:
     phrases: set[str] = field(default_factory=set)
     """Whole names and numbers of a place, without spaces: found inside longer words too."""
 
+    @property
+    def words(self) -> tuple[frozenset[str], ...]:
+        """All of it, as a key."""
+        return frozenset(self.person), frozenset(self.place), frozenset(self.phrases)
+
     def in_text(self, text: str, *, places: bool = True) -> bool:
         """Whether the text has one of these words; long names also inside a longer word."""
         found = [w.casefold() for w in _WORD.findall(text)]
         joined = "".join(found)
-        if any(n in joined if len(n) > 4 else n in found for n in self.person):
+        if any(n in joined if len(n) > 4 or n > _IDEOGRAPHS else n in found for n in self.person):
             return True
         if not places:
             return False
@@ -49,14 +60,16 @@ class Identity:
         )
 
 
-def identity(elements: Iterable[Element]) -> Identity:
-    """Collect the identity of a data set, at every depth."""
+def identity(elements: Iterable[Element], charset: Sequence[str] = ()) -> Identity:
+    """Collect the identity of a data set, at every depth; ``charset`` as (0008,0005) says it."""
     found = Identity()
     for e in _walk(elements):
         person = e.vr == "PN" or e.tag in _PERSON_IDS
         if not person and e.tag not in _PLACES:
             continue
-        for part in _decode(e.value).split("\\"):
+        if len(e.value) > 0xFFFF or len(found.person) + len(found.place) > _MOST_WORDS:
+            raise DamagedError(f"{status.UNREADABLE}: more names than an image has")
+        for part in _decode(e.value, charset).split("\\"):
             tokens = [w.casefold() for w in _WORD.findall(part)]
             whole = "".join(tokens)
             if person:
@@ -69,7 +82,10 @@ def identity(elements: Iterable[Element]) -> Identity:
 
 def _telling(names: Iterable[str], shortest: int) -> Iterator[str]:
     for n in names:
-        if len(n) >= (max(4, shortest) if n.isdigit() else shortest) and n not in words("common"):
+        least = max(4, shortest) if n.isdigit() else shortest
+        if n > _IDEOGRAPHS:
+            least = 2  # a whole name
+        if len(n) >= least and n not in words("common"):
             yield n
 
 
@@ -100,7 +116,14 @@ def _walk(elements: Iterable[Element]) -> Iterator[Element]:
             yield e
 
 
-def _decode(value: bytes) -> str:
+def _decode(value: bytes, charset: Sequence[str] = ()) -> str:
+    """The text in the character set said, and as UTF-8 or Latin-1, for many files say it wrong."""
+    if charset and (not value.isascii() or b"\x1b" in value):
+        try:
+            said = decode_bytes(value, convert_encodings(list(charset)), {ord(c) for c in "\\^="})
+        except (LookupError, UnicodeError, ValueError):
+            said = ""
+        return f"{said}\\{_decode(value)}"
     try:
         return value.decode().strip("\0 ")
     except UnicodeDecodeError:
