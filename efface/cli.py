@@ -15,6 +15,11 @@ from efface import __version__
 from efface.errors import EffaceError
 
 OK, FAILED, USAGE, REVIEW = 0, 1, 2, 3
+_RETAIN = (
+    "options of PS3.15 that keep more of the headers: uids, device, institution,"
+    " patient-characteristics, dates-full or dates-shifted, safe-private, descriptors,"
+    " structured-content, graphics (docs/headers.md)"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -164,6 +169,38 @@ def _key_new(a: argparse.Namespace) -> int:
     return OK
 
 
+def _key_show(a: argparse.Namespace) -> int:
+    from efface.pseudonym import created, read_key
+
+    print(f"{a.file}: key {read_key(a.file).fingerprint}, created {created(a.file)}")
+    return OK
+
+
+def _key_rotate(a: argparse.Namespace) -> int:
+    from efface.pseudonym import rotate_key
+
+    new, old, kept = rotate_key(a.file)
+    print(
+        f"{a.file}: new key {new.fingerprint}; the old one, {old.fingerprint}, is now {kept}\n"
+        "From now on every person, session, series and UID gets another pseudonym and every date"
+        " another shift. A release made before stays as it is; the next run makes all of it anew,"
+        " and nobody without both keys can tell that the two are of the same people.\n"
+        "efface key lookup still knows the old pseudonyms while the old key lies there."
+    )
+    return OK
+
+
+def _key_lookup(a: argparse.Namespace) -> int:
+    from efface.lookup import LOG, lookup
+
+    found = lookup(a.pseudonym, a.out, a.key)
+    if not found:
+        raise EffaceError(f"{a.pseudonym}: nobody of that name in {a.out} under these keys")
+    print("\n\n".join("\n".join(match.lines()) for match in found))
+    print(f"efface: noted in {a.out / 'restricted' / LOG}", file=sys.stderr)
+    return OK
+
+
 def _progress(what: str) -> Callable[[int, int], None]:
     """A line that counts on a terminal; nothing where the output goes to a file."""
 
@@ -205,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--cores", type=int, default=os.cpu_count() or 1, metavar="N")
     run.add_argument("--profile", metavar="NAME", help="how to run: slurm, or a profile's folder")
     run.add_argument("--key", type=Path, metavar="FILE", help="default: OUT/restricted/key")
-    run.add_argument("--retain", nargs="+", default=[], metavar="OPTION", help="docs/headers.md")
+    run.add_argument("--retain", nargs="+", default=[], metavar="OPTION", help=_RETAIN)
     run.add_argument("--accept", type=Path, metavar="FILE", help="scans accepted in review")
     run.add_argument("--verbose", action="store_true", help="all that snakemake says")
     _how(run)
@@ -226,16 +263,30 @@ def _parser() -> argparse.ArgumentParser:
     scrub.add_argument("dicom", type=Path, metavar="DICOM_DIR")
     scrub.add_argument("out", type=Path, metavar="OUT_DIR")
     scrub.add_argument("--key", type=Path, required=True, metavar="FILE", help="project key")
-    scrub.add_argument("--retain", nargs="+", default=[], metavar="OPTION", help="docs/headers.md")
+    scrub.add_argument("--retain", nargs="+", default=[], metavar="OPTION", help=_RETAIN)
 
     verify = command("verify", _verify, "check a release: manifest, structure, identifiers")
     verify.add_argument("release", type=Path, metavar="RELEASE")
     verify.add_argument("--needles", type=Path, metavar="FILE", help="identifiers, one a line")
 
-    key = commands.add_parser("key", help="the project key").add_subparsers(required=True)
-    new = key.add_parser("new", help="make a key file (mode 0600)")
-    new.add_argument("file", type=Path, metavar="FILE")
-    new.set_defaults(command=_key_new)
+    key = commands.add_parser("key", help="the project key: new, show, rotate, lookup")
+    keys = key.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    for name, function, text in (
+        ("new", _key_new, "make a key file (mode 0600); never over another"),
+        ("show", _key_show, "the key's fingerprint and the day it was made, never the key"),
+        ("rotate", _key_rotate, "a new key in its place; the old one is kept beside it"),
+    ):
+        sub = keys.add_parser(name, help=text, description=text)
+        sub.add_argument("file", type=Path, metavar="FILE")
+        sub.set_defaults(command=function)
+    text = "whom a pseudonym stands for; every question is logged in OUT/restricted"
+    sub = keys.add_parser("lookup", help=text, description=text)
+    sub.add_argument(
+        "pseudonym", metavar="PSEUDONYM", help="sub-…, ses-…, series-…, a scan's name or a UID"
+    )
+    sub.add_argument("out", type=Path, metavar="OUT", help="the folder of efface run")
+    sub.add_argument("--key", type=Path, metavar="FILE", help="default: OUT/restricted/key")
+    sub.set_defaults(command=_key_lookup)
     return p
 
 

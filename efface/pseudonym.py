@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import secrets
-import stat
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -58,15 +59,25 @@ class Key:
 
 
 def new_key(path: Path) -> Key:
-    """Make a key file, mode 0600; never over an existing one."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Make a key file, mode 0600; never over an existing one.
+
+    Raises :class:`EffaceError` if a file is there already, or none can be written.
+    """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as e:
         raise EffaceError(f"{path}: a key is there already; efface never overwrites a key") from e
+    except OSError as e:
+        raise EffaceError(f"{path}: the key cannot be written ({e.strerror})") from e
     with os.fdopen(fd, "w") as f:
-        f.write(secrets.token_hex(32) + "\n")
+        f.write(f"{secrets.token_hex(32)}\n{_CREATED}{datetime.now(UTC):%Y-%m-%d}\n")
+        f.flush()
+        os.fsync(fd)
     return read_key(path)
+
+
+_CREATED = "# created "
 
 
 def read_key(path: Path) -> Key:
@@ -74,20 +85,70 @@ def read_key(path: Path) -> Key:
 
     Raises :class:`EffaceError` if it is missing, readable by others or not 64 hex digits.
     """
+    return _read(path)[0]
+
+
+def created(path: Path) -> date:
+    """The day (UTC) on which a key was made: as its file says, else the file's own time.
+
+    Raises as :func:`read_key`.
+    """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[Key, date]:
     try:
-        text = path.read_text().strip()
-        mode = stat.S_IMODE(path.stat().st_mode)
+        with path.open("rb") as f:
+            about = os.fstat(f.fileno())
+            # no more than a key may hold: somebody may name an image
+            text = f.read(4096).decode("ascii", errors="replace")
     except OSError as e:
         raise EffaceError(f"{path}: the key cannot be read ({e.strerror})") from e
-    if mode & 0o077:
-        raise EffaceError(f"{path}: the key is readable by others; run: chmod 600 {path}")
-    try:
-        secret = bytes.fromhex(text)
-    except ValueError:
-        secret = b""
-    if len(secret) != 32:
+    if about.st_mode & 0o077:
+        raise EffaceError(
+            f"{path}: the key can be read by others than its owner; run: chmod 600 {path}"
+        )
+    lines = text.split("\n")
+    secret = lines[0].strip()
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", secret):
         raise EffaceError(f"{path}: not an efface key (64 hexadecimal digits)")
-    return Key(secret)
+    day = datetime.fromtimestamp(about.st_mtime, UTC).date()
+    for line in lines[1:]:
+        if line.startswith(_CREATED):
+            try:
+                day = date.fromisoformat(line.removeprefix(_CREATED).strip())
+            except ValueError as e:
+                raise EffaceError(f"{path}: its line '{_CREATED.strip()}' holds no date") from e
+    return Key(bytes.fromhex(secret)), day
+
+
+def rotate_key(path: Path) -> tuple[Key, Key, Path]:
+    """A new key in the place of an old one, which is kept beside it: new, old, the old one's file.
+
+    At no moment is there no key at ``path``. Raises as :func:`read_key` and :func:`new_key`.
+    """
+    old = read_key(path)
+    kept = path.with_name(f"{path.name}.{old.fingerprint}.old")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = new_key(fresh)
+    try:
+        os.link(path, kept)
+        fresh.replace(path)
+    except FileExistsError as e:
+        fresh.unlink()
+        raise EffaceError(f"{kept}: is there already; move it away first") from e
+    except OSError as e:
+        fresh.unlink(missing_ok=True)
+        raise EffaceError(f"{path}: the key cannot be rotated ({e.strerror})") from e
+    return new, old, kept
+
+
+def kept_keys(path: Path) -> list[Key]:
+    """The key at ``path`` and those that :func:`rotate_key` left beside it.
+
+    Raises as :func:`read_key`.
+    """
+    return [read_key(p) for p in (path, *sorted(path.parent.glob(f"{path.name}.*.old")))]
 
 
 def subject_label(key: Key, patient_id: str, issuer: str, study_uid: str) -> str:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import stat
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from efface.audit import leaks, needles
 from efface.errors import EffaceError
-from efface.manifest import sha256
 
 MANIFEST = "manifest.tsv"
 _COLUMNS = {"path", "bytes", "sha256", "session", "scan"}
@@ -50,31 +53,69 @@ def verify(release: Path, needles_given: Sequence[str] | None = None) -> Report:
         n for number, line in enumerate(given, start=1) for n in needles.given(line, number)
     )
     listed = _manifest(release / MANIFEST)
-    there = {
-        p.relative_to(release).as_posix(): p for p in sorted(release.rglob("*")) if not p.is_dir()
-    }
-    problems: list[str] = []
+    there, problems = _listing(release, matcher)
     size = 0
     for name in sorted({*listed, *there} - {MANIFEST}):
         path = there.get(name)
-        safe = name if not matcher.search(name.encode()) else "a file whose name is an identifier"
+        safe = name if not matcher.search(os.fsencode(name)) else _NAMELESS
         if path is None:
             problems.append(f"{safe}: in the manifest, but not there")
             continue
-        if path.is_symlink() or not path.is_file():
-            problems.append(f"{safe}: no plain file")
+        try:
+            data = path.read_bytes()
+        except OSError as e:
+            problems.append(f"{safe}: cannot be read ({e.strerror})")
             continue
+        size += len(data)
         row = listed.get(name)
         if row is None:
             problems.append(f"{safe}: not in the manifest")
-        elif row["bytes"] != str(path.stat().st_size) or row["sha256"] != sha256(path):
+        elif row["bytes"] != str(len(data)) or row["sha256"] != sha256(data).hexdigest():
             problems.append(f"{safe}: not the file that the manifest lists")
-        data = path.read_bytes()
-        size += len(data)
         problems += [str(f) for f in leaks.scan(name, data, matcher)]
     manifest = (release / MANIFEST).read_bytes()
     problems += [str(f) for f in leaks.scan(MANIFEST, manifest, matcher)]
     return Report(len(there), size + len(manifest), tuple(problems), len(given))
+
+
+_NAMELESS = "a file whose name is an identifier"
+
+
+def _listing(release: Path, matcher: leaks.Matcher) -> tuple[dict[str, Path], list[str]]:
+    """Plain files by their path in the release; and what else is wrong with what lies there.
+
+    Links are not followed: their targets are read, which may hold a name. The times of files and
+    folders are searched as dates. Empty folders and folders' names count too.
+    """
+    files: dict[str, Path] = {}
+    problems: list[str] = []
+    for folder, below, names in os.walk(release, onerror=lambda e: problems.append(_unread(e))):
+        for path in sorted(Path(folder) / n for n in (*below, *names)):
+            name = path.relative_to(release).as_posix()
+            safe = name if not matcher.search(os.fsencode(name)) else _NAMELESS
+            about = path.lstat()
+            for clock in (time.gmtime, time.localtime):
+                day = time.strftime("%Y%m%d", clock(about.st_mtime))
+                for _, kind in matcher.search(day.encode()):
+                    problems.append(f"{safe}: {kind} in the modification time")
+            if path.is_symlink():
+                problems.append(f"{safe}: no plain file")
+                for _, kind in matcher.search(os.fsencode(path.readlink())):
+                    problems.append(f"{safe}: {kind} in the target of a link")
+            elif stat.S_ISREG(about.st_mode):
+                files[name] = path
+            elif not stat.S_ISDIR(about.st_mode):
+                problems.append(f"{safe}: no plain file")
+            else:
+                for _, kind in matcher.search(os.fsencode(path.name)):
+                    problems.append(f"{_NAMELESS}: {kind} in the name of a folder")
+                if not any(path.iterdir()):
+                    problems.append(f"{safe}: an empty folder")
+    return files, list(dict.fromkeys(problems))
+
+
+def _unread(fault: OSError) -> str:
+    return f"a folder cannot be read ({fault.strerror})"
 
 
 def _manifest(path: Path) -> dict[str, dict[str, str]]:

@@ -6,6 +6,7 @@ rule audit:
         distort_folder=f"{OUT}/restricted/distort/{{session}}",
         qc=f"{OUT}/restricted/qc/{{session}}.json",
         qc_folder=f"{OUT}/restricted/qc/{{session}}",
+        key=ancient(KEY),
     output:
         folder=directory(f"{OUT}/restricted/audit/{{session}}"),
         manifest=f"{OUT}/restricted/audit/{{session}}.json",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from efface import audit, stage
 from efface.manifest import read_manifest
+from efface.pseudonym import read_key
 
 params = snakemake.params
 given = {
@@ -18,7 +19,8 @@ given = {
 
 def work(folder):
     session = json.loads(Path(params.session).read_text())
-    return audit.run(session, **given, folder=folder, retain=params.retain)
+    key = read_key(Path(snakemake.input.key))
+    return audit.run(session, **given, folder=folder, retain=params.retain, key=key)
 
 
 judged = given["qc"][1]

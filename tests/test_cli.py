@@ -1,6 +1,7 @@
 """The command line: exit codes, sentences instead of tracebacks, nothing half-written."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from efface import nifti
+from efface.errors import EffaceError
+from efface.pseudonym import created, kept_keys, new_key, read_key, rotate_key
 
 
 def ok_image(path, shape=(20, 21, 22), dtype=np.int16):
@@ -125,3 +128,172 @@ def test_key_is_private_and_never_overwritten(command, tmp_path):
     assert secret.strip() not in first.stdout + first.stderr
     refused(command("key", "new", key), 1, "never overwrites")
     assert key.read_text() == secret
+
+
+def test_show_tells_fingerprint_and_day_and_never_the_key(command, tmp_path):
+    key = tmp_path / "key"
+    made = command("key", "new", key).stdout
+    shown = command("key", "show", key).stdout
+    assert read_key(key).fingerprint in made
+    assert f"{read_key(key).fingerprint}, created {created(key)}" in shown
+    assert key.read_text().split()[0] not in made + shown
+
+
+def test_a_key_of_an_older_version_has_the_day_of_its_file(tmp_path):
+    key = tmp_path / "key"
+    key.write_text("ab" * 32 + "\n")
+    key.chmod(0o600)
+    os.utime(key, (86400 * 365, 86400 * 365))
+    assert created(key).isoformat() == "1971-01-01"
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o660, 0o644])
+def test_a_key_that_others_can_read_is_refused_everywhere(command, tmp_path, mode):
+    key = tmp_path / "key"
+    command("key", "new", key)
+    key.chmod(mode)
+    (tmp_path / "in").mkdir()
+    for words in (
+        ("key", "show", key),
+        ("key", "rotate", key),
+        ("scrub", tmp_path / "in", tmp_path / "o", "--key", key),
+    ):
+        refused(command(*words), 1, f"chmod 600 {key}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe\0", b"ab" * 31, b"zz" * 32, b"ab" * 33, b"\n" + b"ab" * 32],
+)
+def test_what_is_no_key(command, tmp_path, content):
+    key = tmp_path / "key"
+    key.write_bytes(content)
+    key.chmod(0o600)
+    for verb in ("show", "rotate"):
+        refused(command("key", verb, key), 1, "not an efface key")
+    assert key.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [key]
+
+
+def test_faults_of_the_key_are_sentences(command, tmp_path):
+    refused(command("key", "show", tmp_path / "no"), 1, "cannot be read")
+    refused(command("key", "show", tmp_path), 1, "cannot be read")
+    (tmp_path / "file").touch()
+    refused(command("key", "new", tmp_path / "file" / "key"), 1, "file")
+    assert command("key").returncode == 2
+    assert command("key", "lookup", "sub-a").returncode == 2
+    key = tmp_path / "key"
+    key.write_text("ab" * 32 + "\n# created someday\n")
+    key.chmod(0o600)
+    refused(command("key", "show", key), 1, "holds no date")
+
+
+def test_rotate_keeps_the_old_key_beside_the_new(command, tmp_path):
+    key = tmp_path / "key"
+    command("key", "new", key)
+    old = read_key(key)
+    done = command("key", "rotate", key)
+    assert done.returncode == 0
+    new = read_key(key)
+    kept = tmp_path / f"key.{old.fingerprint}.old"
+    assert read_key(kept).secret == old.secret != new.secret
+    assert all(p.stat().st_mode & 0o777 == 0o600 for p in (key, kept))
+    assert {p.name for p in tmp_path.iterdir()} == {key.name, kept.name}
+    for word in (old.fingerprint, new.fingerprint, kept.name, "pseudonym"):
+        assert word in done.stdout
+    assert old.secret.hex() not in done.stdout
+    assert {k.fingerprint for k in kept_keys(key)} == {old.fingerprint, new.fingerprint}
+
+
+def test_a_second_copy_of_the_old_key_is_not_overwritten(tmp_path):
+    key = tmp_path / "key"
+    old = new_key(key)
+    kept = tmp_path / f"key.{old.fingerprint}.old"
+    kept.write_text("precious")
+    with pytest.raises(EffaceError, match="move it away"):
+        rotate_key(key)
+    assert kept.read_text() == "precious"
+    assert read_key(key) == old
+    assert not list(tmp_path.glob(".key*"))
+
+
+@pytest.fixture
+def known(tmp_path):
+    """A run's restricted zone: its key, and the inventory of a source of two objects."""
+    from small_dicom import write
+
+    from efface import inventory
+
+    source, out = tmp_path / "source", tmp_path / "out"
+    write(source / "QUILLFEATHER", 1, PatientID="MRN-7741902")
+    key = new_key(out / "restricted" / "key")
+    entry = inventory.run_entry(source, "QUILLFEATHER", key)
+    (session,) = inventory.merge([entry], key)
+    place = out / "restricted" / "inventory" / "sessions" / f"{session['session']}.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(session))
+    return out, key, session
+
+
+def test_lookup_tells_who_and_is_logged(command, known):
+    out, key, session = known
+    subject, visit = session["session"].split("_")
+    series = session["series"][0]
+    import pydicom
+
+    (instance,) = (pydicom.dcmread(f).SOPInstanceUID for f in series["files"])
+    asked = [subject, visit, session["session"], series["series"]]
+    asked += [key.uid(u) for u in (session["study"], series["uid"], instance)]
+    for pseudonym in asked:
+        done = command("key", "lookup", pseudonym, out)
+        assert done.returncode == 0, done.stderr
+        assert "MRN-7741902" in done.stdout
+        assert f"{key.weeks(subject)} weeks" in done.stdout
+        assert session["study"] in done.stdout
+    assert instance in done.stdout
+    refused(command("key", "lookup", "sub-zzzzzzzzzz", out), 1, "nobody")
+    log = out / "restricted" / "lookups.tsv"
+    assert log.stat().st_mode & 0o777 == 0o600
+    lines = [line.split("\t") for line in log.read_text().splitlines()]
+    assert lines[0] == ["time", "user", "pseudonym", "key", "outcome"]
+    assert [line[2] for line in lines[1:]] == [*asked, "sub-zzzzzzzzzz"]
+    assert [line[4] for line in lines[1:]] == ["found"] * len(asked) + ["not found"]
+    assert all(line[1] and line[3] == key.fingerprint for line in lines[1:])
+    assert "7741902" not in log.read_text()
+
+
+def test_lookup_under_a_key_that_was_rotated_out(command, known):
+    out, old, session = known
+    rotate_key(out / "restricted" / "key")
+    subject = session["subject"]
+    assert "MRN-7741902" in command("key", "lookup", subject, out).stdout
+    # and when the run was made again under the new key
+    from efface import inventory
+
+    new = read_key(out / "restricted" / "key")
+    path = next((out / "restricted" / "inventory" / "sessions").iterdir())
+    path.unlink()
+    source = out.parent / "source"
+    (again,) = inventory.merge([inventory.run_entry(source, "QUILLFEATHER", new)], new)
+    path.with_name(f"{again['session']}.json").write_text(json.dumps(again))
+    assert again["subject"] != subject
+    for pseudonym in (subject, again["subject"], old.uid(session["study"])):
+        assert "MRN-7741902" in command("key", "lookup", pseudonym, out).stdout
+
+
+def test_lookup_needs_the_key_and_leaves_no_answer_unlogged(command, known, tmp_path):
+    out, _, session = known
+    other = tmp_path / "other"
+    new_key(other)
+    done = command("key", "lookup", session["subject"], out, "--key", other)
+    refused(done, 1, "made with the key", "--key")
+    assert "7741902" not in done.stdout + done.stderr
+    refused(command("key", "lookup", "Quillfeather", out), 1, "not a pseudonym")
+    refused(command("key", "lookup", session["subject"], tmp_path), 1, "no results")
+    (out / "restricted" / "lookups.tsv").mkdir()
+    done = command("key", "lookup", session["subject"], out)
+    refused(done, 1, "unlogged")
+    assert "7741902" not in done.stdout
+    path = next((out / "restricted" / "inventory" / "sessions").iterdir())
+    path.write_text("[1]")
+    refused(command("key", "lookup", session["subject"], out), 1, "inventory")

@@ -217,11 +217,134 @@ def test_a_report_that_would_leak_is_not_written(out):
     manifest = audits(out)
     bad = replace(manifest.scans[0], reasons=("review needed: quillfeather",), status="review")
     told = replace(manifest, scans=(bad, *manifest.scans[1:]))
-    with pytest.raises(EffaceError, match="would tell") as caught:
-        finish(out, [told], {}, ABOUT, [], out)
+    blocked = replace(ABOUT, code="quillfeather")
+    with pytest.raises(EffaceError, match=r"would tell.*audit/index.html: patient name") as caught:
+        finish(out, [told], {}, blocked, [], out)
     assert "uillfeather" not in str(caught.value).lower()
     assert not (out / "audit").exists()
     assert not (out / "release").exists()
+
+
+def through_of(out, manifest, said=None, about=ABOUT):
+    """As :func:`through`, of another manifest."""
+    folder = out / "restricted" / "audit" / SESSION
+    for form in release.FORMS:
+        target = out / "release" / form / SUB / SES
+        release.copy(folder, manifest, said or {}, form, target)
+    finish(out, [manifest], said or {}, about, [], out)
+    texts = {k: v for k, v in content(out).items() if k.startswith(("audit/", "release/"))}
+    assert not any(b"quillfeather" in v.lower() for v in texts.values())
+    assert not any("quillfeather" in k.lower() for k in texts)
+    return json.loads((out / "audit" / "audit.json").read_text())
+
+
+def changed(manifest, **changes):
+    """The manifest with the NIfTI scan changed."""
+    scans = tuple(replace(s, **changes) if s.scan == STEM else s for s in manifest.scans)
+    return replace(manifest, scans=scans)
+
+
+def test_what_would_tell_in_the_report_is_left_out_and_said(out):
+    manifest = audits(out)
+    one = next(s for s in manifest.scans if s.scan == STEM)
+    told = changed(
+        manifest,
+        status="review",
+        reasons=("review needed: like Quillfeather", "review needed: chin"),
+        measures={**one.measures, "method": "Quillfeather", "brain_ml": 1400},
+    )
+    said = {(SESSION, STEM): release.Judgement(True, "R. Viewer", "is Mara Quillfeather")}
+    about = replace(ABOUT, settings={"method": "noise", "device": "quillfeather"})
+    data = through_of(out, told, said, about)
+    row = next(s for s in data["scans"] if s["scan"] == STEM)
+    assert row["reasons"] == ["review needed: left out: patient name", "review needed: chin"]
+    assert row["note"] == "accepted (left out: patient name)"
+    assert row["brain_ml"] == 1400
+    assert "method" not in row
+    assert row["released"] == "yes"
+    assert data["settings"] == {"method": "noise"}
+    assert {(i["scan"], i["field"], i["kind"]) for i in data["left_out"]} == {
+        (STEM, "reasons", "patient name"),
+        (STEM, "note", "patient name"),
+        (STEM, "method", "patient name"),
+        ("", "settings", "patient name"),
+    }
+    assert "Left out of this report" in (out / "audit" / "index.html").read_text()
+    assert verify(out / "release", ["Quillfeather"]).problems == ()
+
+
+def test_a_scan_whose_name_tells_stays_in_and_the_others_go_out(out):
+    manifest = audits(out)
+    told = changed(manifest, scan=f"{SESSION}_acq-Quillfeather_T1w")
+    data = through_of(out, told)
+    by_name = {(s["scan"], s["form"]): s for s in data["scans"]}
+    assert by_name[SERIES, "dicom"]["released"] == "yes"
+    assert by_name[SERIES, "source"]["released"] == "no"
+    assert by_name[SERIES, "source"]["reasons"] == [
+        "identifier found: patient name in the name of the scan"
+    ]
+    assert not list((out / "release" / "bids").rglob("*.nii.gz"))
+    assert list((out / "release" / "dicom").rglob("*.dcm"))
+    assert verify(out / "release", ["Quillfeather"]).problems == ()
+
+
+def test_nothing_is_left_out_of_a_clean_report(out):
+    through(out)
+    data = json.loads((out / "audit" / "audit.json").read_text())
+    assert data["left_out"] == []
+    assert "Left out" not in (out / "audit" / "index.html").read_text()
+
+
+# --- the tables of BIDS
+
+
+def tables_of(out):
+    bids = out / "release" / "bids"
+    scans = (bids / SUB / SES / f"{SESSION}_scans.tsv").read_text().splitlines()
+    people = (bids / "participants.tsv").read_text().splitlines()
+    return scans, people
+
+
+def test_tables_without_an_option_hold_names_alone(out):
+    through(out)
+    scans, people = tables_of(out)
+    assert scans == ["filename", f"anat/{STEM}.nii.gz"]
+    assert people == ["participant_id", SUB]
+    assert not (out / "release" / "bids" / "scans.json").exists()
+    told = json.loads((out / "release" / "bids" / "participants.json").read_text())
+    assert list(told) == ["participant_id"]
+
+
+def test_tables_with_what_options_keep(out):
+    manifest = audits(out)
+    one = next(s for s in manifest.scans if s.scan == STEM)
+    more = {"person": {"age": "89+", "sex": "F"}, "acq_time": "1816-03-07T10:11:12"}
+    told = changed(manifest, measures={**one.measures, **more})
+    through_of(out, told)
+    scans, people = tables_of(out)
+    assert scans == ["filename\tacq_time", f"anat/{STEM}.nii.gz\t1816-03-07T10:11:12"]
+    assert people == ["participant_id\tage\tsex", f"{SUB}\t89+\tF"]
+    for name, columns in (("participants", people[0]), ("scans", scans[0])):
+        meaning = json.loads((out / "release" / "bids" / f"{name}.json").read_text())
+        assert list(meaning) == columns.split("\t")
+    assert bids_errors(out / "release" / "bids") == []
+    assert verify(out / "release").problems == ()
+
+
+def test_a_person_of_several_sessions_has_one_row():
+    def of(visit, age, sex):
+        files = {"nifti": f"bids/{SUB}/{visit}/anat/{SUB}_{visit}_T1w.nii.gz"}
+        one = replace(
+            scan(f"{SUB}_{visit}_T1w", files=files),
+            measures={"form": "nifti", "person": {"age": age, "sex": sex}},
+        )
+        return Manifest("audit", f"{SUB}_{visit}", (one,), {files["nifti"]: "aa"})
+
+    made = release.tables([of("ses-c", "41", "F"), of("ses-b", "39", "F")], {})
+    assert made["bids/participants.tsv"].decode() == (f"participant_id\tage\tsex\n{SUB}\t39\tF\n")
+    made = release.tables([of("ses-c", "89+", "F"), of("ses-b", "88", "M")], {})
+    assert made["bids/participants.tsv"].decode() == f"participant_id\tage\n{SUB}\t88\n"
+    assert release.tables([], {}) == {}
 
 
 def test_who_accepted_is_in_the_audit(out):

@@ -1,6 +1,8 @@
 """Verify: every way in which a release can be unsound is told, by place."""
 
+import calendar
 import gzip
+import os
 
 import pytest
 from test_release import out, through  # noqa: F401 - the fixture
@@ -37,7 +39,7 @@ def test_a_changed_a_missing_and_a_further_file(sound):
     assert "not the file that the manifest lists" in problems
     assert "in the manifest, but not there" in problems
     assert "more.tsv: not in the manifest" in problems
-    assert verify(sound).summary().startswith("not sound: 3 ")
+    assert verify(sound).summary().startswith("not sound: 4 ")
 
 
 def test_a_given_identifier_is_told_by_line_not_by_value(sound):
@@ -60,6 +62,25 @@ def test_structure_needs_no_list(sound):
     text = "\n".join(verify(sound).problems)
     assert "something in the preamble" in text
     assert "not on the allow-list" in text
+
+
+def test_names_of_folders_targets_of_links_and_times(sound):
+    (sound / "bids" / "Quillfeather").mkdir()
+    (sound / "bids" / "here").symlink_to("/home/mara", target_is_directory=True)
+    (sound / "pipe").mkdir()
+    os.mkfifo(sound / "pipe" / "p")
+    image = first(sound, "*_T1w.nii.gz")
+    noon = calendar.timegm((2019, 3, 7, 12, 0, 0))
+    os.utime(image, (noon, noon))
+    problems = verify(sound, ["Quillfeather", "Mara", "20190307"]).problems
+    text = "\n".join(problems)
+    assert "identifier on line 1 in the name of a folder" in text
+    assert "bids/here: no plain file" in text
+    assert "identifier on line 2 in the target of a link" in text
+    assert "pipe/p: no plain file" in text
+    assert f"{image.relative_to(sound)}: identifier on line 3 in the modification time" in text
+    for value in ("quillfeather", "mara", "2019"):
+        assert value not in text.lower()
 
 
 def test_a_link_is_no_file_of_a_release(sound):

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from efface import __version__
-from efface.audit import leaks, needles
+from efface.audit import kept, leaks, needles
 from efface.audit.leaks import Finding, Matcher
 from efface.errors import of_machine
-from efface.manifest import Manifest, Scan, write_json
+from efface.manifest import Manifest, Scan, write_atomic, write_json
+from efface.pseudonym import Key
 from efface.status import LEAK, STAGE_FAILED, Status, worst
 
 __all__ = ["NEEDLES", "Stage", "mask_name", "paths", "run"]
@@ -44,24 +45,26 @@ def run(
     qc: Stage,
     folder: Path,
     retain: Iterable[str] = (),
+    key: Key | None = None,
 ) -> tuple[Scan, ...]:
     """The candidate of a session in ``folder``, and every series of it with its status.
 
     Writes ``bids/{sub}/{ses}/…``, ``dicom/{sub}/{ses}/{series}/…`` and ``pictures/…`` for scans
     that did not fail; ``needles.json``. A scan in which anything is found fails and its files are
     removed again. Series that the inventory withheld, or that a stage lost, are scans too.
-    ``retain`` are the options of the scrub.
+    ``retain`` are the options of the scrub; what they keep of the person and the day goes into the
+    measures ``person`` and ``acq_time``, for the tables of the release. ``key`` shifts the dates.
     """
     retain = tuple(retain)
     sought = needles.of_session(session, retain)
-    matcher = Matcher(sought)
+    matcher = Matcher(sought | needles.of_machine())
     subject, visit = session["session"].split("_")
     scans = []
     for scan in qc[1].scans:
         staged = (
             scan
             if scan.status == "fail"
-            else _stage(scan, (subject, visit), convert, distort, qc[0], folder)
+            else _stage(scan, (subject, visit), convert, distort, qc[0], folder, retain)
         )
         if staged.status != "fail":
             staged = _search(staged, folder, matcher, "uids" not in retain)
@@ -69,17 +72,39 @@ def run(
             _discard(staged, folder)
             staged = replace(staged, files={})
         scans.append(staged)
+    scans = [_with_kept(scan, session, retain, key) for scan in scans]
     scans += _missing(session, scans)
-    write_json(folder / NEEDLES, sorted([n.kind, n.text] for n in sought if n.kind != "uid"))
+    write_atomic(folder / NEEDLES, needles.save(sought))
     _prune_empty(folder)
     return tuple(scans)
 
 
+def _with_kept(
+    scan: Scan, session: Mapping[str, Any], retain: Iterable[str], key: Key | None
+) -> Scan:
+    series = next((s for s in session["series"] if s["series"] == scan.series), None)
+    if scan.status == "fail" or series is None or not series["files"]:
+        return scan
+    told = {
+        "person": kept.of_person(session, retain),
+        "acq_time": kept.acquired(session, series, retain, key),
+        "text_in_picture": str(series.get("text", "")),
+    }
+    return replace(scan, measures={**scan.measures, **{k: v for k, v in told.items() if v}})
+
+
 def _stage(
-    scan: Scan, place: tuple[str, str], convert: Stage, distort: Stage, pictures: Path, folder: Path
+    scan: Scan,
+    place: tuple[str, str],
+    convert: Stage,
+    distort: Stage,
+    pictures: Path,
+    folder: Path,
+    retain: Iterable[str],
 ) -> Scan:
     """Link a scan's files into the candidate; roles to paths below ``folder``."""
     from efface.convert.sidecar import deidentified
+    from efface.scrub.table import OPTIONS
 
     files: dict[str, str] = {}
     given = {s.scan: s for s in convert[1].scans}.get(scan.scan)
@@ -107,7 +132,8 @@ def _stage(
         files["sidecar"] = f"{stem}.json"
         sidecar = _read(convert[0] / given.files["sidecar"])
         methods = [f"efface {__version__}", f"face: {scan.measures.get('method', 'unknown')}"]
-        write_json(folder / files["sidecar"], deidentified(sidecar, methods, ["113100", "113102"]))
+        codes = ["113100", "113102", *sorted(OPTIONS[option][0] for option in retain)]
+        write_json(folder / files["sidecar"], deidentified(sidecar, methods, codes))
         mask = mask_name(scan.scan) if datatype == "anat" else ""
         if mask and "mask" in new.files:
             files["mask"] = stem.rpartition("/")[0] + f"/{mask}.nii.gz"

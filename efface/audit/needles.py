@@ -12,12 +12,16 @@ scanner (manufacturer, model, software, coil, sequence). docs/audit.md has the r
 from __future__ import annotations
 
 import ast
+import getpass
 import io
 import json
+import platform
 import re
+import socket
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -36,6 +40,9 @@ class Needle:
 
     kind: str
     text: str
+    technical: bool = False
+    """A person's name that is a technical word too (Field, Short, Gauss): sought only where text
+    about people may stand, since releases hold the word of their own."""
 
 
 LEAST = {"name": 3, "id": 4, "digits": 6, "text": 8, "path": 6, "uid": 8}
@@ -106,7 +113,7 @@ _TEXTS = frozenset(
         "InterpretationText",
     ]
 )
-_LEGITIMATE = [
+LEGITIMATE = [
     "Manufacturer",
     "ManufacturerModelName",
     "SoftwareVersions",
@@ -165,6 +172,8 @@ def of_session(session: Mapping[str, Any], retain: Iterable[str] = ()) -> frozen
             if ds is not None:
                 legitimate |= _legitimate(ds)
                 found |= of_dataset(ds, seen)
+    if session.get("source") == "bids":
+        found |= _of_tables(session)
     for patient in session.get("patient") or ():
         found |= spelled("patient id", str(patient))
     dropped = set().union(*(_RETAINED.get(option, set()) for option in retain))
@@ -186,9 +195,11 @@ def of_dataset(ds: Dataset, seen: set[tuple[int, bytes]] | None = None) -> set[N
     seen = set() if seen is None else seen
     found: set[Needle] = set()
     meta = getattr(ds, "file_meta", None)
-    for part in (meta, ds):
-        if part is not None:
-            _walk(part, seen, found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for part in (meta, ds):
+            if part is not None:
+                _walk(part, seen, found)
     return found
 
 
@@ -251,25 +262,34 @@ def named(kind: str, value: str) -> set[Needle]:
     found: set[Needle] = set()
     for group in re.split(r"[=\\]", value.replace("\0", "")):
         words = [w for w in re.split(r"[\s^,]+", group.strip()) if w]
-        if not words or _technical(group) or group.strip().startswith("sub-"):
+        if not words or group.strip().startswith("sub-"):
             continue
+        if all(w.casefold() in _NOBODY or _COUNTER.fullmatch(w) for w in words) or (
+            _technical(group) and _NOBODY & {w.casefold() for w in words}
+        ):
+            continue  # "Brain^Phantom"
         for word in words:
             least = LEAST["name"] if kind == "patient name" else LEAST["name"] + 1
             if not word.isascii():
                 least = 2
             least = LEAST["digits"] if word.isdigit() else least
-            if len(word.strip(".")) >= least and not _technical(word):
-                found.add(Needle(kind, word.strip(".")))
+            if len(word.strip(".")) >= least and not _COUNTER.fullmatch(word):
+                common = _technical(word) or word.casefold() in vocabulary()
+                found.add(Needle(kind, word.strip("."), common))
             for part in re.split(r"[-._]", word):
                 # "tech.lindqvist", "Smith-Jones"
                 if len(part) > 4 and not part.isdigit() and not _technical(part):
-                    found.add(Needle(kind, part))
+                    found.add(Needle(kind, part, part.casefold() in vocabulary()))
         # "De Clercq^Nele": the family name as it is written, then with the given names
         families = [f.strip() for f in group.split("^") if f.strip()]
         for several in ([*families[:1]], families[:2], families[1::-1], words[:2], words[1::-1]):
             flat = [w for f in several for w in f.split()]
             if len(flat) > 1:
-                found |= {Needle(kind, j) for j in _joined(flat) if len(j) >= 5}
+                found |= {
+                    Needle(kind, j)
+                    for j in _joined(flat)
+                    if len(j) >= 5 and j.casefold() not in vocabulary()
+                }
     return found
 
 
@@ -284,14 +304,35 @@ def valid_date(digits: str) -> bool:
 
 
 def save(needles: Iterable[Needle]) -> str:
-    """As JSON, for the restricted zone."""
-    rows = sorted((n.kind, n.text) for n in needles)
-    return json.dumps(rows, ensure_ascii=False) + "\n"
+    """As JSON, for the restricted zone; without UIDs and without names that are technical words.
+
+    They are for the search of a cohort's files. Those may hold no UID but new ones, which is a rule
+    of structure, and no text about people.
+    """
+    rows = sorted([n.kind, n.text] for n in needles if n.kind != "uid" and not n.technical)
+    return json.dumps(rows, indent=1) + "\n"
 
 
 def restore(text: str) -> frozenset[Needle]:
     """What :func:`save` wrote."""
     return frozenset(Needle(kind, value) for kind, value in json.loads(text))
+
+
+def of_machine() -> frozenset[Needle]:
+    """The names of this computer and of whoever works on it: they get into files by themselves."""
+    names = {"host name": {socket.gethostname(), socket.getfqdn(), platform.node()}}
+    with suppress(OSError, KeyError, RuntimeError):  # a process without a name has none to give
+        names["user name"] = {getpass.getuser(), Path.home().name}
+    return frozenset(
+        Needle(kind, text)
+        for kind, texts in names.items()
+        for name in texts
+        for text in {name, name.partition(".")[0]}
+        if len(text) >= LEAST["path"]
+        and not _technical(text)
+        and not text.isdigit()
+        and text.casefold() not in own_words() | vocabulary() | {"localhost", "runner"}
+    )
 
 
 def spellings(text: str) -> set[str]:
@@ -436,8 +477,7 @@ def _of_sidecar(path: Path) -> set[Needle]:
         if key in _KINDS:
             found |= spelled(_KINDS[key], value)
         elif (
-            key.endswith(("Name", "Physician", "Physicians", "Operators"))
-            and key not in _LEGITIMATE
+            key.endswith(("Name", "Physician", "Physicians", "Operators")) and key not in LEGITIMATE
         ):
             if any(w in key for w in ("Patient", "Physician", "Operator", "Person")):
                 found |= named("patient name" if "Patient" in key else "person name", value)
@@ -448,14 +488,31 @@ def _of_sidecar(path: Path) -> set[Needle]:
     return {
         n
         for n in found
-        if n.text.casefold() not in {str(content.get(k, "")).casefold() for k in _LEGITIMATE}
+        if n.text.casefold() not in {str(content.get(k, "")).casefold() for k in LEGITIMATE}
     }
+
+
+def _of_tables(session: Mapping[str, Any]) -> set[Needle]:
+    """What a BIDS source's participants.tsv and scans.tsv say of the person."""
+    from efface.audit.kept import participant, visit
+
+    found: set[Needle] = set()
+    rows = [participant(session), *visit(session)]
+    for column, value in (cell for row in rows for cell in row.items()):
+        digits = re.sub(r"\D", "", value[:10])
+        if len(digits) == 8 and valid_date(digits):
+            found |= _dates("birth date" if re.search(r"(?i)birth|dob", column) else "date", digits)
+        elif re.search(r"(?i)name", column) and column != "filename":
+            found |= named("patient name", value)
+        elif re.search(r"(?i)id$|mrn|number|address|phone|mail|hospital|site", column):
+            found |= spelled("patient id", value)
+    return found
 
 
 def _legitimate(ds: Dataset) -> set[str]:
     """What a release may say of the scanner, lower case: whole; maker and model also by word."""
     out: set[str] = set()
-    for keyword in _LEGITIMATE:
+    for keyword in LEGITIMATE:
         value = ds.get(keyword)
         for one in value if _many(value) else [value]:
             text = str(one or "").strip().casefold()
@@ -490,6 +547,21 @@ def _joined(words: list[str]) -> set[str]:
 def technical_words() -> frozenset[str]:
     """Words of scanners, sequences and folders, which name no person."""
     return frozenset(_TECHNICAL_WORDS.read_text().split("\n", 1)[1].split())
+
+
+@cache
+def vocabulary() -> frozenset[str]:
+    """Words that a release may hold because they stand in one of our closed lists, lower case."""
+    package = Path(__file__).resolve().parents[1]
+    lists = ("convert/sidecar.tsv", "convert/words.tsv", "scrub/words.tsv", "scrub/terms.tsv")
+    texts = [(package / name).read_text() for name in lists]
+    return frozenset(w for t in texts for w in re.findall(r"[^\W\d_]+", t.casefold()))
+
+
+_NOBODY = frozenset(
+    ("anon", "anonym", "anonymized", "anonymous", "case", "patient", "phantom", "test", "trial")
+) | {"unknown", "unnamed", "user", "volunteer"}
+"""Words by which a name says that it is none."""
 
 
 def _technical(text: str, *, letters: bool = True) -> bool:

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from efface import __version__
 from efface.audit import leaks
 from efface.audit.leaks import Finding, Matcher
 from efface.audit.needles import Needle, own_words
-from efface.manifest import Scan
+from efface.manifest import Manifest, Scan
+from efface.status import LEAK
 
 MEASURES = [
     "series",
@@ -57,6 +58,7 @@ MEASURES = [
     "confidence_ears",
     "confidence_mouth",
     "searched_bytes",
+    "text_in_picture",
 ]
 """Columns of scans.tsv after session, scan, modality, status and reasons."""
 
@@ -89,9 +91,21 @@ class About:
     """Files of the source by what became of them."""
 
 
-def report(rows: Sequence[Row], about: About) -> dict[str, bytes]:
+@dataclass(frozen=True, order=True)
+class LeftOut:
+    """Something that the report would have told of a person, and does not."""
+
+    session: str
+    scan: str
+    field: str
+    """Where it stood: ``name``, ``reasons``, ``note``, a measure, a setting."""
+    kind: str
+    """Of the identifier."""
+
+
+def report(rows: Sequence[Row], about: About, left_out: Iterable[LeftOut] = ()) -> dict[str, bytes]:
     """index.html, scans.tsv and audit.json, by name."""
-    content = data(rows, about)
+    content = data(rows, about, left_out)
     return {
         "index.html": page(content).encode(),
         "scans.tsv": scans_table(content["scans"]).encode(),
@@ -99,7 +113,7 @@ def report(rows: Sequence[Row], about: About) -> dict[str, bytes]:
     }
 
 
-def data(rows: Sequence[Row], about: About) -> dict[str, Any]:
+def data(rows: Sequence[Row], about: About, left_out: Iterable[LeftOut] = ()) -> dict[str, Any]:
     """What the audit says, as plain values."""
     forms = {"nifti": 0, "dicom": 1}
     ordered = sorted(
@@ -136,6 +150,7 @@ def data(rows: Sequence[Row], about: About) -> dict[str, Any]:
             "review": statuses["review"],
             "fail": statuses["fail"],
         },
+        "left_out": [asdict(item) for item in sorted(set(left_out))],
         "reasons": dict(sorted(reasons.items(), key=lambda p: (-p[1], p[0]))),
         "scans": scans,
     }
@@ -211,23 +226,98 @@ def page(content: Mapping[str, Any]) -> str:
     )
 
 
-def search(files: Mapping[str, bytes], sought: Iterable[Needle]) -> list[Finding]:
-    """Findings in a cohort's files, with the needles of all sessions.
+def matcher(sought: Iterable[Needle]) -> Matcher:
+    """The needles of all sessions, for a cohort's files.
 
     Words that efface itself writes (in its phrases, templates and column names) are no needles
     here: somebody is called "White" or "Page". They are still searched together with the other
     parts of a name.
     """
     own = own_words()
-    matcher = Matcher(n for n in sought if n.text.casefold() not in own)
+    return Matcher(n for n in sought if n.text.casefold() not in own)
+
+
+def search(files: Mapping[str, bytes], sought: Iterable[Needle] | Matcher) -> list[Finding]:
+    """Findings in a cohort's files, with the needles of all sessions."""
+    sought = sought if isinstance(sought, Matcher) else matcher(sought)
     found = []
     for name, content in sorted(files.items()):
-        found += leaks.scan(name, content, matcher)
+        found += leaks.scan(name.removeprefix("release/"), content, sought)
         # UIDs have no place in these files at all, but for new ones
         for uid in re.findall(rb"(?<![\d.])[0-2](?:\.\d+){5,}(?![\d.])", content):
             if not uid.startswith(b"2.25."):
                 found.append(Finding(name, "structure: a UID", "the file"))
     return found
+
+
+def named(manifest: Manifest, sought: Matcher) -> tuple[Manifest, list[LeftOut]]:
+    """The manifest with every scan failed whose own name tells an identifier of the cohort.
+
+    Such a scan goes by its series' pseudonym from then on, and its files stay in.
+    """
+    scans: list[Scan] = []
+    left_out: list[LeftOut] = []
+    for scan in manifest.scans:
+        kinds = _kinds(sought, f"{scan.scan} {scan.modality}", *scan.files.values())
+        if kinds:
+            left_out += [LeftOut(manifest.session, scan.series, "name", kind) for kind in kinds]
+            plain = replace(scan, scan=scan.series, modality="", reasons=(), files={}, measures={})
+            for kind in kinds:
+                plain = plain.mark("fail", f"{LEAK}: {kind} in the name of the scan")
+            scans.append(plain)
+        else:
+            scans.append(scan)
+    return replace(manifest, scans=tuple(scans)), left_out
+
+
+def without(row: Row, sought: Matcher) -> tuple[Row, list[LeftOut]]:
+    """The row without the reasons, notes and measures that tell an identifier of the cohort."""
+    scan, note = row.scan, row.note
+    left_out: list[LeftOut] = []
+
+    def out(field: str, kinds: Iterable[str]) -> str:
+        left_out.extend(LeftOut(row.session, scan.scan, field, kind) for kind in kinds)
+        return f"left out: {', '.join(kinds)}"
+
+    reasons = []
+    for reason in scan.reasons:
+        kinds = _kinds(sought, reason)
+        phrase = _PHRASE.split(reason, maxsplit=1)[0]
+        start = LEAK if _kinds(sought, phrase) else phrase
+        reasons.append(f"{start}: {out('reasons', kinds)}" if kinds else reason)
+    kinds = _kinds(sought, note)
+    if kinds:
+        verb = note.split(maxsplit=1)[0]
+        verb = verb if verb in ("accepted", "rejected") else "note"
+        note = f"{verb} ({out('note', kinds)})"
+    measures = {}
+    for name, value in scan.measures.items():
+        kinds = _kinds(sought, f"{value}") if name in MEASURES else ()
+        if kinds:
+            out(name, kinds)
+        else:
+            measures[name] = value
+    return replace(
+        row, scan=replace(scan, reasons=tuple(reasons), measures=measures), note=note
+    ), left_out
+
+
+def plain(about: About, sought: Matcher) -> tuple[About, list[LeftOut]]:
+    """What is said of the run without entries that tell an identifier of the cohort."""
+    left_out: list[LeftOut] = []
+    parts: dict[str, dict[str, Any]] = {"settings": {}, "files": {}}
+    for field_, entries in (("settings", about.settings), ("files", about.files)):
+        for name, value in entries.items():
+            kinds = _kinds(sought, f"{name} {value}")
+            left_out += [LeftOut("", "", field_, kind) for kind in kinds]
+            if not kinds:
+                parts[field_][name] = value
+    return replace(about, settings=parts["settings"], files=parts["files"]), left_out
+
+
+def _kinds(sought: Matcher, *texts: str) -> tuple[str, ...]:
+    joined = "\0".join(texts).encode("utf-8", "surrogateescape")
+    return tuple(dict.fromkeys(kind for _, kind in sought.search(joined)))
 
 
 def _version(name: str) -> str:

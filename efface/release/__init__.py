@@ -42,6 +42,7 @@ __all__ = [
     "released_paths",
     "table",
     "table_of",
+    "tables",
 ]
 
 Form = Literal["bids", "dicom"]
@@ -302,14 +303,88 @@ def cohort_files(manifests: Sequence[Manifest], said: Judgements) -> dict[str, b
         dicom=", and as DICOM in `dicom/` beside it" if dicom else "",
     )
     out = {
-        "bids/dataset_description.json": (json.dumps(described, indent=1) + "\n").encode(),
+        "bids/dataset_description.json": _json(described),
         "bids/README.md": text.encode(),
     }
-    if subjects:
-        # a table of nobody is an error to the validator
-        lines = "".join(f"{line}\n" for line in ("participant_id", *subjects))
-        out["bids/participants.tsv"] = lines.encode()
+    return {**out, **tables(manifests, said)}
+
+
+def tables(manifests: Sequence[Manifest], said: Judgements) -> dict[str, bytes]:
+    """participants.tsv, the scans.tsv of every session, and what their columns mean.
+
+    Age, sex and times stand in them only if an option kept them (:mod:`efface.audit.kept`).
+    """
+    people: dict[str, list[Mapping[str, str]]] = {}
+    out: dict[str, bytes] = {}
+    dated = False
+    for manifest in manifests:
+        decisions = decide(manifest, said)
+        measures = {d.scan.scan: d.scan.measures for d in decisions}
+        names = released_paths(manifest, decisions, "bids")
+        if not names:
+            continue
+        subject, visit = manifest.session.split("_")
+        base = f"bids/{subject}/{visit}/"
+        rows = [
+            {
+                "filename": name.removeprefix(base),
+                "acq_time": str(measures[scan].get("acq_time", "n/a")),
+            }
+            for name, scan in names
+            if name.endswith(".nii.gz") and not name.endswith("_defacemask.nii.gz")
+        ]
+        known = any(r["acq_time"] != "n/a" for r in rows)
+        dated = dated or known
+        shown = ("filename", "acq_time") if known else ("filename",)
+        out[f"{base}{manifest.session}_scans.tsv"] = table(rows, shown).encode()
+        told = [measures[scan].get("person", {}) for _, scan in names]
+        people.setdefault(subject, []).extend(told)
+    if not people:
+        return {}  # a table of nobody is an error to the validator
+    rows = [{"participant_id": s, **_person(told)} for s, told in sorted(people.items())]
+    columns = tuple(c for c in _COLUMNS if any(c in r for r in rows))
+    full = [{c: r.get(c, "n/a") for c in columns} for r in rows]
+    out["bids/participants.tsv"] = table(full, columns).encode()
+    out["bids/participants.json"] = _json({c: _COLUMNS[c] for c in columns})
+    if dated:
+        out["bids/scans.json"] = _json(_SCANS)
     return out
+
+
+_COLUMNS = {
+    "participant_id": {"Description": "keyed pseudonym of the person"},
+    "age": {
+        "Description": "age at the first scan; 89 and above are given as 89+",
+        "Units": "year",
+    },
+    "sex": {
+        "Description": "sex as the source gave it",
+        "Levels": {"M": "male", "F": "female", "O": "other"},
+    },
+}
+_SCANS = {
+    "filename": {"Description": "image, relative to the folder of the session"},
+    "acq_time": {
+        "Description": "when the acquisition began; a year before 1925 says that the date was "
+        "shifted, by a number of whole weeks that is the same for all scans of a person"
+    },
+}
+
+
+def _person(told: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Age at the first scan, and sex if all sessions agree."""
+    ages = [t["age"] for t in told if "age" in t]
+    sexes = {t["sex"] for t in told if "sex" in t}
+    out = {}
+    if ages:
+        out["age"] = min(ages, key=lambda a: int(a.rstrip("+")))
+    if len(sexes) == 1:
+        out["sex"] = sexes.pop()
+    return out
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
 
 
 def cohort(
@@ -335,8 +410,7 @@ def cohort(
                 row = (name, size, manifest.sha256[name], manifest.session, scan)
                 rows[name] = dict(zip(COLUMNS, row, strict=True))
     for name, content in files.items():
-        write_atomic(release / name, content)
-        os.utime(release / name, (MTIME, MTIME))
+        _put(release / name, content)
         digest = hashlib.sha256(content).hexdigest()
         row = (name, str(len(content)), digest, "n/a", "n/a")
         rows[name] = dict(zip(COLUMNS, row, strict=True))
@@ -344,6 +418,18 @@ def cohort(
     ordered = [rows[name] for name in sorted(rows)]
     write_atomic(release / MANIFEST, table(ordered, COLUMNS))
     return ordered
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file with the time of all files here, and leave its folder with its own.
+
+    A session's folder that is newer than the report would have Snakemake make the report again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent.stat()
+    write_atomic(path, content)
+    os.utime(path, (MTIME, MTIME))
+    os.utime(path.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
 
 
 def prune(folder: Path, keep: Iterable[str]) -> None:

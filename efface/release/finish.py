@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -10,8 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from efface.audit import NEEDLES
-from efface.audit.needles import Needle
-from efface.audit.report import About, Row, pictures, report, search
+from efface.audit.needles import Needle, of_machine, restore
+from efface.audit.report import (
+    About,
+    Row,
+    matcher,
+    named,
+    pictures,
+    plain,
+    report,
+    search,
+    without,
+)
 from efface.errors import EffaceError
 from efface.manifest import Manifest, write_atomic
 from efface.release import Judgements, cohort, cohort_files, decide, prune, table
@@ -29,24 +38,30 @@ def finish(
 ) -> None:
     """Write audit, release manifest and the account of all source files.
 
-    ``manifests`` are the audit's of all sessions; ``entries`` the inventory's. Nothing is written
-    if the files of the cohort hold an identifier of any session: :class:`EffaceError` says where.
+    ``manifests`` are the audit's of all sessions; ``entries`` the inventory's. The files of the
+    cohort are searched for the identifiers of all sessions before they are written. A scan whose
+    name tells one stays in; a reason, a note or a measure that does is left out of the report,
+    which says so. If something is found all the same, nothing is written: :class:`EffaceError` says
+    where.
     """
     restricted = out / "restricted"
-    rows = [Row(m.session, d.scan, d.released, d.note) for m in manifests for d in decide(m, said)]
-    account = _account(entries, rows, source)
-    counts = Counter(
-        f"{r['disposition']}: {_phrase(r['reason'])}" if r["reason"] else r["disposition"]
-        for r in account
-    )
-    evidence = report(rows, replace(about, files=dict(counts)))
-    described = cohort_files(manifests, said)
-    searched = {f"audit/{k}": v for k, v in evidence.items()}
-    searched |= {f"release/{k}": v for k, v in described.items()}
-    found = search(searched, _needles(restricted, manifests))
-    if found:
-        places = ", ".join(sorted({str(f) for f in found})[:5])
-        raise EffaceError(f"{out}: the report would tell an identifier ({places}); not written")
+    sought = matcher(_needles(restricted, manifests) | of_machine())
+    rows, account = _rows(manifests, said, entries, source)
+    about = replace(about, files=_counts(account))
+    evidence, described = report(rows, about), cohort_files(manifests, said)
+    if search(_placed(evidence, described), sought):
+        renamed = [named(m, sought) for m in manifests]
+        manifests = [m for m, _ in renamed]
+        rows, account = _rows(manifests, said, entries, source)
+        cleaned = [without(row, sought) for row in rows]
+        rows = [row for row, _ in cleaned]
+        about, told = plain(replace(about, files=_counts(account)), sought)
+        left_out = [*told, *(item for _, items in (*renamed, *cleaned) for item in items)]
+        evidence, described = report(rows, about, left_out), cohort_files(manifests, said)
+        found = search(_placed(evidence, described), sought)
+        if found:
+            places = ", ".join(sorted({str(f) for f in found})[:5])
+            raise EffaceError(f"{out}: the report would tell an identifier ({places}); not written")
 
     shown = pictures(rows)
     for name, (session, path) in shown.items():
@@ -60,6 +75,33 @@ def finish(
         write_atomic(out / "audit" / name, content)
 
 
+def _rows(
+    manifests: Sequence[Manifest],
+    said: Judgements,
+    entries: Sequence[dict[str, Any]],
+    source: Path,
+) -> tuple[list[Row], list[dict[str, str]]]:
+    """What became of every scan, and of every file of the source."""
+    rows = [Row(m.session, d.scan, d.released, d.note) for m in manifests for d in decide(m, said)]
+    return rows, _account(entries, rows, source)
+
+
+def _counts(account: Iterable[dict[str, str]]) -> dict[str, int]:
+    return dict(
+        Counter(
+            f"{r['disposition']}: {_phrase(r['reason'])}" if r["reason"] else r["disposition"]
+            for r in account
+        )
+    )
+
+
+def _placed(evidence: dict[str, bytes], described: dict[str, bytes]) -> dict[str, bytes]:
+    return {
+        **{f"audit/{k}": v for k, v in evidence.items()},
+        **{f"release/{k}": v for k, v in described.items()},
+    }
+
+
 def _needles(restricted: Path, manifests: Iterable[Manifest]) -> set[Needle]:
     found: set[Needle] = set()
     for manifest in manifests:
@@ -69,7 +111,7 @@ def _needles(restricted: Path, manifests: Iterable[Manifest]) -> set[Needle]:
             if any(s.status != "fail" for s in manifest.scans):
                 raise EffaceError(f"{path}: missing; delete restricted/audit and run again")
             continue
-        found |= {Needle(kind, text) for kind, text in json.loads(path.read_text())}
+        found |= restore(path.read_text())
     return found
 
 

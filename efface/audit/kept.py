@@ -1,0 +1,173 @@
+"""What options keep of the person and of the day: age, sex, and when a scan was acquired.
+
+Nothing of it without an option of the scrub (``patient-characteristics``, ``dates-full``,
+``dates-shifted``). A BIDS source's own participants.tsv and scans.tsv are read for these columns
+alone; whatever else stands in them stays there.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from efface.pseudonym import Key
+
+BEFORE_1925 = 10_436
+"""Weeks (200 years) by which all shifted dates of a BIDS dataset move beyond the person's own
+number: BIDS tells shifted dates from real ones by a year before 1925. The same for everybody."""
+
+OLDEST = 89
+"""Years from which on ages are pooled, as BIDS recommends."""
+
+_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
+
+
+def of_person(session: Mapping[str, Any], retain: Iterable[str]) -> dict[str, str]:
+    """``age`` (years, or 89+) and ``sex`` (M, F, O) as far as the source and the options tell."""
+    if "patient-characteristics" not in set(retain):
+        return {}
+    if session["source"] == "bids":
+        row = participant(session)
+        given_age, given_sex = row.get("age", ""), row.get("sex", "")
+    else:
+        given_age, given_sex = _of_header(session)
+    out = {"age": age(given_age), "sex": _SEXES.get(given_sex.strip().lower(), "")}
+    return {k: v for k, v in out.items() if v}
+
+
+def age(text: str) -> str:
+    """Years as a number, ``89+`` from 89 on; empty for what is no age.
+
+    >>> age("045Y"), age("018M"), age("8"), age("93.5"), age("89+"), age("Jane"), age("200")
+    ('45', '1', '8', '89+', '89+', '', '')
+    """
+    text = text.strip()
+    if text == f"{OLDEST}+":
+        return text
+    found = re.fullmatch(r"(\d{3})([DWMY])|(\d{1,3}(?:\.\d{1,2})?)", text)
+    if not found:
+        return ""
+    if found[3]:
+        years = float(found[3])
+    else:
+        years = int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[found[2]]
+    if years > 130:
+        return ""
+    return f"{OLDEST}+" if years >= OLDEST else str(math.floor(years))
+
+
+def acquired(
+    session: Mapping[str, Any], series: Mapping[str, Any], retain: Iterable[str], key: Key | None
+) -> str:
+    """When a series was acquired, as in BIDS (``1826-03-07T10:11:12``); empty without an option.
+
+    Shifted dates lie the subject's own number of whole weeks and :data:`BEFORE_1925` before the
+    real ones, so that the time between two scans of a person is kept, and the day of the week.
+    """
+    options = {"dates-full", "dates-shifted"} & set(retain)
+    moment = _moment(session, series) if options else None
+    if moment is None:
+        return ""
+    if "dates-full" in options:
+        return moment.isoformat()
+    if "dates-shifted" in options and key is not None:
+        return shifted(moment, key.weeks(session["subject"]))
+    return ""
+
+
+def shifted(moment: datetime, weeks: int) -> str:
+    """The moment ``weeks`` and :data:`BEFORE_1925` earlier; empty if that is before year 1."""
+    try:
+        return (moment - timedelta(weeks=weeks + BEFORE_1925)).isoformat()
+    except OverflowError:
+        return ""
+
+
+def _moment(session: Mapping[str, Any], series: Mapping[str, Any]) -> datetime | None:
+    if session["source"] == "bids":
+        image = Path(series["files"][0])
+        folder = image.parent.parent
+        where = "_".join(str(session["study"]).split("/"))
+        name = f"{image.parent.name}/{image.name}"
+        text = _row(folder, f"{where}_scans.tsv", "filename", name).get("acq_time", "")
+        try:
+            moment = datetime.fromisoformat(text.strip())
+        except ValueError:
+            return None
+        # a date alone is no moment, and a zone says where
+        return moment.replace(tzinfo=None) if "T" in text else None
+    a = series.get("attributes", {})
+    for text in (
+        str(a.get("AcquisitionDateTime", "")),
+        f"{a.get('AcquisitionDate', '')}{a.get('AcquisitionTime', '')}",
+        f"{a.get('SeriesDate', '')}{a.get('SeriesTime', '')}",
+    ):
+        found = re.match(r"(\d{14})(\.\d{1,6})?", text.replace(":", ""))
+        if found:
+            try:
+                whole = datetime.strptime(found[1], "%Y%m%d%H%M%S")
+            except ValueError:
+                continue
+            return whole + timedelta(seconds=float(found[2] or 0))
+    return None
+
+
+def participant(session: Mapping[str, Any]) -> dict[str, str]:
+    """The person's row in the participants.tsv of a BIDS source; empty if there is none."""
+    return _row(_root(session), "participants.tsv", "participant_id", session["patient"][0])
+
+
+def visit(session: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The rows of the scans.tsv of a BIDS source's session; empty if there is none."""
+    where = str(session["study"]).split("/")
+    return _rows(_root(session).joinpath(*where) / f"{'_'.join(where)}_scans.tsv")
+
+
+def _root(session: Mapping[str, Any]) -> Path:
+    """The folder of a BIDS source, seen from its first image."""
+    image = Path(session["series"][0]["files"][0])
+    return image.parents[1 + len(str(session["study"]).split("/"))]
+
+
+def _row(folder: Path, name: str, column: str, value: str) -> dict[str, str]:
+    """The row of a table whose ``column`` holds ``value``; empty if there is none."""
+    found = [r for r in _rows(folder / name) if r.get(column) == value]
+    # two rows of one name: which is true nobody knows
+    return found[0] if len(found) == 1 else {}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+    except (OSError, csv.Error):
+        return []
+    return [{k: v for k, v in r.items() if isinstance(k, str) and isinstance(v, str)} for r in rows]
+
+
+def _of_header(session: Mapping[str, Any]) -> tuple[str, str]:
+    import pydicom
+
+    for series in session["series"]:
+        for name in series["files"][:1]:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    ds = pydicom.dcmread(
+                        name,
+                        stop_before_pixels=True,
+                        specific_tags=["PatientAge", "PatientSex"],
+                    )
+                    found = str(ds.get("PatientAge") or ""), str(ds.get("PatientSex") or "")
+            except Exception:  # what cannot be read tells no age
+                continue
+            if any(found):
+                return found
+    return "", ""
