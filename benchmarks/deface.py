@@ -1,8 +1,11 @@
 """What defacing costs, as ratios to nibabel reading and writing the same file, in one run.
 
+The warm process gives the cost of each further volume, the cold start that of a single command.
+
 python benchmarks/deface.py [IMAGE.nii.gz]      (default: a phantom of 256×256×176 voxels, 1 mm)
 """
 
+import resource
 import subprocess
 import sys
 import tempfile
@@ -53,6 +56,8 @@ def main():
     for name, function in (("efface, warm process", warm), ("efface deface, cold start", cold)):
         took = seconds(function)
         print(f"{name:32} {took:6.2f} s {took / floor:5.1f}")
+    kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(f"{'peak memory of the cold start':32} {kilobytes / 1e6:6.2f} GB")
 
 
 if __name__ == "__main__":

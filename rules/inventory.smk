@@ -19,6 +19,7 @@ rule inventory_entry:
         # hashes only: Snakemake writes parameters to its metadata
         version=VERSION,
         fingerprint=entry_fingerprint,
+        ocr=config["ocr"],
     script:
         "../scripts/inventory_entry.py"
 

@@ -70,6 +70,7 @@ rule evaluate:
         table=f"{TRAINED}/evaluation.tsv",
         transformed=f"{TRAINED}/transformations.tsv",
         cases=f"{TRAINED}/cases.tsv",
+        figure=f"{TRAINED}/transformations.png",
         calibration=f"{TRAINED}/calibration.json",
         picture=f"{TRAINED}/worst.png",
     log:

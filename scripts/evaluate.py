@@ -4,7 +4,7 @@ from pathlib import Path
 
 from efface.manifest import write_atomic, write_json
 from efface.segment import Segmenter
-from efface.train import calibrate, evaluate
+from efface.train import calibrate, evaluate, figure
 
 config, output = snakemake.config, snakemake.output
 heads = Path(config["heads"] or "heads")
@@ -27,5 +27,6 @@ write_atomic(Path(output.table), evaluate.table(plain))
 evaluate.picture(folder, plain, segmenter, Path(output.picture))
 rows = plain + list(told(evaluate.transformed(folder, segmenter, snakemake.params.transformed)))
 write_atomic(Path(output.transformed), evaluate.groups(rows))
+figure.draw(evaluate.groups(rows), Path(output.figure))
 write_atomic(Path(output.cases), evaluate.table(rows))
 write_json(Path(output.calibration), calibrate.curves(rows))

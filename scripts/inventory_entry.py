@@ -16,4 +16,4 @@ key = read_key(Path(snakemake.input.key))
 name = inventory.entries(source, key).get(snakemake.wildcards.entry)
 if name is None:
     raise EffaceError("the entry left the source while the run started; run again")
-write_json(Path(snakemake.output[0]), inventory.run_entry(source, name, key))
+write_json(Path(snakemake.output[0]), inventory.run_entry(source, name, key, snakemake.params.ocr))

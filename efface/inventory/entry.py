@@ -6,7 +6,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from efface.inventory import bids
+from efface.inventory import bids, ocr
 from efface.inventory.header import Header, read
 from efface.inventory.walk import Found, entry_label, walk
 from efface.pseudonym import Key, series_label, session_label, subject_label
@@ -15,13 +15,14 @@ Entry = dict[str, Any]
 """``entry`` label, ``source`` kind, ``series`` by id, and ``files``; JSON-able."""
 
 
-def run_entry(source: Path, entry: str, key: Key) -> Entry:
+def run_entry(source: Path, entry: str, key: Key, text: ocr.Mode = "auto") -> Entry:
     """Account for every file below ``source / entry``.
 
     Returns the entry's label, its series (attributes of the first image of each) and its files in
     a fixed order: ``path`` (absolute), ``bytes``, ``mtime_ns``, ``reason`` (empty: a whole MR
     image), ``series`` (id in ``series``, or empty), ``instance``, ``number``. Files that share an
-    instance UID carry ``sha256``. Holds identifiers: for the restricted zone only.
+    instance UID carry ``sha256``. ``text`` says at which series :mod:`efface.inventory.ocr` looks.
+    Holds identifiers: for the restricted zone only.
     """
     base: Entry = {"entry": entry_label(key, entry), "series": {}, "files": []}
     if bids.is_bids(source):
@@ -42,6 +43,7 @@ def run_entry(source: Path, entry: str, key: Key) -> Entry:
                 "number": head.number,
             }
         )
+    _look_for_text(series, files, text)
     _digest_twins(files)
     return {**base, "source": "dicom", "series": series, "files": files}
 
@@ -82,6 +84,22 @@ def _series(series: dict[str, dict[str, Any]], head: Header, found: Found, key: 
             "attributes": head.attributes,
         }
     return where
+
+
+def _look_for_text(
+    series: dict[str, dict[str, Any]], files: list[dict[str, Any]], mode: ocr.Mode
+) -> None:
+    """Withhold the images of each series whose picture shows text; say of each what was done."""
+    members: dict[str, list[dict[str, Any]]] = {}
+    for f in files:
+        if f["series"] and not f["reason"]:
+            members.setdefault(f["series"], []).append(f)
+    for where, whole in members.items():
+        whole.sort(key=lambda f: (f["number"] is None, f["number"] or 0, f["path"]))
+        paths = [f["path"] for f in whole]
+        found, series[where]["text"] = ocr.look(paths, series[where]["attributes"], mode)
+        for f in whole if found else ():
+            f["reason"] = ocr.REASON
 
 
 def _digest_twins(files: list[dict[str, Any]]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
 import warnings
+import zlib
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -52,9 +54,13 @@ _TAGS = [tag for k in (*ATTRIBUTES, *_IDENTITY) if (tag := tag_for_keyword(k)) i
 _SCREEN = re.compile(r"SCREEN ?(SAVE|SHOT|CAPTURE)", re.IGNORECASE)
 _PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 _UNDEFINED = 0xFFFFFFFF
-_DEFLATED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95"}
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_LONGEST = 0xFFFF
+_MOST_FRAGMENTS = 1 << 20
+# far more than an image has; a bomb inflates to a thousand times its size
+_MOST_INFLATED = 256 << 20
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_IMPLICIT = "1.2.840.10008.1.2"
+_IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 
 
 @dataclass(frozen=True)
@@ -98,9 +104,17 @@ def _read(f: BinaryIO, size: int) -> Header:
     bare = start[128:132] != b"DICM"
     if bare and start[:2] not in (b"\x02\0", b"\x08\0"):
         return Header(NOT_DICOM)
+    if not bare and _DEFLATED.encode() in f.read(2048):
+        f = _inflated(f, size)
+        size = f.seek(0, os.SEEK_END)
+    f.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ds = pydicom.dcmread(f, stop_before_pixels=True, specific_tags=_TAGS, force=bare)
+        ds = pydicom.dcmread(
+            f, stop_before_pixels=True, specific_tags=_TAGS, force=bare, defer_size=_LONGEST
+        )
+        if any(_LONGEST < getattr(e, "length", 0) < _UNDEFINED for e in ds.values()):
+            return Header(f"{UNREADABLE}: a value is longer than it may be")
         syntax = str(getattr(ds, "file_meta", {}).get("TransferSyntaxUID", "") or "")
         sop_class = _text(ds, "SOPClassUID")
         if not sop_class:
@@ -134,6 +148,24 @@ def _read(f: BinaryIO, size: int) -> Header:
         return _replace(head, _pixels(f, ds, syntax, size), image=True)
 
 
+def _inflated(f: BinaryIO, size: int) -> BinaryIO:
+    """A deflated file as one that is not, but no further than an image may reach.
+
+    Raises ValueError or zlib.error for what does not read as one.
+    """
+    f.seek(132)
+    first = f.read(12)
+    if size > _MOST_INFLATED or len(first) < 12 or first[:6] != b"\2\0\0\0UL":
+        raise ValueError("no deflated DICOM")
+    f.seek(int.from_bytes(first[8:], "little"), os.SEEK_CUR)
+    stream = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    body = stream.decompress(f.read(), _MOST_INFLATED)
+    if not stream.eof:
+        raise ValueError("cut off, or a bomb")
+    syntax = b"\2\0\x10\0UI\x14\0" + _EXPLICIT.encode() + b"\0"
+    return io.BytesIO(bytes(128) + b"DICM" + syntax + body)
+
+
 def _replace(head: Header, reason: str, image: bool) -> Header:
     return Header(**{**head.__dict__, "reason": reason, "image": image})
 
@@ -155,13 +187,9 @@ def _pixels(f: BinaryIO, ds: Dataset, syntax: str, size: int) -> str:
     """Empty when the pixel data are whole; else the reason. ``f`` stands at the pixel element."""
     rows, columns = _integer(ds, "Rows"), _integer(ds, "Columns")
     bits = _integer(ds, "BitsAllocated")
-    frames = _integer(ds, "NumberOfFrames") or 1
-    if syntax in _DEFLATED:
-        f.seek(0)
-        whole = pydicom.dcmread(f)
-        if not (rows and columns and bits) or "PixelData" not in whole:
-            return f"{TRUNCATED}: no pixel data"
-        return _short(len(whole.PixelData), rows * columns * frames * bits)
+    frames = 1 if ds.get("NumberOfFrames") is None else _integer(ds, "NumberOfFrames")
+    if not frames or frames < 1:
+        return f"{UNREADABLE}: the number of frames is not usable"
     order = ">" if syntax == _BIG_ENDIAN else "<"
     position = f.tell()
     element = f.read(12)
@@ -194,6 +222,8 @@ def _fragments(f: BinaryIO, position: int, size: int, frames: int) -> str:
     """Walk the items of encapsulated pixel data (PS3.5 A.4), reading their heads only."""
     items = 0
     while position + 8 <= size:
+        if items > _MOST_FRAGMENTS:
+            return f"{UNREADABLE}: more pixel fragments than an image has"
         f.seek(position, os.SEEK_SET)
         group, number, length = struct.unpack("<HHI", f.read(8))
         if (group, number) == (0xFFFE, 0xE0DD):

@@ -179,6 +179,7 @@ def _adopt(files: list[dict[str, Any]]) -> None:
 def _series(described: dict[str, Any], members: list[dict[str, Any]]) -> dict[str, Any]:
     """The series as the next stages see it."""
     out = {field: described[field] for field in _SERIES_FIELDS}
+    out["text"] = described.get("text", "not looked: no DICOM image")
     if "bids" in described:
         out["bids"] = described["bids"]
         whole = members

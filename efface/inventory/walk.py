@@ -96,23 +96,27 @@ def walk(source: Path, entry: str) -> Iterator[Found]:
     yield from _visit(os.path.join(os.path.abspath(source), entry), root)
 
 
-def _visit(path: str, root: str) -> Iterator[Found]:
-    try:
-        status = os.lstat(path)
-        if stat.S_ISLNK(status.st_mode):
-            yield _link(path, root)
-        elif stat.S_ISREG(status.st_mode):
-            yield _file(path, status)
-        elif stat.S_ISDIR(status.st_mode):
-            for name in sorted(os.listdir(path), key=os.fsencode):
-                yield from _visit(os.path.join(path, name), root)
-        else:
-            # a pipe would block whoever opens it
-            yield Found(path, reason=f"{NOT_DICOM}: no regular file")
-    except PermissionError:
-        yield Found(path, reason=NO_PERMISSION)
-    except OSError:
-        yield Found(path, reason=UNREADABLE)
+def _visit(top: str, root: str) -> Iterator[Found]:
+    # no recursion: folders may lie deeper than Python's stack reaches
+    stack = [top]
+    while stack:
+        path = stack.pop()
+        try:
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                yield _link(path, root)
+            elif stat.S_ISREG(status.st_mode):
+                yield _file(path, status)
+            elif stat.S_ISDIR(status.st_mode):
+                names = sorted(os.listdir(path), key=os.fsencode, reverse=True)
+                stack += [os.path.join(path, name) for name in names]
+            else:
+                # a pipe would block whoever opens it
+                yield Found(path, reason=f"{NOT_DICOM}: no regular file")
+        except PermissionError:
+            yield Found(path, reason=NO_PERMISSION)
+        except OSError:
+            yield Found(path, reason=UNREADABLE)
 
 
 def _link(path: str, root: str) -> Found:

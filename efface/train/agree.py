@@ -22,8 +22,8 @@ FAR = 2
 """Voxels from the nearest one that any prediction gives the label: nearer is a border."""
 
 LUMPY = (LABELS["brain"], LABELS["ears"])
-"""Labels whose makers err in lumps. Not nose and mouth: where dental metal leaves a hole, no network
-sees a face, and the label is right all the same."""
+"""Labels whose makers err in lumps. Not nose and mouth: where dental metal leaves a hole, no
+network sees a face, and the label is right all the same."""
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From a normalised volume (X, Y, Z) to class probabilities (classes, X, Y, Z)."""
