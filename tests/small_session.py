@@ -58,6 +58,8 @@ class Finder:
     labels: np.ndarray
     confidence: dict = field(default_factory=lambda: dict(SURE))
 
+    turn: str = "RAS"
+
     def again(self, img, labels):
         return self.labels
 

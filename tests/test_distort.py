@@ -12,17 +12,10 @@ from scipy import ndimage
 from efface import nifti
 from efface.distort import deface_image
 from efface.distort.methods import METHODS, replace, statistics
-from efface.distort.region import (
-    LANDMARKS,
-    coverage,
-    find_organs,
-    head_axes,
-    parse_features,
-    region,
-    voxel_sizes,
-)
+from efface.distort.region import coverage, parse_features, region
 from efface.errors import EffaceError
 from efface.segment.labels import FEATURES, LABELS
+from efface.segment.organs import LANDMARKS, find_organs, head_axes, voxel_sizes
 
 RADII = {
     "brain": (68, 82, 62),

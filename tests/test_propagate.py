@@ -217,6 +217,7 @@ class Network:
         return segment.Segmentation(
             labels,
             dict.fromkeys(LABELS, sure),
+            dict.fromkeys(LABELS, sure),
             {n: float((labels == k).sum() * ml) for n, k in LABELS.items()},
             {n: segment.PARTS[n] if (labels == k).any() else 0 for n, k in LABELS.items()},
         )
@@ -440,7 +441,7 @@ class Whole(Network):
     def segment(self, img):
         seen = super().segment(img)
         return segment.Segmentation(
-            seen.labels, seen.confidence, seen.volume_ml, dict(segment.PARTS)
+            seen.labels, seen.certainty, seen.confidence, seen.volume_ml, dict(segment.PARTS)
         )
 
 

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from efface.distort.region import Bool, Float, voxel_sizes
+from efface.distort.region import Bool, Float
 from efface.errors import EffaceError
 from efface.segment.labels import LABELS
+from efface.segment.organs import voxel_sizes
 
 CORRELATION = 1.0
 """Sd of the Gaussian that correlates the noise, in mm but at least 0.7 voxels on each axis."""

@@ -20,6 +20,7 @@ from efface.errors import of_machine
 from efface.manifest import Manifest, Scan
 from efface.qc import gate
 from efface.qc.gate import Verdict
+from efface.segment import turns
 from efface.segment.labels import FEATURES, LABELS
 from efface.status import NOT_CONVERTED, REVIEW, STAGE_FAILED, Status, worst
 
@@ -40,6 +41,10 @@ class Segmentation(Protocol):
     def confidence(self) -> Mapping[str, float]:
         """0 to 1 by label name."""
 
+    @property
+    def turn(self) -> str:
+        """How the head lies in the header's world, (:mod:`efface.segment.turns`)."""
+
 
 class Segmenter(Protocol):
     """What finds the organs again; :class:`efface.segment.Segmenter` outside tests."""
@@ -58,8 +63,18 @@ def judge(
     segmenter: Segmenter,
 ) -> tuple[Status, tuple[str, ...], dict[str, Any]]:
     """Status, reasons and measures of one defaced image; ``seen`` is what ``before`` showed."""
-    again = segmenter.again(after, seen.labels)
-    verdict = gate.gate(before, after, seen.labels, mask, seen.confidence, again, method, features)
+    again = segmenter.again(turns.image(after, seen.turn), seen.labels)
+    verdict = gate.gate(
+        before,
+        after,
+        seen.labels,
+        mask,
+        seen.confidence,
+        again,
+        method,
+        features,
+        turn=seen.turn,
+    )
     return verdict.status, verdict.reasons, verdict.measures
 
 
@@ -154,9 +169,19 @@ def _image(
         return _once(scan, "fail", f"{STAGE_FAILED}: labels or mask on another grid")
     confidence = segmented.measures.get("confidence", {})
     known = segmented.measures.get("propagated", {}).get("organs", ())
-    again = segmenter.again(after, labels)
+    turn = segmented.measures.get("turn", turns.AS_IT_IS)
+    again = segmenter.again(turns.image(after, turn), labels)
     verdict = gate.gate(
-        before, after, labels, mask, confidence, again, method, features, known=known
+        before,
+        after,
+        labels,
+        mask,
+        confidence,
+        again,
+        method,
+        features,
+        known=known,
+        turn=turn,
     )
     files = _draw(scan.scan, before, after, labels, mask, folder)
     scan = replace(scan, files=files, measures={**scan.measures, **verdict.measures})

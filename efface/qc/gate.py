@@ -20,6 +20,7 @@ from efface import nifti
 from efface.distort.methods import METHODS
 from efface.qc import anatomy as anatomies
 from efface.qc.anatomy import PARTS, Anatomy, Pose, View
+from efface.segment import turns
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.near import box_of, indices
 from efface.status import (
@@ -91,16 +92,19 @@ def gate(
     features: Collection[str] = FEATURES,
     anatomy: Anatomy | None = None,
     known: Sequence[Mapping[str, Any]] = (),
+    turn: str = turns.AS_IT_IS,
 ) -> Verdict:
     """All questions to one scan.
 
     ``labels`` (uint8) and ``mask`` (bool, the replaced region) are 3D on the grid of ``before``;
     ``again`` are the labels that the segmentation finds in ``after``, None if it could not be
     asked, which is never a pass. ``features`` are the organs that were to go; ``known`` as in
-    :func:`face`.
+    :func:`face`; ``turn``: how the head lies otherwise than the header tells.
     """
     features = _features(features)
-    verdict = face(labels, confidence, before.affine, anatomy, known)
+    verdict = face(labels, confidence, turns.affine(before.affine, turn), anatomy, known)
+    if turn != turns.AS_IT_IS:
+        verdict.measures["head_lies"] = turn  # where its right, anterior and superior point
     if NOT_A_HEAD in verdict.reasons[:1] or verdict.status == "fail":
         return verdict
     verdict = verdict + change(before, after, labels, mask, method, features)
@@ -418,9 +422,12 @@ def _differs(a: NDArray[np.generic], b: NDArray[np.generic]) -> Bool:
 
 
 def _same_geometry(before: nib.Nifti1Image, after: nib.Nifti1Image) -> bool:
-    if not np.array_equal(before.affine, after.affine):
+    # an image made of an array keeps its affine in doubles, a file in singles: the header decides
+    if not np.allclose(before.affine, after.affine, rtol=1e-5, atol=1e-4):
         return False
-    fields = ("pixdim", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units")
+    fields: tuple[str, ...] = ("pixdim", "qform_code", "sform_code", "xyzt_units")
+    fields += ("srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d")
+    fields += ("qoffset_x", "qoffset_y", "qoffset_z")
     if any(before.header[f].tobytes() != after.header[f].tobytes() for f in fields):
         return False
     return np.array_equal(nifti.scaling(before), nifti.scaling(after), equal_nan=True)

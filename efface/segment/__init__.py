@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from efface import nifti
 from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan, sha256
-from efface.segment import calibration, near
+from efface.segment import calibration, near, turns
 from efface.segment import grid as grids
 from efface.segment.labels import LABELS
 from efface.status import STAGE_FAILED
@@ -56,6 +56,13 @@ class Segmentation:
     volume_ml: dict[str, float]
     parts: dict[str, int]
     """How many components of each label were found."""
+    turn: str = turns.AS_IT_IS
+    """How the head lies in the header's world (:mod:`efface.segment.turns`)."""
+
+    @property
+    def evidence(self) -> float:
+        """Sum over the parts of a head of how surely each was found: 7 for a whole one."""
+        return sum(min(n, PARTS[o]) * self.certainty[o] for o, n in self.parts.items())
 
 
 @dataclass(frozen=True)
@@ -120,9 +127,20 @@ class Segmenter:
         return Segmenter(graph, plan, curves)
 
     def segment(self, img: nib.Nifti1Image) -> Segmentation:
-        """Label a 3D image, or the mean over time of a 4D one."""
-        voxels = nifti.stored(img)
-        labels, p, kept = self._label(voxels, img.affine, nifti.scaling(img))
+        """Label a 3D image, or the mean over time of a 4D one.
+
+        Where the organs found lie turned against the header, it looks again with that undone.
+        """
+        seen = self._seen(img, turns.AS_IT_IS)
+        turn = turns.found(seen.labels, img.affine)
+        if turn == turns.AS_IT_IS:
+            return seen
+        other = self._seen(img, turn)
+        return other if other.evidence > seen.evidence else seen
+
+    def _seen(self, img: nib.Nifti1Image, turn: str) -> Segmentation:
+        affine = turns.affine(img.affine, turn)
+        labels, p, kept = self._label(nifti.stored(img), affine, nifti.scaling(img))
         ml = abs(np.linalg.det(img.affine[:3, :3])) / 1000
         counts = [int(np.count_nonzero(labels == k)) for k in range(len(LABELS) + 1)]
         certainty = {
@@ -135,6 +153,7 @@ class Segmenter:
             confidence=calibration.confidence(certainty, self.curves),
             volume_ml={n: round(float(counts[k] * ml), 3) for n, k in LABELS.items()},
             parts={n: _count(kept[k]) for n, k in LABELS.items()},
+            turn=turn,
         )
 
     def again(self, img: nib.Nifti1Image, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -249,6 +268,7 @@ def _one(scan: Scan, source: Path, folder: Path, segmenter: Segmenter) -> Scan:
         "confidence": seen.confidence,
         "volume_ml": seen.volume_ml,
         "parts": seen.parts,
+        "turn": seen.turn,
     }
     return replace(scan, files={"labels": name}, measures=measures)
 
