@@ -3,10 +3,12 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 import efface
 from efface.errors import EffaceError
 from efface.phantom import phantom
+from efface.segment import turns
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +20,9 @@ def head():
 def test_an_image_made_of_an_array_is_defaced_and_passes(head, dtype):
     img, labels = head
     v = img.get_fdata(dtype=np.float32)
-    made = nib.Nifti1Image((v / v.max() * 200).astype(dtype), img.affine)
+    tilt = np.eye(4)
+    tilt[:3, :3] = Rotation.from_euler("x", 7, degrees=True).as_matrix()  # no sums of powers of two
+    made = nib.Nifti1Image((v / v.max() * 200).astype(dtype), tilt @ img.affine)
     result = efface.deface(made)
     assert result.report.status == "pass", result.report.reasons
     after = np.asanyarray(result.image.dataobj)
@@ -31,6 +35,20 @@ def test_an_image_made_of_an_array_is_defaced_and_passes(head, dtype):
     assert not changed[result.labels == 1].any()
     # the phantom's brain reaches to the skull: of the fluid at its rim the model takes less
     assert changed[truth == 1].mean() < 0.02
+
+
+@pytest.mark.parametrize("turn", ["LPS", "ALS", "PRS", "LAI", "SRA"])
+def test_a_header_that_lies_about_the_position_moves_nothing(head, turn):
+    img, _ = head
+    lies = nib.Nifti1Image(
+        np.asanyarray(img.dataobj), turns.affine(img.affine, turns.inverse(turn))
+    )
+    result = efface.deface(lies)
+    assert result.report.status == "pass", result.report.reasons
+    assert result.report.measures["head_lies"] == turn
+    assert np.array_equal(result.image.affine, lies.affine)
+    straight = efface.deface(img)
+    assert (result.mask == straight.mask).mean() > 0.999
 
 
 def test_what_is_no_volume_is_refused_in_a_sentence(head):
