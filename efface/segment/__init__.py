@@ -186,7 +186,10 @@ class Segmenter:
         v = grids.volume(voxels, *scaling)
         grid = grids.around(v.shape, affine, self.plan.mm, 2 ** len(self.plan.widths))
         on_grid, inside = grids.resample(v, affine, grid)
-        p = self.probabilities(grids.normalise(on_grid, inside))
+        on_grid = grids.normalise(on_grid, inside)
+        box = grids.without_air(on_grid, grid, 2 ** len(self.plan.widths))
+        grid, inside = grids.part(grid, box), inside[box]
+        p = self.probabilities(np.ascontiguousarray(on_grid[box]))
         hard = _hardest(p)
         hard[~inside] = 0
         kept = _components(hard, self.plan.mm)

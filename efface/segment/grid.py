@@ -25,6 +25,10 @@ LARGEST_MM = 400.0
 LEAST = 3
 """Multiples on each axis at least, so that a thin slab has a middle at the coarsest level too."""
 
+AIR, AIR_MM = 0.1, 16.0
+"""Blocks of the grid with a lower mean (of a normalised image) hold air; how far about the others
+the network looks."""
+
 NEEDED = 0.45
 """Probability that a voxel needs to get a label: below one half, since a face voxel missed costs
 more than one too many."""
@@ -126,6 +130,34 @@ def normalise(v: Array, inside: NDArray[np.bool_]) -> Array:
     out: Array = np.clip((v - low) / max(high - low, 1e-6), -0.2, 2.0).astype(np.float32)
     out[~inside] = 0
     return out
+
+
+def without_air(v: Array, grid: Grid, multiple: int) -> tuple[slice, slice, slice]:
+    """The box of a normalised volume outside of which there is air alone, ``AIR_MM`` about it.
+
+    Whole multiples on each axis, as :func:`around` has them. Noise is averaged over blocks; where
+    it lies above :data:`AIR`, or the air is bright, the box is the whole grid: slower, no worse.
+    """
+    mm = float(grid.affine[0, 0])
+    blocks = v.reshape([n for s in v.shape for n in (s // 4, 4)]).mean((1, 3, 5))
+    box = box_of(blocks > AIR)
+    if box is None:
+        return slice(0, v.shape[0]), slice(0, v.shape[1]), slice(0, v.shape[2])
+    out = []
+    for span, n in zip(box, v.shape, strict=True):
+        margin = round(AIR_MM / mm)
+        start, stop = max(4 * span.start - margin, 0), min(4 * span.stop + margin, n)
+        wide = min(max(-(-(stop - start) // multiple), LEAST) * multiple, n)
+        start = min(max((start + stop - wide) // 2, 0), n - wide)
+        out.append(slice(start, start + wide))
+    return out[0], out[1], out[2]
+
+
+def part(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:
+    """The grid of a box of a grid."""
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+    return Grid(tuple(s.stop - s.start for s in box), affine)
 
 
 def labels_to(

@@ -18,6 +18,10 @@ from efface.train.data import SCALE, Head
 
 Shape = tuple[int, int, int]
 
+AS_IT_IS = 0.3
+"""Share of heads that keep their pose, contrast and resolution: the fine borders are learned here,
+since nothing is interpolated."""
+
 
 def example(
     head: Head, shape: Shape, seed: int, device: str = "cpu", mm: float = 2.0
@@ -30,17 +34,22 @@ def example(
     g = Generator().manual_seed(seed)
     image = torch.from_numpy(head.image).to(device, torch.float32)[None, None] / SCALE
     labels = torch.from_numpy(head.labels).to(device, torch.float32)[None, None]
-    grid = _pose(image.shape[2:], shape, g).to(device)
+    as_it_is = _chance(g, AS_IT_IS)
+    pose = _straight if as_it_is else _pose
+    grid = pose(image.shape[2:], shape, g).to(device)
     image = functional.grid_sample(image, grid, align_corners=False)
     labels = functional.grid_sample(labels, grid, mode="nearest", align_corners=False)
     inside = (grid.abs() < 1).all(-1)[None]
     labels = labels[0].round().long()
-    image = _contrast(image, labels, g)
-    image = _lesion(image, labels, g)
-    image, labels = _mishap(image, labels, mm, g)
+    if as_it_is:
+        image = _gamma(image, 0.2, g)
+    else:
+        image = _contrast(image, labels, g)
+        image = _lesion(image, labels, g)
+        image, labels = _mishap(image, labels, mm, g)
+        image, inside = _resolution(image, inside, g)
+        image, inside = _crop(image, inside, labels, g)
     image = _bias(image, g)
-    image, inside = _resolution(image, inside, g)
-    image, inside = _crop(image, inside, labels, g)
     image = _noise(image, g)
     labels = labels * inside[0].long()
     return _normalise(image, inside), labels
@@ -115,10 +124,27 @@ def _pose(source: torch.Size, shape: Shape, g: Generator) -> Tensor:
     return (at / half)[None].flip(-1)
 
 
+def _straight(source: torch.Size, shape: Shape, g: Generator) -> Tensor:
+    """As :func:`_pose`, of whole voxels, so that neither image nor labels are interpolated."""
+    axes = []
+    for n, m in zip(source, shape, strict=True):
+        first = _pick(g, abs(n - m) + 1) * (1 if n > m else -1)
+        axes.append(torch.arange(m) + first - (n - 1) / 2)
+    if _chance(g, 0.5):
+        axes[0] = -axes[0]
+    at = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    half = torch.tensor([n / 2 for n in source])
+    return (at / half)[None].flip(-1)
+
+
+def _gamma(image: Tensor, most: float, g: Generator) -> Tensor:
+    return image.clamp(0, 2) ** math.exp(_u(g, -most, most))
+
+
 def _contrast(image: Tensor, labels: Tensor, g: Generator) -> Tensor:
     kind = _u(g, 0, 1)
     if kind < 0.45:
-        image = image.clamp(0, 2) ** math.exp(_u(g, -0.5, 0.5))
+        image = _gamma(image, 0.5, g)
     elif kind < 0.70:
         # a random curve over the intensities, the dark end kept as air most of the time
         knots = torch.rand(6, generator=g)
