@@ -69,7 +69,7 @@ def prepare(config: dict[str, Any], lock: bool = True) -> Run:
 
     With ``lock``, no second run may work on the same folder; the lock ends with the process, so a
     killed run leaves none. Raises :class:`EffaceError` for a missing source, a folder that cannot
-    be written, a release inside the source or the source inside the release.
+    be written, a release inside the source or the source inside the release, or a key that is gone.
     """
     from efface import inventory
 
@@ -92,6 +92,11 @@ def prepare(config: dict[str, Any], lock: bool = True) -> Run:
         raise EffaceError(f"{out}: cannot be written ({e.strerror})") from e
     key = Path(config["key"]).resolve() if config["key"] else restricted / "key"
     if not config["key"] and not key.exists():
+        if (restricted / "inventory").exists():
+            raise EffaceError(
+                f"{key}: the key of this run is gone, and a new one would give everybody another "
+                "pseudonym; put it back, or delete the folder of results and begin anew"
+            )
         new_key(key)
     entries = inventory.entries(source, read_key(key))
     return Run(str(source), str(out), str(key), entries)

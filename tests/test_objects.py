@@ -186,7 +186,7 @@ def test_without_tesseract_it_is_said_that_nobody_looked(tmp_path, monkeypatch):
     assert session["series"][0]["text"] == "not looked: tesseract is missing"
 
 
-def test_a_tesseract_that_fails_is_no_look(tmp_path, monkeypatch):
+def test_where_tesseract_fails_a_suspicious_series_is_withheld(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: name)
     (tmp_path / "bin").mkdir()
     fake = tmp_path / "bin" / "tesseract"
@@ -194,7 +194,9 @@ def test_a_tesseract_that_fails_is_no_look(tmp_path, monkeypatch):
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     series(tmp_path / "source" / "a", "Quillfeather 77")
-    assert said(tmp_path / "source") == ("not looked: tesseract did not finish", {""})
+    source = tmp_path / "source"
+    assert said(source) == ("not looked: tesseract gave no answer", {ocr.NO_ANSWER})
+    assert said(source, "never") == ("not looked: switched off", {""})
 
 
 def test_pictures_that_cannot_be_decoded_are_not_looked_at(tmp_path, calls):

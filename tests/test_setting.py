@@ -61,6 +61,18 @@ def test_restricted_zone_is_private_and_the_key_stays(tmp_path):
     assert setting.prepare(c, lock=False) == run
 
 
+def test_a_lost_key_is_not_silently_made_anew(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "a").write_text("x")
+    c = config(source=tmp_path / "s", out=tmp_path / "o")
+    key = Path(setting.prepare(c, lock=False).key)
+    (tmp_path / "o" / "restricted" / "inventory").mkdir()  # as a run that began leaves it
+    key.unlink()
+    with pytest.raises(EffaceError, match="another pseudonym"):
+        setting.prepare(c, lock=False)
+    assert not key.exists()
+
+
 def test_one_run_at_a_time(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "a").write_text("x")

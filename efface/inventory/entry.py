@@ -97,9 +97,9 @@ def _look_for_text(
     for where, whole in members.items():
         whole.sort(key=lambda f: (f["number"] is None, f["number"] or 0, f["path"]))
         paths = [f["path"] for f in whole]
-        found, series[where]["text"] = ocr.look(paths, series[where]["attributes"], mode)
-        for f in whole if found else ():
-            f["reason"] = ocr.REASON
+        reason, series[where]["text"] = ocr.look(paths, series[where]["attributes"], mode)
+        for f in whole:
+            f["reason"] = reason
 
 
 def _digest_twins(files: list[dict[str, Any]]) -> None:

@@ -25,8 +25,9 @@ from efface.status import BURNED_IN
 Mode = Literal["auto", "always", "never"]
 
 REASON = f"{BURNED_IN}: text in the picture"
+NO_ANSWER = f"{BURNED_IN}: tesseract gave no answer; look at the picture, then run with ocr: never"
 
-_SECONDS = 20
+_SECONDS = 60
 _LARGEST = 4096
 _WIDTH = 2304
 _SURE = 70.0
@@ -36,29 +37,29 @@ _SATURATED = 24
 """Pixels of the very highest value; a few are chance, a word has more."""
 
 
-def look(paths: Sequence[str], attributes: dict[str, Any], mode: Mode = "auto") -> tuple[bool, str]:
-    """Whether there is text in a series' picture, and what to say of how that is known.
+def look(paths: Sequence[str], attributes: dict[str, Any], mode: Mode = "auto") -> tuple[str, str]:
+    """Why to withhold a series for text in its picture (empty: no reason), and how that is known.
 
     ``paths`` are the files of one series in order; at most three frames of it are read, and
-    tesseract runs at most once, for 20 s at most. A picture that cannot be decoded shows no text:
-    the stages after this one cannot read it either.
+    tesseract runs at most once, for 60 s at most. Where it fails, the series is withheld. A picture
+    that cannot be decoded shows no text: the stages after this one cannot read it either.
     """
     if mode == "never":
-        return False, "not looked: switched off"
+        return "", "not looked: switched off"
     if shutil.which("tesseract") is None:
-        return False, "not looked: tesseract is missing"
+        return "", "not looked: tesseract is missing"
     derived = not _is_original(attributes)
     frames = [p for path, index in _chosen(paths, attributes) if (p := _frame(path, index)).size]
     if not frames:
-        return False, "not looked: not decoded"
+        return "", "not looked: not decoded"
     if mode == "auto" and not derived and not any(is_saturated(f) for f in frames):
-        return False, "not looked: nothing suspicious"
+        return "", "not looked: nothing suspicious"
     shown = np.concatenate([_upright(f, frames[0].shape) for f in frames], axis=1)
     # and below it the highest values alone: writing that lies on the brain stands out there
     words = read(np.concatenate([shown, (shown == 1).astype(np.float32)]))
     if words is None:
-        return False, "not looked: tesseract did not finish"
-    return is_text(words), "looked"
+        return NO_ANSWER, "not looked: tesseract gave no answer"
+    return REASON if is_text(words) else "", "looked"
 
 
 def is_saturated(picture: NDArray[np.generic]) -> bool:
