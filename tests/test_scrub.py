@@ -11,8 +11,9 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from small_dicom import write
 
-from efface import status
+from efface import inventory, status
 from efface.errors import EffaceError
 from efface.pseudonym import Key, series_label, session_label, subject_label
 from efface.scrub import (
@@ -824,6 +825,29 @@ def test_folder(tmp_path):
     first = {p.relative_to(tmp_path / "out"): p.read_bytes() for p in series.rglob("*.dcm")}
     scrub_folder(source, tmp_path / "again", KEY)
     assert all((tmp_path / "again" / p).read_bytes() == b for p, b in first.items())
+
+
+@pytest.mark.parametrize(
+    ("charset", "patient"),
+    [
+        ("ISO_IR 100", "Müller-7"),
+        ("ISO_IR 192", "Žofie-3"),
+        ("GB18030", "王小东"),
+        ("ISO_IR 144", "Люкceмбypг"),
+        (["", "ISO 2022 IR 87"], "山田 5"),
+        (None, "A-1\\B-2"),
+    ],
+)
+def test_a_person_has_one_pseudonym_in_a_folder_and_in_a_run(tmp_path, charset, patient):
+    write(
+        tmp_path / "in" / "a",
+        SpecificCharacterSet=charset,
+        PatientID=patient,
+        BodyPartExamined="HEAD",
+    )
+    scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
+    (session,) = inventory.merge([inventory.run_entry(tmp_path / "in", "a", KEY)], KEY)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [session["subject"]]
 
 
 def test_folder_refuses_places_where_it_would_do_harm(tmp_path):

@@ -144,7 +144,7 @@ def scrub(
     """
     sop = next(e.value for e in elements if e.tag == SOP_CLASS).decode("latin-1").strip("\0 ")
     policy = Policy(IODS[sop], retain)
-    charset = _charset(elements, [])
+    charset = encodings(elements, [])
     who = identity(elements, charset)
     signed = any(e.tag == _SIGNED and _number(e, form.little) for e in elements)
     known = _known(key, subject, policy, who.words, form, signed)
@@ -301,7 +301,7 @@ def _sequence(job: Job, e: Element) -> Element | None:
     for item in e.items or []:
         if e.tag == _CONTEXT and not _is_known_concept(item):
             continue
-        outer, job.charset = job.charset, _charset(item, job.charset)
+        outer, job.charset = job.charset, encodings(item, job.charset)
         if codes.is_code(item):
             entry = codes.known(item)
             rest = [x for x in item if x.tag not in codes.MACRO]
@@ -582,7 +582,8 @@ def _without_unused_bits(value: bytes, bits: int, stored: int, signed: bool, lit
     return ((voxels << shift) >> shift).astype(kind).tobytes()
 
 
-def _charset(elements: list[Element], outer: list[str]) -> list[str]:
+def encodings(elements: list[Element], outer: list[str]) -> list[str]:
+    """Specific Character Set of a data set; where it has none, that of the one around it."""
     for e in elements:
         if e.tag == _CHARSET:
             return [p.strip("\0 ") for p in e.value.decode("latin-1").split("\\")]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import shutil
 import struct
 import uuid
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydicom.charset import convert_encodings
+from pydicom.values import convert_text
 
 from efface import __version__, status
 from efface.errors import EffaceError
@@ -25,13 +29,13 @@ from efface.scrub.codec import (
     read_file,
     write_file,
 )
-from efface.scrub.engine import SOP_CLASS, SOP_INSTANCE, refusal, scrub
+from efface.scrub.engine import SOP_CLASS, SOP_INSTANCE, encodings, refusal, scrub
 from efface.scrub.table import check_options, wanted_private
 
 _IMPLEMENTATION = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, 'efface').int}"
 _VERSION_NAME = "EFFACE_" + __version__.replace(".", "_")
 _PATIENT_ID, _ISSUER, _STUDY, _SERIES = 0x00100020, 0x00100021, 0x0020000D, 0x0020000E
-_WHOSE = frozenset((_PATIENT_ID, _ISSUER, _STUDY, _SERIES, SOP_INSTANCE))
+_UIDS = frozenset((_STUDY, _SERIES, SOP_INSTANCE))
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ def _scrub_found(found: Found, key: Key, options: tuple[str, ...]) -> tuple[Path
     if found.reason:
         raise DamagedError(found.reason)
     form, elements = read_file(load(found.path), wanted_private(options))
-    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _WHOSE}
+    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _UIDS}
     study, series = said.get(_STUDY, ""), said.get(_SERIES, "")
     uid = said.get(SOP_INSTANCE, "")
     reason = refusal(elements, form)
@@ -203,10 +207,23 @@ def _scrub_found(found: Found, key: Key, options: tuple[str, ...]) -> tuple[Path
         raise DamagedError(reason)
     if not (study and series and uid):
         raise DamagedError(status.UNREADABLE)
-    subject = subject_label(key, said.get(_PATIENT_ID, ""), said.get(_ISSUER, ""), study)
+    subject = subject_label(key, *_whose(elements), study)
     session = session_label(key, study)
     out = scrub_elements(elements, form, key, subject, session, options)
     return Path(subject, session, series_label(key, series)), out, uid.encode()
+
+
+def _whose(elements: list[Element]) -> tuple[str, str]:
+    """Patient id and its issuer as the inventory reads them, or a person would have two names."""
+    charset = encodings(elements, [])
+    found = {e.tag: e.value for e in elements if e.tag in (_PATIENT_ID, _ISSUER)}
+    first = []
+    for value in (found.get(_PATIENT_ID, b""), found.get(_ISSUER, b"")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            text = convert_text(value, convert_encodings(charset or None), "LO")
+        first.append((text if isinstance(text, str) else text[0]).strip(" \0"))
+    return first[0], first[1]
 
 
 def _meta(elements: list[Element], transfer_syntax: str) -> list[Element]:
