@@ -1,5 +1,8 @@
 """``efface.deface`` as a developer calls it, on images that never were files."""
 
+import subprocess
+import sys
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -61,3 +64,20 @@ def test_what_is_no_volume_is_refused_in_a_sentence(head):
         efface.deface(nib.Nifti1Image(np.zeros((4, 4), np.int16), np.eye(4)))
     with pytest.raises(EffaceError, match="no feature"):
         efface.deface(head[0], features="hair")
+
+
+def test_no_connection_is_opened(head, tmp_path):
+    """Images must not leave, and neither must the news that there are any."""
+    nib.save(head[0], tmp_path / "head.nii.gz")
+    script = """
+import sys
+asked = []
+out = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo")
+sys.addaudithook(lambda event, _: asked.append(event) if event in out else None)
+import efface, nibabel
+efface.deface(nibabel.load(sys.argv[1]))
+assert not asked, asked
+"""
+    command = [sys.executable, "-c", script, tmp_path / "head.nii.gz"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -57,7 +57,7 @@ FACE_MARGINS = Margins(side=16.0, back=3.0, brain=4.0)
 ORGAN_MARGINS = {
     "eyes": Margins(side=6.0, back=3.0, brain=4.0),
     "nose": Margins(side=6.0, back=3.0, brain=4.0),
-    "ears": Margins(side=10.0, back=7.0, brain=3.0),
+    "ears": Margins(side=12.0, back=9.0, brain=3.0),
     "mouth": Margins(side=9.0, back=3.0, brain=4.0),
 }
 
