@@ -1,5 +1,7 @@
 """The grid, the network and the model."""
 
+from itertools import permutations, product
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -129,3 +131,19 @@ def test_nan_and_time_and_scaling():
     assert out.shape == (4, 4, 4)
     assert out[1, 1, 1] == 3.0
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("edge", ["nearest", "constant"])
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_interpolation_axis_by_axis_is_that_of_scipy(order, edge):
+    random = np.random.default_rng(sum(order) + order[0])
+    for flips in product((1, -1), repeat=3):
+        v = random.random((21, 30, 17)).astype(np.float32)
+        matrix = np.zeros((3, 3))
+        matrix[range(3), order] = np.array(flips) * random.uniform(0.4, 2.2, 3)
+        offset = np.where(np.array(flips) > 0, 0, np.array(v.shape) - 1) + random.uniform(-2, 2, 3)
+        ours = grids._interpolated(v, matrix, offset, (25, 19, 33), edge)
+        theirs = ndimage.affine_transform(
+            v, matrix, offset, output_shape=(25, 19, 33), order=1, mode=edge
+        )
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)

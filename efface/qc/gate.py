@@ -213,7 +213,8 @@ def change(
         return Verdict("fail", (f"{FACE_REMAINS}: the grid or the voxel type has changed",))
     if not _same_geometry(before, after):
         return Verdict("fail", (f"{REVIEW}: the header geometry has changed",))
-    changed = np.zeros(mask.shape, bool)
+    # in memory order as the voxels: mixed orders make every later step ten times slower
+    changed = np.zeros(mask.shape, bool, order="F" if old.flags.f_contiguous else "C")
     for t in range(old.shape[3] if old.ndim == 4 else 1):
         a, b = (old[..., t], new[..., t]) if old.ndim == 4 else (old, new)
         changed |= _differs(a, b)
@@ -418,7 +419,7 @@ def _differs(a: NDArray[np.generic], b: NDArray[np.generic]) -> Bool:
     if a.dtype.kind != "f" or a.dtype.itemsize not in (2, 4, 8):
         return np.asarray(a != b)
     kind = f"{a.dtype.byteorder}u{a.dtype.itemsize}"
-    return np.asarray(np.ascontiguousarray(a).view(kind) != np.ascontiguousarray(b).view(kind))
+    return np.asarray(a.view(kind) != b.view(kind))
 
 
 def _same_geometry(before: nib.Nifti1Image, after: nib.Nifti1Image) -> bool:

@@ -36,7 +36,7 @@ PARTS = {"brain": 1, "eyes": 2, "nose": 1, "ears": 2, "mouth": 1}
 """How many of each a head has."""
 SMALLEST_MM3 = 60.0
 """A component below this volume is noise, not an organ."""
-AROUND_MM = 40.0
+AROUND_MM = 24.0
 """How far beside the face :meth:`Segmenter.again` looks."""
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -140,7 +140,10 @@ class Segmenter:
 
     def _seen(self, img: nib.Nifti1Image, turn: str) -> Segmentation:
         affine = turns.affine(img.affine, turn)
-        labels, p, kept = self._label(nifti.stored(img), affine, nifti.scaling(img))
+        p, kept, grid = self._on_grid(nifti.stored(img), affine, nifti.scaling(img))
+        shape = (img.shape[0], img.shape[1], img.shape[2])
+        labels = grids.labels_to(p, kept, grid, shape, affine)
+        near.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
         ml = abs(np.linalg.det(img.affine[:3, :3])) / 1000
         counts = [int(np.count_nonzero(labels == k)) for k in range(len(LABELS) + 1)]
         certainty = {
@@ -159,48 +162,52 @@ class Segmenter:
     def again(self, img: nib.Nifti1Image, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """What of a face is found in a distorted image, looking where ``labels`` say it was.
 
-        Looks at the box of the organs and ``AROUND_MM`` beside it; 0 elsewhere. The whole image
-        where ``labels`` (on its grid) hold no organ.
+        Labels in the box of the organs, for which it looks ``AROUND_MM`` further; 0 elsewhere. The
+        whole image where ``labels`` (on its grid) hold no organ.
         """
         box = near.box_of(labels >= LABELS["eyes"])
         if box is None:
             return self.segment(img).labels
         reach = np.ceil(AROUND_MM / np.linalg.norm(img.affine[:3, :3], axis=0)).astype(int)
-        part = tuple(
-            slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True)
+        wide = [slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True)]
+        part = (wide[0], wide[1], wide[2])
+        p, kept, grid = self._on_grid(
+            nifti.stored(img)[part], _from(img.affine, part), nifti.scaling(img)
         )
-        affine = img.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ [s.start for s in part]
-        found, _, _ = self._label(nifti.stored(img)[part], affine, nifti.scaling(img))
         out = np.zeros(labels.shape, np.uint8, order="F")
-        out[part] = found
+        shape = (box[0].stop - box[0].start, box[1].stop - box[1].start, box[2].stop - box[2].start)
+        out[box] = grids.labels_to(p, kept, grid, shape, _from(img.affine, box))
         return out
 
-    def _label(
+    def _on_grid(
         self,
         voxels: NDArray[np.generic],
         affine: NDArray[np.float64],
         scaling: tuple[float, float],
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
-        """Labels on the image's own grid; class probabilities on the network's, what is kept."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], grids.Grid]:
+        """Class probabilities on the network's grid, what of them is kept, and the grid."""
         v = grids.volume(voxels, *scaling)
-        grid = grids.around(v.shape, affine, self.plan.mm, 2 ** len(self.plan.widths))
+        multiple = 2 ** len(self.plan.widths)
+        grid = grids.around(v.shape, affine, self.plan.mm, multiple)
         on_grid, inside = grids.resample(v, affine, grid)
         on_grid = grids.normalise(on_grid, inside)
-        box = grids.without_air(on_grid, grid, 2 ** len(self.plan.widths))
+        box = grids.without_air(on_grid, grid, multiple)
         grid, inside = grids.part(grid, box), inside[box]
         p = self.probabilities(np.ascontiguousarray(on_grid[box]))
         hard = _hardest(p)
         hard[~inside] = 0
-        kept = _components(hard, self.plan.mm)
-        shape = (v.shape[0], v.shape[1], v.shape[2])
-        labels = grids.labels_to(p, kept, grid, shape, affine)
-        near.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
-        return labels, p, kept
+        return p, _components(hard, self.plan.mm), grid
 
     def probabilities(self, v: NDArray[np.float32]) -> NDArray[np.float32]:
         """Class probabilities (classes, X, Y, Z) of a normalised volume on the grid."""
         return self._network(v)
+
+
+def _from(affine: NDArray[np.float64], box: near.Box) -> NDArray[np.float64]:
+    """The affine of a box of an image."""
+    out = affine.copy()
+    out[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+    return out
 
 
 def of_torch(network: AttentionUNet, device: str) -> Network:

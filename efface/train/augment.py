@@ -18,9 +18,11 @@ from efface.train.data import SCALE, Head
 
 Shape = tuple[int, int, int]
 
-AS_IT_IS = 0.3
+AS_IT_IS = 0.4
 """Share of heads that keep their pose, contrast and resolution: the fine borders are learned here,
 since nothing is interpolated."""
+DEFACED = 0.25
+"""Share of these that are defaced: in such ones the gate asks whether a face is found again."""
 
 
 def example(
@@ -43,6 +45,8 @@ def example(
     labels = labels[0].round().long()
     if as_it_is:
         image = _gamma(image, 0.2, g)
+        if _chance(g, DEFACED):
+            image, labels = _defaced(image, labels, mm, g)
     else:
         image = _contrast(image, labels, g)
         image = _lesion(image, labels, g)
