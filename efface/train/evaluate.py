@@ -128,7 +128,7 @@ def _known(folder: Path) -> Iterator[tuple[str, nib.Nifti1Image, NDArray[np.uint
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line a case as TSV, then one with the means and one with the worst."""
+    """One line a case as TSV, then their means, medians and worst."""
     figures = np.array([[*r.dice.values(), *r.coverage.values()] for r in rows])
     lines: list[list[object]] = []
     for r, line in zip(rows, figures, strict=True):
@@ -148,6 +148,7 @@ def table(rows: Sequence[Row]) -> str:
     n = sum(r.brain_changed for r in rows)
     missed = sum(len(r.missed) for r in rows)
     lines.append(["mean", "", "", *_round(_of(np.nanmean, figures)), n, missed, passed, ""])
+    lines.append(["median", "", "", *_round(_of(np.nanmedian, figures)), "", "", "", ""])
     lines.append(["worst", "", "", *_round(_of(np.nanmin, figures)), "", "", "", ""])
     names = ("head", "case", "variant", *_COLUMNS, "brain_changed", "missed", "status", "reasons")
     return _tsv(names, lines)
