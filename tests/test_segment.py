@@ -52,7 +52,7 @@ def test_the_graph_for_the_cpu_is_the_network(attention, fine):
     for p in net.parameters():  # none may be at a value that hides it
         torch.nn.init.normal_(p, std=0.3)
     weights = {k: v.detach().numpy() for k, v in net.state_dict().items()}
-    graph = runtime.compiled(weights, 3, attention)
+    graph = runtime.compiled(weights, 3, attention, precision="f32")
     ours = of_torch(net, "cpu")
     for shape in ((16, 24, 32), (24, 24, 24), (32, 16, 16), (16, 24, 32)):
         v = np.random.default_rng(2).random(shape, dtype=np.float32)

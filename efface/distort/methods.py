@@ -8,7 +8,7 @@ method that breaks it says so with ``depends_on_face`` and the gate sends its sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from efface.distort.region import Bool, Float
+from efface.distort.region import Bool, Box, Float
 from efface.errors import EffaceError
 from efface.segment.labels import LABELS
+from efface.segment.near import box_of
 from efface.segment.organs import voxel_sizes
 
 CORRELATION = 1.0
@@ -134,6 +135,10 @@ def method(name: str) -> Method:
         raise EffaceError(f"{name!r} is no method; choose from {', '.join(METHODS)}") from None
 
 
+_MOST_PIECES = 16
+"""A mask in more pieces than these is filled as one: a face has one, and two ears."""
+
+
 def replace(
     stored: NDArray[np.generic],
     mask: Bool,
@@ -159,23 +164,42 @@ def replace(
         raise EffaceError(f"labels of shape {labels.shape} do not fit an image of {stored.shape}")
     spacing = np.ones(3) if affine is None else voxel_sizes(affine)
     out = stored.copy(order="K")
-    box = _box(mask)
-    if box is None:
-        return out
     # blur looks past the region's edge; for the others the margin is small and does no harm
     margin = np.ceil(3 * BLUR / spacing).astype(int) if chosen.depends_on_face else np.zeros(3, int)
-    wide = tuple(
-        slice(max(0, s.start - int(m)), s.stop + int(m)) for s, m in zip(box, margin, strict=True)
-    )
-    part = mask[wide]
+    pieces = list(_pieces(mask, margin))
+    if not pieces:
+        return out
     for t in range(1 if stored.ndim == 3 else stored.shape[3]):
         source = stored if stored.ndim == 3 else stored[..., t]
         target = out if stored.ndim == 3 else out[..., t]
         outside = statistics(source, mask, labels)
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, t])))
-        values = chosen.fill(source[wide], part, outside, spacing, random)
-        target[wide][part] = _as_stored(values, outside, stored.dtype)
+        for box, part in pieces:
+            values = chosen.fill(source[box], part, outside, spacing, random)
+            target[box][part] = _as_stored(values, outside, stored.dtype)
     return out
+
+
+def _pieces(mask: Bool, margin: NDArray[np.intp]) -> Iterator[tuple[Box, Bool]]:
+    """The connected pieces of a mask, each in its box and so much about it: face, ear, ear.
+
+    The box of all of them holds the brain, where there is nothing to fill.
+    """
+    whole = box_of(mask)
+    if whole is None:
+        return
+    numbered, count = ndimage.label(mask[whole].T)  # row by row: masks lie in Fortran order
+    if count > _MOST_PIECES:
+        numbered = mask[whole].T.astype(np.uint8)
+    for n, found in enumerate(ndimage.find_objects(numbered), 1):
+        part = (numbered[found] == n).T
+        box, room = [], []
+        for s, w, size, m in zip(found[::-1], whole, mask.shape, margin.tolist(), strict=True):
+            start, stop = w.start + s.start, w.start + s.stop
+            wide = slice(max(0, start - m), min(size, stop + m))
+            box.append(wide)
+            room.append((start - wide.start, wide.stop - stop))
+        yield (box[0], box[1], box[2]), np.pad(part, room)
 
 
 def statistics(
@@ -240,13 +264,3 @@ def _as_stored(values: Float, outside: Outside, dtype: np.dtype[Any]) -> NDArray
 def _line(array: NDArray[np.generic], fortran: bool) -> NDArray[Any]:
     """The voxels in one row, without a copy where memory lies so."""
     return array.ravel(order="F" if fortran else "C")
-
-
-def _box(mask: Bool) -> tuple[slice, slice, slice] | None:
-    spans = []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        if not len(hit):
-            return None
-        spans.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return spans[0], spans[1], spans[2]

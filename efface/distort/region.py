@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from efface.errors import EffaceError
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.near import BRAIN_MARGIN, ball, set_around, within
+from efface.segment.near import BRAIN_MARGIN, ball, box_of, set_around, within
 from efface.segment.organs import Organ, find_organs, head_axes, voxel_sizes
 
 Bool = NDArray[np.bool_]
@@ -186,16 +186,16 @@ def _add_hull(
     coarse = [np.linspace(f[0], f[-1], 1 + ceil(round((f[-1] - f[0]) / GRID, 6))) for f in fine]
     # axes in the order z, y, x: the mask is in Fortran order, so that its transpose lies in rows
     x, y, z = coarse
-    beyond = (
-        normals[:, 2, None, None, None] * z[:, None, None]
-        + normals[:, 1, None, None, None] * y[:, None]
-        + (normals[:, 0, None] * x - reach[:, None])[:, None, None]
-    )
-    distance = beyond.max(axis=0)
+    distance = np.full((len(z), len(y), len(x)), -np.inf)
+    for (along_x, along_y, along_z), r in zip(normals, reach, strict=True):
+        plane = (along_x * x - r) + (along_y * y)[:, None] + (along_z * z)[:, None, None]
+        np.maximum(distance, plane, out=distance)
     # the smooth maximum adds at most this much: further inside it changes nothing that counts
     near = (distance > -SMOOTH * np.log(len(normals))) & (distance < GRID * 2)
+    at = np.nonzero(near)
+    beyond = normals @ np.stack([x[at[2]], y[at[1]], z[at[0]]]) - reach[:, None]
     top = distance[near]
-    distance[near] += SMOOTH * np.log(np.exp((beyond[:, near] - top) / SMOOTH).sum(axis=0))
+    distance[near] += SMOOTH * np.log(np.exp((beyond - top) / SMOOTH).sum(axis=0))
     np.maximum(distance, margins.brain - _from_brain(labels, spacing, coarse), out=distance)
     at_x, at_y, at_z = (_interpolation(f, c) for f, c in zip(fine, coarse, strict=True))
     distance = at_y @ (distance @ at_x.T)
@@ -235,6 +235,12 @@ def _interpolation(fine: Float, coarse: Float) -> Float:
 
 def _spare_brain(mask: Bool, labels: NDArray[np.uint8], spacing: Float) -> None:
     """Clear the mask in the brain and :data:`BRAIN_MARGIN` around it, exactly."""
-    brain = labels == LABELS["brain"]
-    mask &= ~brain
-    mask &= ~within(mask, brain, BRAIN_MARGIN, spacing)
+    box = box_of(mask)
+    if box is None:
+        return
+    # a margin about the mask: the brain that is near it need not lie in its box
+    reach = np.ceil(BRAIN_MARGIN / spacing).astype(int)
+    wide = tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True))
+    brain, part = labels[wide] == LABELS["brain"], mask[wide]
+    part &= ~brain
+    part &= ~within(part, brain, BRAIN_MARGIN, spacing)

@@ -6,8 +6,9 @@ before and after. The pictures of before show the face: they stay in the restric
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +54,15 @@ class Segmenter(Protocol):
         """Labels found in a distorted 3D or 4D image, where ``labels`` say the face was."""
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A segmentation as its stage wrote it down."""
+
+    labels: NDArray[np.uint8]
+    confidence: Mapping[str, float]
+    turn: str
+
+
 def judge(
     before: nib.Nifti1Image,
     after: nib.Nifti1Image,
@@ -63,18 +73,7 @@ def judge(
     segmenter: Segmenter,
 ) -> tuple[Status, tuple[str, ...], dict[str, Any]]:
     """Status, reasons and measures of one defaced image; ``seen`` is what ``before`` showed."""
-    again = segmenter.again(turns.image(after, seen.turn), seen.labels)
-    verdict = gate.gate(
-        before,
-        after,
-        seen.labels,
-        mask,
-        seen.confidence,
-        again,
-        method,
-        features,
-        turn=seen.turn,
-    )
+    verdict = _verdict(before, after, seen, mask, features, method, segmenter)
     return verdict.status, verdict.reasons, verdict.measures
 
 
@@ -167,27 +166,42 @@ def _image(
     mask = _labels(stages[2][0] / distorted.files["mask"]) > 0
     if labels.shape != before.shape[:3] or mask.shape != before.shape[:3]:
         return _once(scan, "fail", f"{STAGE_FAILED}: labels or mask on another grid")
-    confidence = segmented.measures.get("confidence", {})
-    known = segmented.measures.get("propagated", {}).get("organs", ())
-    turn = segmented.measures.get("turn", turns.AS_IT_IS)
-    again = segmenter.again(turns.image(after, turn), labels)
-    verdict = gate.gate(
-        before,
-        after,
-        labels,
-        mask,
-        confidence,
-        again,
-        method,
-        features,
-        known=known,
-        turn=turn,
-    )
+    said = segmented.measures
+    segmentation = _Seen(labels, said.get("confidence", {}), said.get("turn", turns.AS_IT_IS))
+    known = said.get("propagated", {}).get("organs", ())
+    verdict = _verdict(before, after, segmentation, mask, features, method, segmenter, known)
     files = _draw(scan.scan, before, after, labels, mask, folder)
     scan = replace(scan, files=files, measures={**scan.measures, **verdict.measures})
     for reason in verdict.reasons:
         scan = _once(scan, verdict.status, reason)
     return replace(scan, status=worst(scan.status, verdict.status))
+
+
+def _verdict(
+    before: nib.Nifti1Image,
+    after: nib.Nifti1Image,
+    seen: Segmentation,
+    mask: NDArray[np.bool_],
+    features: str | Collection[str],
+    method: str,
+    segmenter: Segmenter,
+    known: Sequence[Mapping[str, Any]] = (),
+) -> Verdict:
+    """The gate's word; the image is segmented again while the other questions are asked."""
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(segmenter.again, turns.image(after, seen.turn), seen.labels)
+        return gate.gate(
+            before,
+            after,
+            seen.labels,
+            mask,
+            seen.confidence,
+            again.result,
+            method,
+            features,
+            known=known,
+            turn=seen.turn,
+        )
 
 
 def _as_their_sources(images: list[Scan], segment: Manifest) -> list[Scan]:

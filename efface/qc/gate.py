@@ -7,7 +7,7 @@ Three questions, each answered from the voxels: is there a head whose face is ac
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,7 @@ def gate(
     labels: Labels,
     mask: Bool,
     confidence: Mapping[str, float],
-    again: Labels | None,
+    again: Callable[[], Labels | None],
     method: str,
     features: Collection[str] = FEATURES,
     anatomy: Anatomy | None = None,
@@ -97,9 +97,9 @@ def gate(
     """All questions to one scan.
 
     ``labels`` (uint8) and ``mask`` (bool, the replaced region) are 3D on the grid of ``before``;
-    ``again`` are the labels that the segmentation finds in ``after``, None if it could not be
-    asked, which is never a pass. ``features`` are the organs that were to go; ``known`` as in
-    :func:`face`; ``turn``: how the head lies otherwise than the header tells.
+    ``again``, called last, gives the labels that the segmentation finds in ``after``, None if it
+    could not be asked, which is never a pass. ``features`` are the organs that were to go;
+    ``known`` as in :func:`face`; ``turn``: how the head lies otherwise than the header tells.
     """
     features = _features(features)
     verdict = face(labels, confidence, turns.affine(before.affine, turn), anatomy, known)
@@ -108,9 +108,10 @@ def gate(
     if NOT_A_HEAD in verdict.reasons[:1] or verdict.status == "fail":
         return verdict
     verdict = verdict + change(before, after, labels, mask, method, features)
-    if again is None:
+    found = again()
+    if found is None:
         return verdict.mark("review", f"{FACE_REMAINS}: the scan could not be segmented again")
-    return verdict + remains(labels, again, before.affine, features)
+    return verdict + remains(labels, found, before.affine, features)
 
 
 def face(
@@ -132,7 +133,7 @@ def face(
         max(1, int(2.0 // s)) for s in np.linalg.norm(world[:3, :3], axis=0) + 1e-6
     )  # at about 2 mm: volumes and centres need no more
     # one voxel after the other in memory: all that follows walks over them many times
-    small = np.ascontiguousarray(labels[tuple(slice(s // 2, None, s) for s in steps)])
+    small = labels[tuple(slice(s // 2, None, s) for s in steps)].copy(order="K")
     grid = world.copy()
     grid[:3, 3] += world[:3, :3] @ np.array([s // 2 for s in steps])
     grid[:3, :3] = world[:3, :3] * steps
@@ -151,7 +152,10 @@ def face(
     if ml > BRAIN_ML[1] or ml < (CUT_BRAIN_ML if cut else BRAIN_ML[0]):
         return Verdict("fail", (f"{NOT_A_HEAD}: {ml:.0f} ml of brain found",), measures)
 
-    points = _world(index, grid)
+    # what the brain says of the pose needs no more points than these
+    rng = np.random.default_rng(0)
+    some = index[rng.choice(len(index), 4000, replace=False)] if len(index) > 4000 else index
+    points = _world(some, grid)
     pose, centres, volumes = _lay(small, grid, voxel, anatomy, view, points, ml)
     pose, told = _told(known, pose, anatomy, view, points, ml)
     measures["pose_misfit"] = round(pose.misfit, 2)
@@ -314,9 +318,6 @@ def _lay(
     First by the brain alone, then with nose and mouth, then ears, then eyes: each step tells left
     from right better for the next, so that a turned head is not taken for one with two left eyes.
     """
-    rng = np.random.default_rng(0)
-    if len(brain) > 4000:
-        brain = brain[rng.choice(len(brain), 4000, replace=False)]
     organs = {
         label: _world(indices(_parts(small == LABELS[label], voxel)), grid) for label in FEATURES
     }
@@ -396,12 +397,19 @@ def _strays(anatomy: Anatomy, pose: Pose, name: str, at: NDArray[np.float64]) ->
 
 def _parts(mask: Bool, voxel: float, *, largest: bool = False) -> Bool:
     """Connected parts of at least ``LEAST_MM3``, or only the largest of them."""
-    out = np.zeros_like(mask)
+    if mask.flags.f_contiguous:
+        # scipy numbers row by row
+        return _parts_of(mask.T, voxel, largest).T
+    return _parts_of(mask, voxel, largest)
+
+
+def _parts_of(mask: Bool, voxel: float, largest: bool) -> Bool:
+    out = np.zeros(mask.shape, bool)
     box = box_of(mask)
     if box is None:
         return out
     groups, _ = ndimage.label(mask[box], np.ones((3, 3, 3)))
-    sizes = np.bincount(groups.ravel(order="K"))
+    sizes = np.bincount(groups.ravel())
     sizes[0] = 0
     keep = sizes * voxel >= LEAST_MM3
     if largest:

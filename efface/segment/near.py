@@ -78,7 +78,10 @@ def indices(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
     box = box_of(mask)
     if box is None:
         return np.zeros((0, 3), np.intp)
-    found: NDArray[np.intp] = np.argwhere(np.ascontiguousarray(mask[box]))
+    # row by row as the mask lies in memory
+    part = mask[box] if mask.flags.c_contiguous else mask[box].T
+    found: NDArray[np.intp] = np.argwhere(np.ascontiguousarray(part))
+    found = found if mask.flags.c_contiguous else found[:, ::-1]
     found += np.array([s.start for s in box])
     return found
 

@@ -83,7 +83,9 @@ def find_organs(labels: NDArray[np.uint8], spacing: Float) -> list[Organ]:
 
     Sides are provisional (which of a pair is left shows only in :func:`head_axes`).
     """
-    boxes = ndimage.find_objects(labels, max_label=max(LABELS.values()))
+    # labels lie in Fortran order, as images do: their transpose is walked over row by row
+    flipped = ndimage.find_objects(labels.T, max_label=max(LABELS.values()))
+    boxes = [box and box[::-1] for box in flipped]
     found = ((name, boxes[LABELS[name] - 1]) for name in FEATURES)
     return [o for name, box in found if box for o in _organs(labels, name, box, spacing)]
 
