@@ -51,10 +51,13 @@ CONFIDENCE = 0.5
 COVERAGE = 0.99
 """Share of each organ's voxels that must lie in the replaced region."""
 REMAINS_SHARE, REMAINS_MM3 = 0.3, 300.0
-"""An organ found again where it was, above both, means that the face may remain.
+"""An organ found again beside the region, above both, means that the face may remain.
 
-One ear that stays is half of them. Where ears were replaced, the network guesses up to 0.23 of them
-into the noise, from what lies about it; of eyes, nose and mouth up to 0.13 (22 real scans)."""
+Of an eye whose label was taken away, as if it had been missed, two thirds and more were found in
+13 heads of five scanners; where nothing was missed, up to 0.23 of the ears, at the region's rim."""
+REMAINS_INSIDE = 0.65
+"""The same where it was: the network guesses up to 0.45 of the eyes into an orbit full of noise,
+and finds 0.8 and more of each organ in heads that were not distorted."""
 RESEMBLANCE = 0.5
 """Correlation of the organs' voxels before and after from which on they are no replacement."""
 MISFIT = 2.5
@@ -111,7 +114,7 @@ def gate(
     found = again()
     if found is None:
         return verdict.mark("review", f"{FACE_REMAINS}: the scan could not be segmented again")
-    return verdict + remains(labels, found, before.affine, features)
+    return verdict + remains(labels, found, mask, before.affine, features)
 
 
 def face(
@@ -276,24 +279,30 @@ def change(
 def remains(
     labels: Labels,
     again: Labels,
+    mask: Bool,
     affine: NDArray[np.floating[Any]],
     features: Collection[str] = FEATURES,
 ) -> Verdict:
-    """Whether the organs are found again where they were. Both label maps: uint8, same grid."""
+    """Whether an organ is found again in the distorted image, beside the region or inside it.
+
+    ``labels``, ``again`` (uint8) and ``mask``, the region: 3D, the same grid.
+    """
     voxel = float(abs(np.linalg.det(np.asarray(affine, float)[:3, :3])))
     verdict = Verdict()
-    box = box_of(labels > LABELS["brain"])
+    box = box_of((labels > LABELS["brain"]) | (again > LABELS["brain"]))
     if box is None:
         return verdict
-    labels, again = labels[box], again[box]
+    labels, again, outside = labels[box], again[box], ~mask[box]
     for name in _features(features):
-        was = labels == LABELS[name]
+        was, found = labels == LABELS[name], again == LABELS[name]
         size = float(np.count_nonzero(was)) * voxel
-        overlap = float(np.count_nonzero(was & (again == LABELS[name]))) * voxel
-        if size < LEAST_MM3:
-            continue
-        verdict.measures[f"found_again_{name}"] = round(overlap / size, 3)
-        if overlap > REMAINS_MM3 and overlap > REMAINS_SHARE * size:
+        beside = float(np.count_nonzero(found & outside)) * voxel
+        inside = float(np.count_nonzero(found & was)) * voxel
+        if size >= LEAST_MM3:
+            verdict.measures[f"found_again_{name}"] = round(beside / size, 3)
+        if (beside > REMAINS_MM3 and beside > REMAINS_SHARE * size) or (
+            inside > REMAINS_MM3 and inside > REMAINS_INSIDE * size
+        ):
             verdict = verdict.mark("review", f"{FACE_REMAINS}: {name} found again after distorting")
     return verdict
 

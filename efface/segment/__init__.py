@@ -162,8 +162,8 @@ class Segmenter:
     def again(self, img: nib.Nifti1Image, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """What of a face is found in a distorted image, looking where ``labels`` say it was.
 
-        Labels in the box of the organs, for which it looks ``AROUND_MM`` further; 0 elsewhere. The
-        whole image where ``labels`` (on its grid) hold no organ.
+        Labels in the box of the organs and ``AROUND_MM`` about it, 0 elsewhere; the whole image
+        where ``labels`` (on its grid) hold no organ.
         """
         box = near.box_of(labels >= LABELS["eyes"])
         if box is None:
@@ -175,8 +175,9 @@ class Segmenter:
             nifti.stored(img)[part], _from(img.affine, part), nifti.scaling(img)
         )
         out = np.zeros(labels.shape, np.uint8, order="F")
-        shape = (box[0].stop - box[0].start, box[1].stop - box[1].start, box[2].stop - box[2].start)
-        out[box] = grids.labels_to(p, kept, grid, shape, _from(img.affine, box))
+        there = out[part]
+        shape = (there.shape[0], there.shape[1], there.shape[2])
+        there[...] = grids.labels_to(p, kept, grid, shape, _from(img.affine, part))
         return out
 
     def _on_grid(
