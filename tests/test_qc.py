@@ -16,7 +16,9 @@ from small_session import (
 )
 
 from efface import qc, status
+from efface.distort import deface_image
 from efface.qc import anatomy, gate
+from efface.segment import Segmenter
 from efface.segment.labels import LABELS
 
 PARTS = [n.replace(" ", "_") for n in anatomy.PARTS]
@@ -318,6 +320,31 @@ def test_a_scan_that_breaks_fails_alone(tmp_path):
     scans = qc.run(session(), convert, segment, distort, tmp_path, Finder(labels))
     assert {s.status for s in scans} == {"fail"}
     assert all(r.startswith(status.STAGE_FAILED) for s in scans for r in s.reasons)
+
+
+def test_what_was_missed_is_found_again_in_real_heads(data):
+    segmenter = Segmenter.load(None, "cpu", 2)
+    for path in sorted((data / "heads" / "val").glob("*_T1w.nii.gz"))[:3]:
+        img = nib.load(path)
+        seen = segmenter.segment(img)
+        eyes = np.argwhere(seen.labels == LABELS["eyes"])
+        across = (eyes @ img.affine[:3, :3].T)[:, 0]
+        one_eye = seen.labels.copy(order="F")
+        one_eye[tuple(eyes[across > np.median(across)].T)] = 0
+        no_nose = np.where(seen.labels == LABELS["nose"], np.uint8(0), seen.labels)
+
+        def remaining(labels, features="face", img=img):
+            after, mask = deface_image(img, labels, features)
+            return gate.remains(labels, segmenter.again(after, labels), mask, img.affine).reasons
+
+        assert remaining(seen.labels) == ()
+        assert remaining(one_eye) == (f"{status.FACE_REMAINS}: eyes found again after distorting",)
+        # the hull of the whole face would cover it
+        left = remaining(no_nose, "eyes,ears,mouth")
+        assert f"{status.FACE_REMAINS}: nose found again after distorting" in left
+        whole = np.zeros(seen.labels.shape, bool)
+        untouched = gate.remains(seen.labels, segmenter.again(img, seen.labels), whole, img.affine)
+        assert len(untouched.reasons) == 4
 
 
 def test_anatomy_of_real_heads(data):

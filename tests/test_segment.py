@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, ornt_transform
+from safetensors.numpy import load_file
 from scipy import ndimage
 
+from efface.phantom import phantom
+from efface.segment import Segmenter, near, of_torch, runtime, shipped_models
 from efface.segment import grid as grids
-from efface.segment import near, of_torch, runtime
 from efface.segment.network import AttentionUNet, fold, unfold
 
 
@@ -147,3 +149,14 @@ def test_interpolation_axis_by_axis_is_that_of_scipy(order, edge):
             v, matrix, offset, output_shape=(25, 19, 33), order=1, mode=edge
         )
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+def test_the_cpu_s_own_precision_gives_the_same_labels():
+    img, _ = phantom(4, spacing=(2, 2, 2))
+    model = Segmenter.load(None, "cpu", 2)
+    stored = load_file(shipped_models() / "face.safetensors")
+    weights = {k: v.astype(np.float32) for k, v in stored.items()}
+    exact = runtime.compiled(weights, len(model.plan.widths), model.plan.attention, 2, "f32")
+    a = model.segment(img).labels
+    b = Segmenter(exact, model.plan).segment(img).labels
+    assert (a != b).sum() < 0.002 * (b > 0).sum()
