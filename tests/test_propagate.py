@@ -14,7 +14,7 @@ from efface import nifti, segment
 from efface.manifest import Manifest, Scan
 from efface.phantom import phantom
 from efface.qc import _as_their_sources, gate
-from efface.segment import motion, propagate
+from efface.segment import motion, propagate, turns
 from efface.segment.labels import FEATURES, LABELS
 
 SHAPE = (9, 8, 7)
@@ -220,6 +220,8 @@ class Network:
             dict.fromkeys(LABELS, sure),
             {n: float((labels == k).sum() * ml) for n, k in LABELS.items()},
             {n: segment.PARTS[n] if (labels == k).any() else 0 for n, k in LABELS.items()},
+            # wild labels tell of a head that lies somehow
+            turns.AS_IT_IS if (labels == LABELS["eyes"]).any() else "IRP",
         )
 
 
@@ -365,6 +367,7 @@ def test_a_phase_image_has_the_face_of_its_magnitude(tmp_path):
     (_, other), (_, got) = session(tmp_path / "a", *scans)
     assert other.status == "pass"
     assert other.measures["propagated"]["from"] == "sub-a_magnitude1"
+    assert other.measures["turn"] == turns.AS_IT_IS
     assert np.array_equal(got, as_array(labels))
     # of another series, it may have been acquired later: noise proves nothing
     (tmp_path / "b").mkdir()

@@ -529,9 +529,11 @@ def _propagate(source: _Read, scan: _Read, images: Path, folder: Path, *, shared
         joined = join(carried, agreeing, scan.affine, ~within)
     near.clear_of_organs(joined, np.linalg.norm(scan.affine[:3, :3], axis=0))
     measures |= {"from": name, "organs": [vars(o) for o in seen], "own_confidence": dict(sure)}
-    theirs = source.scan.measures.get("confidence", {})
     out = _written(scan, joined, folder, measures)
-    return replace(out, measures={**out.measures, "confidence": dict(theirs)})
+    # one frame of reference: the head lies in both as where it was seen better
+    said = source.scan.measures
+    theirs = {k: said[k] for k in ("confidence", "turn") if k in said}
+    return replace(out, measures={**out.measures, **theirs})
 
 
 def _written(scan: _Read, labels: Labels, folder: Path, measures: dict[str, Any]) -> Scan:
