@@ -532,7 +532,7 @@ def _propagate(source: _Read, scan: _Read, images: Path, folder: Path, *, shared
     out = _written(scan, joined, folder, measures)
     # one frame of reference: the head lies in both as where it was seen better
     said = source.scan.measures
-    theirs = {k: said[k] for k in ("confidence", "turn") if k in said}
+    theirs: dict[str, Any] = {k: said[k] for k in ("confidence", "turn") if k in said}
     return replace(out, measures={**out.measures, **theirs})
 
 
