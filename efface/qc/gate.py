@@ -22,7 +22,8 @@ from efface.qc import anatomy as anatomies
 from efface.qc.anatomy import PARTS, Anatomy, Pose, View
 from efface.segment import turns
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.near import box_of, indices
+from efface.segment.near import box_of, indices, within
+from efface.segment.organs import voxel_sizes
 from efface.status import (
     BRAIN_TOUCHED,
     FACE_REMAINS,
@@ -50,11 +51,13 @@ CONFIDENCE = 0.5
 """Below this a person looks."""
 COVERAGE = 0.99
 """Share of each organ's voxels that must lie in the replaced region."""
-REMAINS_SHARE, REMAINS_MM3 = 0.3, 300.0
+REMAINS_SHARE, REMAINS_MM3 = 0.4, 300.0
 """An organ found again beside the region, above both, means that the face may remain.
 
 Most of an eye that was missed is found so, and of a face nothing of which was missed only some of
-the ears, at the region's rim (tests/test_qc.py holds real heads to it)."""
+the ears (tests/test_qc.py holds real heads to it)."""
+REMAINS_BESIDE = 4.0
+"""Nearer to the region than this lies its rim, where the network guesses on what was cut, in mm."""
 REMAINS_INSIDE = 0.65
 """The same where it was: the network guesses up to half of the eyes into an orbit of noise, but
 nearly all of them are found in a head that was not distorted."""
@@ -292,11 +295,13 @@ def remains(
     box = box_of((labels > LABELS["brain"]) | (again > LABELS["brain"]))
     if box is None:
         return verdict
-    labels, again, outside = labels[box], again[box], ~mask[box]
+    labels, again, mask = labels[box], again[box], mask[box]
+    beyond = (again > LABELS["brain"]) & ~mask
+    beyond &= ~within(beyond, mask, REMAINS_BESIDE, voxel_sizes(affine))
     for name in _features(features):
         was, found = labels == LABELS[name], again == LABELS[name]
         size = float(np.count_nonzero(was)) * voxel
-        beside = float(np.count_nonzero(found & outside)) * voxel
+        beside = float(np.count_nonzero(found & beyond)) * voxel
         inside = float(np.count_nonzero(found & was)) * voxel
         if size >= LEAST_MM3:
             verdict.measures[f"found_again_{name}"] = round(beside / size, 3)
