@@ -109,8 +109,9 @@ def _bytes(
     header.write_to(out)
     offset = int(header.get_data_offset() if header.extensions else header.single_vox_offset)
     out.write(b"\0" * max(0, offset - out.tell()))
-    out.write(voxels.tobytes(order="F"))
-    return out.getvalue()
+    # no copy of voxels that lie in Fortran order, as those of a file do
+    rows = np.ascontiguousarray(voxels.T).reshape(-1).view(np.uint8)
+    return b"".join((out.getvalue(), rows.data))
 
 
 def _inflate(path: Path) -> bytes:

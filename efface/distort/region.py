@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from efface.errors import EffaceError
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.near import BRAIN_MARGIN, ball, box_of, set_around, within
+from efface.segment.near import BRAIN_MARGIN, ball, box_of, set_around, wider, within
 from efface.segment.organs import Organ, find_organs, head_axes, voxel_sizes
 
 Bool = NDArray[np.bool_]
@@ -238,9 +238,8 @@ def _spare_brain(mask: Bool, labels: NDArray[np.uint8], spacing: Float) -> None:
     box = box_of(mask)
     if box is None:
         return
-    # a margin about the mask: the brain that is near it need not lie in its box
-    reach = np.ceil(BRAIN_MARGIN / spacing).astype(int)
-    wide = tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True))
+    # the brain that is near the mask need not lie in its box
+    wide = wider(box, BRAIN_MARGIN, spacing)
     brain, part = labels[wide] == LABELS["brain"], mask[wide]
     part &= ~brain
     part &= ~within(part, brain, BRAIN_MARGIN, spacing)

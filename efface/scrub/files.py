@@ -215,15 +215,19 @@ def _scrub_found(found: Found, key: Key, options: tuple[str, ...]) -> tuple[Path
 
 def _whose(elements: list[Element]) -> tuple[str, str]:
     """Patient id and its issuer as the inventory reads them, or a person would have two names."""
-    charset = encodings(elements, [])
     found = {e.tag: e.value for e in elements if e.tag in (_PATIENT_ID, _ISSUER)}
-    first = []
-    for value in (found.get(_PATIENT_ID, b""), found.get(_ISSUER, b"")):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            text = convert_text(value, convert_encodings(charset or None), "LO")
-        first.append((text if isinstance(text, str) else text[0]).strip(" \0"))
-    return first[0], first[1]
+    charset = encodings(elements, [])
+    return _first(found.get(_PATIENT_ID, b""), charset), _first(found.get(_ISSUER, b""), charset)
+
+
+def _first(value: bytes, charset: list[str]) -> str:
+    """The first of the values, as pydicom decodes it."""
+    if value.isascii() and not (b"\\" in value or b"\x1b" in value):
+        return value.decode().strip(" \0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        text = convert_text(value, convert_encodings(charset or None), "LO")
+    return (text if isinstance(text, str) else text[0]).strip(" \0")
 
 
 def _meta(elements: list[Element], transfer_syntax: str) -> list[Element]:

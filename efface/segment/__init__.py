@@ -145,7 +145,7 @@ class Segmenter:
         labels = grids.labels_to(p, kept, grid, shape, affine)
         near.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
         ml = abs(np.linalg.det(img.affine[:3, :3])) / 1000
-        counts = [int(np.count_nonzero(labels == k)) for k in range(len(LABELS) + 1)]
+        counts = {k: int(np.count_nonzero(labels == k)) for k in LABELS.values()}
         certainty = {
             n: round(float(p[k][kept[k]].mean()), 4) if kept[k].any() else 0.0
             for n, k in LABELS.items()
@@ -168,9 +168,7 @@ class Segmenter:
         box = near.box_of(labels >= LABELS["eyes"])
         if box is None:
             return self.segment(img).labels
-        reach = np.ceil(AROUND_MM / np.linalg.norm(img.affine[:3, :3], axis=0)).astype(int)
-        wide = [slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True)]
-        part = (wide[0], wide[1], wide[2])
+        part = near.wider(box, AROUND_MM, np.linalg.norm(img.affine[:3, :3], axis=0))
         p, kept, grid = self._on_grid(
             nifti.stored(img)[part], _from(img.affine, part), nifti.scaling(img)
         )

@@ -24,8 +24,11 @@ def clear_of_organs(labels: NDArray[np.uint8], spacing: NDArray[np.floating]) ->
     errs by a voxel, and neither the eye shall stay nor the brain change for it. ``labels``: 3D,
     values of :data:`LABELS`; ``spacing``: voxel size in mm (3,).
     """
-    brain = labels == LABELS["brain"]
-    labels[within(brain, labels > LABELS["brain"], BRAIN_MARGIN, spacing)] = 0
+    box = box_of(labels > LABELS["brain"])
+    if box is None:
+        return
+    part = labels[wider(box, BRAIN_MARGIN, spacing)]
+    part[within(part == LABELS["brain"], part > LABELS["brain"], BRAIN_MARGIN, spacing)] = 0
 
 
 def within(mask: Bool, of: Bool, mm: float, spacing: NDArray[np.floating]) -> Bool:
@@ -98,6 +101,13 @@ def box_of(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
         spans.append(span)
         cut = cut[tuple([slice(None)] * axis + [span])]
     return spans[0], spans[1], spans[2]
+
+
+def wider(box: Box, mm: float, spacing: NDArray[np.floating]) -> Box:
+    """A box with at least so many mm about it, cut at the low end of the volume."""
+    reach = np.ceil(mm / spacing - 1e-6).astype(int).tolist()
+    out = [slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True)]
+    return out[0], out[1], out[2]
 
 
 def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
