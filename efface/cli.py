@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from efface import __version__
 from efface.errors import EffaceError
@@ -50,6 +51,23 @@ def main(argv: list[str] | None = None) -> int:
 def _say(sentence: str) -> int:
     print(f"efface: {sentence}", file=sys.stderr)
     return FAILED
+
+
+class _Names(argparse.Action):
+    """Names with spaces or commas between them, in one place or in several."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,  # noqa: ANN401
+        option_string: str | None = None,
+    ) -> None:
+        names = [name for value in values for name in value.split(",") if name]
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), *names])
+
+
+_MANY: dict[str, Any] = {"nargs": "+", "default": [], "action": _Names}
 
 
 def _run(a: argparse.Namespace) -> int:
@@ -236,13 +254,11 @@ def _parser() -> argparse.ArgumentParser:
         help="participant: up to the leak scan of each session; group: all of it, to release and"
         " audit (default, unless people are named)",
     )
-    run.add_argument(
-        "--participant-label", nargs="+", default=[], metavar="SUB", help="only these (sub-…)"
-    )
+    run.add_argument("--participant-label", **_MANY, metavar="SUB", help="only these (sub-…)")
     run.add_argument("--cores", type=int, default=os.cpu_count() or 1, metavar="N")
     run.add_argument("--profile", metavar="NAME", help="how to run: slurm, or a profile's folder")
     run.add_argument("--key", type=Path, metavar="FILE", help="default: OUT/restricted/key")
-    run.add_argument("--retain", nargs="+", default=[], metavar="OPTION", help=_RETAIN)
+    run.add_argument("--retain", **_MANY, metavar="OPTION", help=_RETAIN)
     run.add_argument("--accept", type=Path, metavar="FILE", help="scans accepted in review")
     run.add_argument("--verbose", action="store_true", help="all that snakemake says")
     _how(run)
@@ -263,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
     scrub.add_argument("dicom", type=Path, metavar="DICOM_DIR")
     scrub.add_argument("out", type=Path, metavar="OUT_DIR")
     scrub.add_argument("--key", type=Path, required=True, metavar="FILE", help="project key")
-    scrub.add_argument("--retain", nargs="+", default=[], metavar="OPTION", help=_RETAIN)
+    scrub.add_argument("--retain", **_MANY, metavar="OPTION", help=_RETAIN)
 
     verify = command("verify", _verify, "check a release: manifest, structure, identifiers")
     verify.add_argument("release", type=Path, metavar="RELEASE")

@@ -119,6 +119,18 @@ def test_scrub_without_key_says_how_to_make_one(command, tmp_path):
     refused(done, 1, "efface key new")
 
 
+@pytest.mark.parametrize(
+    "typed", [["a,b"], ["a", "b"], ["a", "--retain", "b"]], ids=["comma", "space", "twice"]
+)
+def test_no_option_that_was_typed_is_dropped(command, tmp_path, typed):
+    options = {"a": "dates-full", "b": "dates-shifted", "a,b": "dates-full,dates-shifted"}
+    (tmp_path / "in").mkdir()
+    command("key", "new", tmp_path / "key")
+    retain = ["--retain", *(options.get(t, t) for t in typed)]
+    done = command("scrub", tmp_path / "in", tmp_path / "out", "--key", tmp_path / "key", *retain)
+    refused(done, 1, "exclude each other")
+
+
 def test_key_is_private_and_never_overwritten(command, tmp_path):
     key = tmp_path / "key"
     first = command("key", "new", key)

@@ -229,14 +229,14 @@ def change(
         a, b = (old[..., t], new[..., t]) if old.ndim == 4 else (old, new)
         changed |= _differs(a, b)
     region = mask.astype(bool, copy=False)
-    in_brain = int(np.count_nonzero(changed & (labels == LABELS["brain"])))
-    elsewhere = int(np.count_nonzero(changed & ~region))
-    region_ml = float(np.count_nonzero(region))
-    # from here on only where the face is: most of an image is elsewhere
-    box = box_of(region | (labels > LABELS["brain"]))
+    # from here on only where something changed or should have: most of an image is elsewhere
+    box = box_of(changed | region | (labels > LABELS["brain"]))
     near = (slice(0, 1),) * 3 if box is None else box
     old, new, labels = old[near], new[near], labels[near]
     changed, region = changed[near], region[near]
+    in_brain = int(np.count_nonzero(changed & (labels == LABELS["brain"])))
+    elsewhere = int(np.count_nonzero(changed & ~region))
+    region_ml = float(np.count_nonzero(region))
     voxel = float(abs(np.linalg.det(np.asarray(before.affine, float)[:3, :3])))
     measures: dict[str, Any] = {
         "method": method,
