@@ -39,7 +39,8 @@ rule ablation:
             "mm": 4.0,
             "shape": [48, 64, 64],
             "widths": [16, 32, 64],
-            "fine": 8,
+            "cut": [16, 32, 64],
+            "cut_steps": 1200,
             "steps": 2200,
             "learning_rate": 0.003,
             "organ_weight": 6.0,  # organs are learned early, and the training is short
@@ -70,6 +71,7 @@ rule label:
 rule evaluate:
     output:
         table=f"{TRAINED}/evaluation.tsv",
+        cascade=f"{TRAINED}/cascade.tsv",
         transformed=f"{TRAINED}/transformations.tsv",
         cases=f"{TRAINED}/cases.tsv",
         figure=f"{TRAINED}/transformations.png",
@@ -80,6 +82,7 @@ rule evaluate:
     threads: 2
     params:
         model=setting.model_hash(config["models"]),
+        cache=f"{TRAINED}/cache",
         transformed=4,  # heads to be seen in every way; all heads are seen as they are
     script:
         "../scripts/evaluate.py"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from efface.manifest import write_atomic, write_json
 from efface.segment import Segmenter
-from efface.train import calibrate, evaluate, figure
+from efface.train import calibrate, data, evaluate, figure
 
 config, output = snakemake.config, snakemake.output
 heads = Path(config["heads"] or "heads")
@@ -24,6 +24,8 @@ def told(rows):
 
 plain = list(told(evaluate.heads(folder, segmenter)))
 write_atomic(Path(output.table), evaluate.table(plain))
+known = data.cached(folder, Path(snakemake.params.cache), segmenter.plan.mm)
+write_atomic(Path(output.cascade), evaluate.compared(known, segmenter))
 evaluate.picture(folder, plain, segmenter, Path(output.picture))
 rows = plain + list(told(evaluate.transformed(folder, segmenter, snakemake.params.transformed)))
 write_atomic(Path(output.transformed), evaluate.groups(rows))

@@ -7,8 +7,9 @@ import torch
 import yaml
 
 from efface.segment import Plan, Segmenter, of_torch
+from efface.segment.cascade import Cascade
 from efface.segment.labels import LABELS
-from efface.train import agree, data, evaluate, export, loop
+from efface.train import agree, cut, data, evaluate, export, loop
 
 params = snakemake.params
 heads = Path(snakemake.config["heads"] or "heads")
@@ -28,20 +29,17 @@ def report(line):
         f.write(line + "\n")
 
 
-def validate(net):
-    plan = Plan(settings.mm, settings.widths, settings.attention, settings.fine)
-    segmenter = Segmenter(of_torch(net, device), plan)
-    figures = evaluate.dice_of(validation, segmenter)
-    net.train()
-    return figures
+def figures(find, second=None):
+    networks = [n and of_torch(n, device) for n in (find, second)]
+    plan = Plan(settings.mm, settings.widths, settings.attention, settings.cut)
+    return evaluate.dice_of(validation, Segmenter(Cascade(*networks, settings.mm), plan))
 
 
 if snakemake.config["models"]:
     # a model that is there already has its say about labels that err in lumps
     voter = Segmenter.load(Path(snakemake.config["models"]), device, snakemake.threads)
-    multiple = 2 ** len(voter.plan.widths)
     for i, head in enumerate(training):
-        seen = agree.predictions(head, [voter.probabilities], multiple)
+        seen = agree.predictions(head, [voter.network])
         labels, wrong = agree.corrected(head.labels, seen)
         training[i] = replace(head, labels=labels)
         if wrong.any():
@@ -49,15 +47,29 @@ if snakemake.config["models"]:
             report(f"{head.name}: voxels of labels put right: {counts}")
 training += data.phantoms(settings.phantoms, settings.mm)
 report(f"{len(training)} heads to train on, {len(validation)} to validate")
-curve = Path(params.curve)
-net = loop.train(training, settings, Path(params.checkpoint), curve, device, validate, report)
+curve, checkpoint = Path(params.curve), Path(params.checkpoint)
+find = loop.train(training, settings, checkpoint, curve, device, figures, report)
+second = None
+if settings.cut:
+    report("the network that finds is trained; now the one that cuts")
+    second = cut.train(
+        find,
+        training,
+        settings,
+        checkpoint.with_name("cut.pt"),
+        curve,
+        device,
+        lambda net: figures(find, net),
+        report,
+    )
 export.weights(
-    net,
+    find,
+    second,
     settings,
     Path(snakemake.output.weights).parent,
     {
         "heads": {"training": len(training), "validation": len(validation)},
-        "dice": validate(net),
+        "dice": figures(find, second),
     },
 )
 export.curve_picture(curve, Path(snakemake.output.picture))

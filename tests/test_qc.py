@@ -16,7 +16,7 @@ from small_session import (
 )
 
 from efface import qc, status
-from efface.distort import deface_image
+from efface.distort import deface_image, region
 from efface.qc import anatomy, gate
 from efface.segment import Segmenter
 from efface.segment.labels import LABELS
@@ -110,6 +110,21 @@ def test_a_part_cut_by_the_edge_counts_as_found_if_what_is_left_was():
     assert gate.face(labels, SURE, affine).measures["nose"] == "found"
     bare = np.where(labels == LABELS["nose"], 0, labels).astype(np.uint8)
     assert gate.face(bare, SURE, affine).measures["nose"] == "missing"
+
+
+def test_a_sliver_beside_what_was_replaced_is_covered_and_a_missed_part_is_not():
+    # an axial slab that ends a little above where the mouth is expected to begin
+    labels, affine = head(mm=2.0, low=(-100, -120, -66))
+    bare = np.where(labels == LABELS["mouth"], 0, labels).astype(np.uint8)
+    assert gate.face(bare, SURE, affine).measures["mouth"] == "missing"
+    mask = region(bare, affine)
+    verdict = gate.face(bare, SURE, affine, mask=mask)
+    assert (verdict.status, verdict.measures["mouth"]) == ("pass", "covered")
+    assert gate.face(bare, SURE, affine, mask=mask & False).measures["mouth"] == "missing"
+    # in a field of view that shows all of it, the hull of the others does not hold the mouth
+    labels, affine = head(mm=2.0)
+    bare = np.where(labels == LABELS["mouth"], 0, labels).astype(np.uint8)
+    assert gate.face(bare, SURE, affine, mask=region(bare, affine)).measures["mouth"] == "missing"
 
 
 def test_outside_is_never_claimed_of_a_part_in_view():

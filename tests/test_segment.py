@@ -14,9 +14,10 @@ from safetensors.numpy import load_file
 from scipy import ndimage
 
 from efface.phantom import phantom
-from efface.segment import Segmenter, near, of_torch, runtime, shipped_models
+from efface.segment import Plan, Segmenter, boxes, near, of_torch, runtime, shipped_models
 from efface.segment import grid as grids
-from efface.segment.network import AttentionUNet, fold, unfold
+from efface.segment.cascade import Cascade
+from efface.segment.network import AttentionUNet, Cut, fold, unfold
 
 
 def reoriented(img, codes):
@@ -46,19 +47,87 @@ def test_gates_are_on():
     assert net(x).shape == (1, 6, 16, 16, 16)
 
 
-@pytest.mark.parametrize("fine", [0, 4])
-@pytest.mark.parametrize("attention", [True, False])
-def test_the_graph_for_the_cpu_is_the_network(attention, fine):
-    torch.manual_seed(1)
-    net = AttentionUNet((8, 16, 16), 6, attention, fine).eval()
-    for p in net.parameters():  # none may be at a value that hides it
+def wild(net):
+    """The network with no weight at a value that hides it, and its weights by name."""
+    for p in net.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    weights = {k: v.detach().numpy() for k, v in net.state_dict().items()}
-    graph = runtime.compiled(weights, 3, attention, precision="f32")
+    return net.eval(), {k: v.detach().numpy() for k, v in net.state_dict().items()}
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_the_graph_for_the_cpu_is_the_network(attention):
+    torch.manual_seed(1)
+    net, weights = wild(AttentionUNet((8, 16, 16), 6, attention))
+    graph = runtime.compiled(weights, Plan(2.0, (8, 16, 16), attention), precision="f32")
     ours = of_torch(net, "cpu")
-    for shape in ((16, 24, 32), (24, 24, 24), (32, 16, 16), (16, 24, 32)):
+    for shape in ((16, 24, 32), (20, 28, 36), (32, 16, 16), (16, 24, 32)):
         v = np.random.default_rng(2).random(shape, dtype=np.float32)
         assert np.abs(graph(v) - ours(v)).max() < 1e-3
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_the_graph_of_both_networks_is_both_networks(attention):
+    torch.manual_seed(1)
+    find, weights = wild(AttentionUNet((8, 16), 6, attention))
+    cut, others = wild(Cut((4, 8), 6, attention))
+    weights |= {runtime.CUT + k: v for k, v in others.items()}
+    plan = Plan(8.0, (8, 16), attention, (4, 8))
+    graph = runtime.compiled(weights, plan, precision="f32")
+    alone = of_torch(find, "cpu")
+    ours = Cascade(alone, of_torch(cut, "cpu"), plan.mm)
+    v = np.random.default_rng(2).random((24, 32, 24), dtype=np.float32)
+    assert np.abs(graph(v) - ours(v)).max() < 1e-3
+    assert np.abs(alone(v) - ours(v)).max() > 0.1
+
+
+def test_an_untrained_cut_leaves_what_was_found():
+    torch.manual_seed(1)
+    p = torch.rand(1, 6, 8, 8, 8).softmax(1)
+    out = Cut((4, 8), 6)(torch.cat((torch.rand(1, 1, 8, 8, 8), p), 1)).softmax(1)
+    assert torch.equal(out.argmax(1), p.argmax(1))
+
+
+@given(st.tuples(*[st.integers(-40, 70)] * 3), st.tuples(*[st.integers(1, 40)] * 3), st.booleans())
+def test_what_is_cut_out_goes_back_to_where_it_was(start, shape, mirrored):
+    box = boxes.Box((4,), start, shape, mirrored)
+    v = np.random.default_rng(0).random((2, 30, 31, 32)).astype(np.float32)
+    part = boxes.cut_out(v, box, np.array([7.0, 8.0], np.float32))
+    assert part.shape == (2, *shape)
+    within = np.prod(
+        [
+            max(0, min(s + n, k) - max(s, 0))
+            for s, n, k in zip(start, shape, v.shape[1:], strict=True)
+        ]
+    )
+    assert (part[0] == 7.0).sum() == np.prod(shape) - within
+    out = v.copy()
+    boxes.put_back(out, part + 1, box)
+    assert (out != v).sum() == 2 * within
+    boxes.put_back(out, part, box)
+    assert np.array_equal(out, v)
+
+
+def test_boxes_hold_the_organs_and_right_ears_are_mirrored():
+    _, known = phantom(3, spacing=(2, 2, 2))
+    labels = np.asanyarray(nib.as_closest_canonical(known).dataobj)
+    kept = np.stack([labels == k for k in range(6)])
+    found = boxes.boxes(kept, 2.0)
+    assert [b.labels for b in found] == [(4,), (4,), (2, 3, 5)]
+    assert {b.mirrored: b.start[0] > labels.shape[0] / 3 for b in found[:2]} == {
+        True: True,
+        False: False,
+    }
+    for organ, name in zip(((4,), (2, 3, 5)), ("ears", "face"), strict=True):
+        within = np.zeros(labels.shape, bool)
+        for box in found:
+            if box.labels == organ:
+                spot = tuple(
+                    slice(max(s, 0), s + n) for s, n in zip(box.start, box.shape, strict=True)
+                )
+                within[spot] = True
+        assert not (np.isin(labels, organ) & ~within).any(), name
+    kept[1:] = False
+    assert boxes.boxes(kept, 2.0) == []
 
 
 @given(st.tuples(*[st.integers(0, 60)] * 3), st.tuples(*[st.integers(4, 40)] * 3))
@@ -66,9 +135,9 @@ def test_only_air_is_left_out(start, size):
     v = np.zeros((64, 80, 96), np.float32)
     v[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = 0.9
     grid = grids.Grid(v.shape, np.diag([2.0, 2.0, 2.0, 1.0]))
-    box = grids.without_air(v, grid, 16)
+    box = grids.without_air(v, grid)
     inside = grids.part(grid, box)
-    assert all(n % 16 == 0 and n >= 48 for n in inside.shape)
+    assert all(n % grids.BLOCK == 0 and n >= grids.LEAST for n in inside.shape)
     assert v[box].shape == inside.shape
     # blocks hardly touched may count as air, but the margin holds them
     assert np.count_nonzero(v[box]) == np.count_nonzero(v)
@@ -156,7 +225,7 @@ def test_the_cpu_s_own_precision_gives_the_same_labels():
     model = Segmenter.load(None, "cpu", 2)
     stored = load_file(shipped_models() / "face.safetensors")
     weights = {k: v.astype(np.float32) for k, v in stored.items()}
-    exact = runtime.compiled(weights, len(model.plan.widths), model.plan.attention, 2, "f32")
+    exact = runtime.compiled(weights, model.plan, 2, "f32")
     a = model.segment(img).labels
     b = Segmenter(exact, model.plan).segment(img).labels
     assert (a != b).sum() < 0.002 * (b > 0).sum()

@@ -217,6 +217,22 @@ def outside(anatomy: Anatomy, pose: Pose, view: View, name: str, sds: float = 2.
     return False
 
 
+def may_hold(
+    anatomy: Anatomy, pose: Pose, name: str, points: Floats, sds: float = 2.0
+) -> NDArray[np.bool_]:
+    """Which world points (n, 3) a part may take up.
+
+    Those in an ellipsoid of its half extents about where it is expected, ``sds`` standard
+    deviations wider.
+    """
+    part = anatomy.parts[name]
+    _, cov = expected(anatomy, pose, name)
+    sd = np.sqrt(np.diag(pose.turn.T @ cov @ pose.turn)) / pose.size
+    away = (pose.to_head(points) - part.mean) / (part.half + sds * sd)
+    may: NDArray[np.bool_] = (away**2).sum(axis=1) <= 1
+    return may
+
+
 def inside(anatomy: Anatomy, pose: Pose, view: View, name: str) -> float:
     """The share of a part, taken as a box where it is expected, within the field of view."""
     part = anatomy.parts[name]

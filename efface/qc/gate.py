@@ -22,7 +22,7 @@ from efface.qc import anatomy as anatomies
 from efface.qc.anatomy import PARTS, Anatomy, Pose, View
 from efface.segment import turns
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.near import box_of, indices, within
+from efface.segment.near import around_all, box_of, indices, thinned, within
 from efface.segment.organs import voxel_sizes
 from efface.status import (
     BRAIN_TOUCHED,
@@ -45,6 +45,9 @@ SHARE_FOUND = 0.15
 """A part of the face counts as found from this share of its mean volume on."""
 SHARE_LABELLED = 0.5
 """Of a part that another scan saw whole, so much of what is in view must be labelled."""
+COVERED = 0.9
+"""A part that was not found is accounted for if so much of where it may be was replaced: a sliver
+at the edge of the field of view, beside organs that were found."""
 LEAST_MM3 = 100.0
 """Connected voxels of a label below this are noise."""
 CONFIDENCE = 0.5
@@ -103,12 +106,13 @@ def gate(
     """All questions to one scan.
 
     ``labels`` (uint8) and ``mask`` (bool, the replaced region) are 3D on the grid of ``before``;
-    ``again``, called last, gives the labels that the segmentation finds in ``after``, None if it
-    could not be asked, which is never a pass. ``features`` are the organs that were to go;
-    ``known`` as in :func:`face`; ``turn``: how the head lies otherwise than the header tells.
+    ``again``, called last, gives the labels that the segmentation finds in ``after`` (as
+    :func:`remains` takes them), None if it could not be asked, which is never a pass. ``features``
+    are the organs that were to go; ``known`` as in :func:`face`; ``turn``: how the head lies
+    otherwise than the header tells.
     """
     features = _features(features)
-    verdict = face(labels, confidence, turns.affine(before.affine, turn), anatomy, known)
+    verdict = face(labels, confidence, turns.affine(before.affine, turn), anatomy, known, mask)
     if turn != turns.AS_IT_IS:
         verdict.measures["head_lies"] = turn  # where its right, anterior and superior point
     if NOT_A_HEAD in verdict.reasons[:1] or verdict.status == "fail":
@@ -126,23 +130,20 @@ def face(
     affine: NDArray[np.floating[Any]],
     anatomy: Anatomy | None = None,
     known: Sequence[Mapping[str, Any]] = (),
+    mask: Bool | None = None,
 ) -> Verdict:
     """Whether there is a head, and every part of its face was found or provably is not in view.
 
     ``labels``: uint8 (x, y, z), world in mm by ``affine``. ``known``: where another scan of the
     same head saw the organs whole, as :class:`efface.segment.propagate.Organ` has it; they say of
-    their parts what of them is in view.
+    their parts what of them is in view. ``mask`` (bool): the replaced region, which may hold all of
+    where a part that was not found can be.
     """
     anatomy = anatomies.load() if anatomy is None else anatomy
     world: NDArray[np.float64] = np.asarray(affine, np.float64)
-    steps = tuple(
-        max(1, int(2.0 // s)) for s in np.linalg.norm(world[:3, :3], axis=0) + 1e-6
-    )  # at about 2 mm: volumes and centres need no more
+    thin, grid = thinned(world)
     # one voxel after the other in memory: all that follows walks over them many times
-    small = labels[tuple(slice(s // 2, None, s) for s in steps)].copy(order="K")
-    grid = world.copy()
-    grid[:3, 3] += world[:3, :3] @ np.array([s // 2 for s in steps])
-    grid[:3, :3] = world[:3, :3] * steps
+    small = labels[thin].copy(order="K")
     voxel = float(abs(np.linalg.det(grid[:3, :3])))
     view = View(world, (labels.shape[0], labels.shape[1], labels.shape[2]))
 
@@ -169,6 +170,11 @@ def face(
     if pose.misfit > MISFIT:
         verdict = verdict.mark("review", f"{REVIEW}: the parts found do not make up a head")
 
+    def covered(name: str, mask: Bool) -> bool:
+        beside = np.argwhere(small != LABELS["brain"])
+        may = beside[anatomies.may_hold(anatomy, pose, name, _world(beside, grid))]
+        return bool(len(may) and mask[thin][tuple(may.T)].mean() >= COVERED)
+
     missing, off = [], []
     for name in PARTS:
         seen = volumes.get(name, 0.0)
@@ -183,6 +189,8 @@ def face(
             missing += [name] if state == "missing" else []
         elif pose.misfit <= MISFIT and anatomies.outside(anatomy, pose, view, name):
             state = "outside"
+        elif pose.misfit <= MISFIT and mask is not None and covered(name, mask):
+            state = "covered"
         else:
             state = "missing"
             missing.append(name)
@@ -230,7 +238,8 @@ def change(
         changed |= _differs(a, b)
     region = mask.astype(bool, copy=False)
     # from here on only where something changed or should have: most of an image is elsewhere
-    box = box_of(changed | region | (labels > LABELS["brain"]))
+    organs = labels > LABELS["brain"]
+    box = around_all(map(box_of, (changed, region, organs)))
     near = (slice(0, 1),) * 3 if box is None else box
     old, new, labels = old[near], new[near], labels[near]
     changed, region = changed[near], region[near]
@@ -251,14 +260,14 @@ def change(
         verdict = verdict.mark("fail", f"{REVIEW}: {elsewhere} voxels changed outside the region")
     if method not in METHODS or METHODS[method].depends_on_face:
         verdict = verdict.mark("review", f"{REVIEW}: method {method} keeps something of the face")
-    organs = np.isin(labels, [LABELS[f] for f in features])
+    at = tuple(indices(organs[near]).T)
+    kind, replaced = labels[at], region[at]
     for name in features:
-        organ = labels == LABELS[name]
+        organ = kind == LABELS[name]
         n = int(np.count_nonzero(organ))
         if n * voxel < LEAST_MM3:
             continue
-        replaced = float(np.count_nonzero(organ & region))
-        share = replaced / n
+        share = float(np.count_nonzero(organ & replaced)) / n
         measures[f"coverage_{name}"] = round(share, 4)
         if share < COVERAGE:
             # rounded down, so that 98.99 does not read as 99
@@ -266,11 +275,11 @@ def change(
             verdict = verdict.mark(
                 "review", f"{FACE_REMAINS}: only {percent:.1f} % of the {name} was replaced"
             )
-    inner = organs & region
+    inner = replaced & np.isin(kind, [LABELS[f] for f in features])
     if inner.any():
-        altered = float(np.count_nonzero(changed & inner)) / int(np.count_nonzero(inner))
-        measures["organ_voxels_changed"] = round(altered, 4)
-        alike = _resemblance(old, new, inner)
+        at = tuple(i[inner] for i in at)
+        measures["organ_voxels_changed"] = round(float(changed[at].mean()), 4)
+        alike = _resemblance(old, new, at)
         measures["resemblance"] = None if alike is None else round(alike, 3)
         if alike is not None and alike > RESEMBLANCE:
             verdict = verdict.mark(
@@ -288,9 +297,12 @@ def remains(
 ) -> Verdict:
     """Whether an organ is found again in the distorted image, beside the region or inside it.
 
-    ``labels``, ``again`` (uint8) and ``mask``, the region: 3D, the same grid.
+    ``labels`` (uint8) and ``mask``, the region: 3D, the same grid; ``again`` (uint8): on the voxels
+    of it that :func:`efface.segment.near.thinned` chooses.
     """
-    voxel = float(abs(np.linalg.det(np.asarray(affine, float)[:3, :3])))
+    thin, affine = thinned(affine)
+    labels, mask = labels[thin], mask[thin]
+    voxel = float(abs(np.linalg.det(affine[:3, :3])))
     verdict = Verdict()
     box = box_of((labels > LABELS["brain"]) | (again > LABELS["brain"]))
     if box is None:
@@ -456,10 +468,11 @@ def _same_geometry(before: nib.Nifti1Image, after: nib.Nifti1Image) -> bool:
     return np.array_equal(nifti.scaling(before), nifti.scaling(after), equal_nan=True)
 
 
-def _resemblance(old: NDArray[np.generic], new: NDArray[np.generic], where: Bool) -> float | None:
+def _resemblance(
+    old: NDArray[np.generic], new: NDArray[np.generic], at: tuple[NDArray[np.intp], ...]
+) -> float | None:
     """Largest correlation of old and new voxels over the volumes; None if one is constant."""
     best: float | None = None
-    at = np.nonzero(where)
     for t in range(old.shape[3] if old.ndim == 4 else 1):
         a, b = (old[..., t], new[..., t]) if old.ndim == 4 else (old, new)
         x, y = np.asarray(a[at], float), np.asarray(b[at], float)

@@ -1,7 +1,7 @@
 """Segment: head to brain, eyes, nose, ears and mouth.
 
-One network pass on a coarse grid (:mod:`efface.segment.grid`), the largest components kept, and
-labels brought back to the image's own grid.
+Two networks on a coarse grid (:mod:`efface.segment.cascade`, :mod:`efface.segment.grid`), the
+largest components kept, and labels brought back to the image's own grid.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,26 +20,20 @@ from safetensors import SafetensorError
 from efface import nifti
 from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan, sha256
-from efface.segment import calibration, near, turns
+from efface.segment import calibration, near, parts, turns
 from efface.segment import grid as grids
+from efface.segment.cascade import Array, Cascade, Network
 from efface.segment.labels import LABELS
+from efface.segment.parts import PARTS
 from efface.status import STAGE_FAILED
 
 if TYPE_CHECKING:
     import nibabel as nib
-
-    from efface.segment.network import AttentionUNet
+    from torch import nn
 
 MODEL = "face"
-PARTS = {"brain": 1, "eyes": 2, "nose": 1, "ears": 2, "mouth": 1}
-"""How many of each a head has."""
-SMALLEST_MM3 = 60.0
-"""A component below this volume is noise, not an organ."""
-AROUND_MM = 24.0
+AROUND_MM = 16.0
 """How far beside the face :meth:`Segmenter.again` looks."""
-
-Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""From a normalised volume (X, Y, Z) on the grid to class probabilities (classes, X, Y, Z)."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +65,17 @@ class Plan:
     mm: float
     widths: tuple[int, ...]
     attention: bool
-    fine: int
+    cut: tuple[int, ...] = ()
+    """Widths of the network that cuts; none where the first one does all."""
 
 
 class Segmenter:
     """The face model, loaded once for many images."""
 
     def __init__(
-        self, network: Network, plan: Plan, curves: dict[str, calibration.Curve] | None = None
+        self, network: Cascade, plan: Plan, curves: dict[str, calibration.Curve] | None = None
     ) -> None:
-        self._network = network
+        self.network = network
         self.plan = plan
         self.curves = curves or {}
 
@@ -104,7 +98,7 @@ class Segmenter:
                 float(raw["mm"]),
                 tuple(raw["widths"]),
                 bool(raw["attention"]),
-                int(raw.get("fine", 0)),
+                tuple(raw["cut"]),
             )
             stored = load_file(folder / f"{MODEL}.safetensors")
             weights = {name: np.asarray(v, np.float32) for name, v in stored.items()}
@@ -123,8 +117,7 @@ class Segmenter:
                 )
         from efface.segment import runtime
 
-        graph = runtime.compiled(weights, len(plan.widths), plan.attention, threads)
-        return Segmenter(graph, plan, curves)
+        return Segmenter(runtime.compiled(weights, plan, threads), plan, curves)
 
     def segment(self, img: nib.Nifti1Image) -> Segmentation:
         """Label a 3D image, or the mean over time of a 4D one.
@@ -140,7 +133,7 @@ class Segmenter:
 
     def _seen(self, img: nib.Nifti1Image, turn: str) -> Segmentation:
         affine = turns.affine(img.affine, turn)
-        p, kept, grid = self._on_grid(nifti.stored(img), affine, nifti.scaling(img))
+        p, kept, grid = self._on_grid(nifti.stored(img), affine, nifti.scaling(img), self.network)
         shape = (img.shape[0], img.shape[1], img.shape[2])
         labels = grids.labels_to(p, kept, grid, shape, affine)
         near.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
@@ -155,51 +148,46 @@ class Segmenter:
             certainty=certainty,
             confidence=calibration.confidence(certainty, self.curves),
             volume_ml={n: round(float(counts[k] * ml), 3) for n, k in LABELS.items()},
-            parts={n: _count(kept[k]) for n, k in LABELS.items()},
+            parts={n: parts.count(kept[k]) for n, k in LABELS.items()},
             turn=turn,
         )
 
     def again(self, img: nib.Nifti1Image, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """What of a face is found in a distorted image, looking where ``labels`` say it was.
 
-        Labels in the box of the organs and ``AROUND_MM`` about it, 0 elsewhere; the whole image
-        where ``labels`` (on its grid) hold no organ.
+        On the voxels that :func:`efface.segment.near.thinned` chooses: labels in the box of the
+        organs and ``AROUND_MM`` about it, 0 elsewhere; the whole image is looked at where
+        ``labels`` (on its grid) hold no organ. Only the network that finds looks: whether there is
+        an organ counts here, not where it ends.
         """
+        thin, affine = near.thinned(img.affine)
         box = near.box_of(labels >= LABELS["eyes"])
         if box is None:
-            return self.segment(img).labels
+            return self.segment(img).labels[thin]
         part = near.wider(box, AROUND_MM, np.linalg.norm(img.affine[:3, :3], axis=0))
-        p, kept, grid = self._on_grid(
-            nifti.stored(img)[part], _from(img.affine, part), nifti.scaling(img)
-        )
-        out = np.zeros(labels.shape, np.uint8, order="F")
-        there = out[part]
-        shape = (there.shape[0], there.shape[1], there.shape[2])
-        there[...] = grids.labels_to(p, kept, grid, shape, _from(img.affine, part))
-        return out
+        voxels, there = nifti.stored(img)[part], _from(img.affine, part)
+        p, kept, grid = self._on_grid(voxels, there, nifti.scaling(img), self.network.find)
+        shape = labels[thin].shape
+        return grids.labels_to(p, kept, grid, (shape[0], shape[1], shape[2]), affine)
 
     def _on_grid(
         self,
         voxels: NDArray[np.generic],
         affine: NDArray[np.float64],
         scaling: tuple[float, float],
+        network: Network,
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], grids.Grid]:
         """Class probabilities on the network's grid, what of them is kept, and the grid."""
         v = grids.volume(voxels, *scaling)
-        multiple = 2 ** len(self.plan.widths)
-        grid = grids.around(v.shape, affine, self.plan.mm, multiple)
+        grid = grids.around(v.shape, affine, self.plan.mm, grids.BLOCK)
         on_grid, inside = grids.resample(v, affine, grid)
         on_grid = grids.normalise(on_grid, inside)
-        box = grids.without_air(on_grid, grid, multiple)
+        box = grids.without_air(on_grid, grid)
         grid, inside = grids.part(grid, box), inside[box]
-        p = self.probabilities(np.ascontiguousarray(on_grid[box]))
-        hard = _hardest(p)
+        p = network(np.ascontiguousarray(on_grid[box]))
+        hard = parts.hardest(p)
         hard[~inside] = 0
-        return p, _components(hard, self.plan.mm), grid
-
-    def probabilities(self, v: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Class probabilities (classes, X, Y, Z) of a normalised volume on the grid."""
-        return self._network(v)
+        return p, parts.components(hard, self.plan.mm), grid
 
 
 def _from(affine: NDArray[np.float64], box: near.Box) -> NDArray[np.float64]:
@@ -209,16 +197,19 @@ def _from(affine: NDArray[np.float64], box: near.Box) -> NDArray[np.float64]:
     return out
 
 
-def of_torch(network: AttentionUNet, device: str) -> Network:
-    """A network of torch as a function from a volume to class probabilities."""
+def of_torch(network: nn.Module, device: str) -> Network:
+    """A network of torch as a function to class probabilities (classes, X, Y, Z).
+
+    It takes a volume (X, Y, Z), or one with channels (C, X, Y, Z) for the network that cuts.
+    """
     import torch
 
     network = network.to(device).eval()
 
-    def probabilities(v: NDArray[np.float32]) -> NDArray[np.float32]:
+    def probabilities(v: Array) -> Array:
         with torch.inference_mode():
-            x = torch.from_numpy(v)[None, None].to(device)
-            p: NDArray[np.float32] = network(x)[0].float().softmax(0).cpu().numpy()
+            x = torch.from_numpy(v if v.ndim == 4 else v[None])[None].to(device)
+            p: Array = network(x)[0].float().softmax(0).cpu().numpy()
         return p
 
     return probabilities
@@ -229,19 +220,26 @@ def _gpu_likely() -> bool:
     return bool(shutil.which("nvidia-smi")) and importlib.util.find_spec("torch") is not None
 
 
-def _on_gpu(weights: dict[str, NDArray[np.float32]], plan: Plan) -> Network | None:
-    """The network on the GPU; None where there is no torch, or torch sees none."""
+def _on_gpu(weights: dict[str, Array], plan: Plan) -> Cascade | None:
+    """The networks on the GPU; None where there is no torch, or torch sees none."""
     try:
         import torch
     except ImportError:
         return None
     if not torch.cuda.is_available():
         return None
-    from efface.segment.network import AttentionUNet
+    from efface.segment import runtime
+    from efface.segment.network import AttentionUNet, Cut
 
-    network = AttentionUNet(plan.widths, len(LABELS) + 1, plan.attention, plan.fine)
-    network.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
-    return of_torch(network, "cuda")
+    def ready(network: nn.Module, stored: dict[str, Array]) -> Network:
+        network.load_state_dict({k: torch.from_numpy(v) for k, v in stored.items()})
+        return of_torch(network, "cuda")
+
+    first, second = runtime.both(weights)
+    classes = len(LABELS) + 1
+    find = ready(AttentionUNet(plan.widths, classes, plan.attention), first)
+    cut = ready(Cut(plan.cut, classes, plan.attention), second) if plan.cut else None
+    return Cascade(find, cut, plan.mm)
 
 
 def run(convert: tuple[Path, Manifest], folder: Path, segmenter: Segmenter) -> tuple[Scan, ...]:
@@ -299,38 +297,3 @@ def shipped_models() -> Path:
         if (folder / f"{MODEL}.json").exists():
             return folder
     return here.parent / "models"
-
-
-def _hardest(p: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The most probable class of each voxel: as argmax, and ten times faster."""
-    best = p[0].copy()
-    hard = np.zeros(best.shape, np.uint8)
-    for k in range(1, len(p)):
-        wins = p[k] > best
-        hard[wins] = k
-        np.maximum(best, p[k], out=best)
-    return hard
-
-
-def _components(hard: NDArray[np.integer], mm: float) -> NDArray[np.bool_]:
-    """Per class, the voxels that win and lie in one of the largest components."""
-    from scipy import ndimage
-
-    kept = np.zeros((len(LABELS) + 1, *hard.shape), bool)
-    boxes = ndimage.find_objects(hard, max_label=len(LABELS))
-    for (name, k), box in zip(LABELS.items(), boxes, strict=True):
-        if box is None:
-            continue
-        parts, n = ndimage.label(hard[box] == k)
-        sizes: Sequence[int] = np.bincount(parts.ravel(), minlength=n + 1)[1:].tolist()
-        for part in sorted(range(n), key=lambda i: -sizes[i])[: PARTS[name]]:
-            if sizes[part] * mm**3 >= SMALLEST_MM3:
-                kept[k][box] |= parts == part + 1
-    return kept
-
-
-def _count(mask: NDArray[np.bool_]) -> int:
-    from scipy import ndimage
-
-    box = near.box_of(mask)
-    return 0 if box is None else int(ndimage.label(mask[box])[1])

@@ -23,10 +23,13 @@ Array = NDArray[np.float32]
 LARGEST_MM = 400.0
 """Beyond this extent of a grid axis an image is no head scan that fits in memory."""
 
-LEAST = 3
-"""Multiples on each axis at least, so that a thin slab has a middle at the coarsest level too."""
+LEAST = 48
+"""Voxels on each axis at least, so that a thin slab has a middle at the coarsest level too."""
 
-AIR, AIR_MM = 0.1, 16.0
+BLOCK = 4
+"""Voxels on an axis of the grid come in blocks of so many: the network folds pairs of them, and air
+is looked for block by block."""
+AIR, AIR_MM = 0.1, 12.0
 """Blocks of the grid with a lower mean (of a normalised image) hold air; how far about the others
 the network looks."""
 
@@ -46,15 +49,15 @@ class Grid:
 def around(shape: tuple[int, ...], affine: NDArray[np.float64], mm: float, multiple: int) -> Grid:
     """The smallest RAS grid of ``mm`` voxels that holds the whole field of view.
 
-    Each axis is ``LEAST`` times ``multiple`` voxels, or a greater multiple; the field of view
-    stands in its middle.
+    Each axis is a ``multiple`` of voxels, and ``LEAST`` of them; the field of view stands in its
+    middle.
     Axes longer than ``LARGEST_MM`` are cut there, evenly at both ends.
     """
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shape[:3]])).reshape(3, -1).T
     world = apply_affine(affine, corners)
     low, high = world.min(0), world.max(0)
     extent = np.minimum(high - low, LARGEST_MM)
-    steps = np.maximum(np.ceil(extent / mm / multiple - 1e-6), LEAST).astype(int) * multiple
+    steps = np.maximum(np.ceil(extent / mm / multiple - 1e-6).astype(int) * multiple, LEAST)
     origin = (low + high) / 2 - (steps - 1) / 2 * mm
     out = np.diag([mm, mm, mm, 1.0])
     out[:3, 3] = origin
@@ -130,22 +133,22 @@ def normalise(v: Array, inside: NDArray[np.bool_]) -> Array:
     return out
 
 
-def without_air(v: Array, grid: Grid, multiple: int) -> tuple[slice, slice, slice]:
+def without_air(v: Array, grid: Grid) -> tuple[slice, slice, slice]:
     """The box of a normalised volume outside of which there is air alone, ``AIR_MM`` about it.
 
-    Whole multiples on each axis, as :func:`around` has them. Noise is averaged over blocks; where
+    Whole blocks on each axis, as :func:`around` has them. Noise is averaged over blocks; where
     it lies above :data:`AIR`, or the air is bright, the box is the whole grid: slower, no worse.
     """
     mm = float(grid.affine[0, 0])
-    blocks = v.reshape([n for s in v.shape for n in (s // 4, 4)]).mean((1, 3, 5))
+    blocks = v.reshape([n for s in v.shape for n in (s // BLOCK, BLOCK)]).mean((1, 3, 5))
     box = box_of(blocks > AIR)
     if box is None:
         return slice(0, v.shape[0]), slice(0, v.shape[1]), slice(0, v.shape[2])
     out = []
     for span, n in zip(box, v.shape, strict=True):
         margin = round(AIR_MM / mm)
-        start, stop = max(4 * span.start - margin, 0), min(4 * span.stop + margin, n)
-        wide = min(max(-(-(stop - start) // multiple), LEAST) * multiple, n)
+        start, stop = max(BLOCK * span.start - margin, 0), min(BLOCK * span.stop + margin, n)
+        wide = min(max(-(-(stop - start) // BLOCK) * BLOCK, LEAST), n)
         start = min(max((start + stop - wide) // 2, 0), n - wide)
         out.append(slice(start, start + wide))
     return out[0], out[1], out[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 
 import numpy as np
@@ -15,6 +16,7 @@ Box = tuple[slice, slice, slice]
 
 BRAIN_MARGIN = 2.0
 """No voxel whose centre lies this near to the centre of a brain voxel is ever replaced, in mm."""
+THIN_MM = 2.0
 
 
 def clear_of_organs(labels: NDArray[np.uint8], spacing: NDArray[np.floating]) -> None:
@@ -34,15 +36,16 @@ def clear_of_organs(labels: NDArray[np.uint8], spacing: NDArray[np.floating]) ->
 def within(mask: Bool, of: Bool, mm: float, spacing: NDArray[np.floating]) -> Bool:
     """The voxels of ``mask`` whose centres lie within ``mm`` of the centre of a voxel of ``of``."""
     out = np.zeros(mask.shape, bool, order="F")
-    box = box_of(mask)
-    if box is None:
+    box, other = box_of(mask), box_of(of)
+    if box is None or other is None:
         return out
     offsets = ball(mm, spacing)
     reach = np.abs(offsets).max(axis=0)
-    wide = tuple(
-        slice(max(s.start - r, 0), min(s.stop + r, n))
-        for s, r, n in zip(box, reach, mask.shape, strict=True)
-    )
+    # where both come near to each other
+    pairs = zip(wider(box, mm, spacing), wider(other, mm, spacing), strict=True)
+    wide = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in pairs)
+    if any(s.stop <= s.start for s in wide):
+        return out
     source, part, found = of[wide], mask[wide], out[wide]
     # only the surface, and only near the mask, can bring a voxel within reach
     inner = source.copy(order="K")
@@ -91,16 +94,40 @@ def indices(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
     """The smallest box around the True voxels of a 3D mask, None if there are none."""
-    spans = []
+    spans = [slice(0, 0)] * 3
     cut = mask
-    for axis in range(3):
+    # the axis that lies farthest apart in memory first: whole blocks are looked through
+    for axis in sorted(range(3), key=lambda a: -mask.strides[a]):
         hit = np.flatnonzero(cut.any(axis=tuple(a for a in range(3) if a != axis)))
         if not len(hit):
             return None
-        span = slice(int(hit[0]), int(hit[-1]) + 1)
-        spans.append(span)
-        cut = cut[tuple([slice(None)] * axis + [span])]
+        spans[axis] = slice(int(hit[0]), int(hit[-1]) + 1)
+        cut = cut[(*[slice(None)] * axis, spans[axis])]
     return spans[0], spans[1], spans[2]
+
+
+def around_all(boxes: Iterable[Box | None]) -> Box | None:
+    """The smallest box around boxes; None around none."""
+    some = [b for b in boxes if b is not None]
+    if not some:
+        return None
+    spans = [
+        slice(min(s.start for s in x), max(s.stop for s in x)) for x in zip(*some, strict=True)
+    ]
+    return spans[0], spans[1], spans[2]
+
+
+def thinned(affine: NDArray[np.floating]) -> tuple[Box, NDArray[np.float64]]:
+    """Of a volume the voxels about :data:`THIN_MM` apart, as slices, and the affine they have.
+
+    For volumes and centres of organs, which need no more.
+    """
+    out = np.array(affine, np.float64)
+    steps = [max(1, int(THIN_MM / s + 0.01)) for s in np.linalg.norm(out[:3, :3], axis=0)]
+    out[:3, 3] += out[:3, :3] @ [n // 2 for n in steps]
+    out[:3, :3] *= steps
+    x, y, z = (slice(n // 2, None, n) for n in steps)
+    return (x, y, z), out
 
 
 def wider(box: Box, mm: float, spacing: NDArray[np.floating]) -> Box:

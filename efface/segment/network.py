@@ -1,10 +1,10 @@
-"""The attention-gated 3D U-Net.
+"""The attention-gated 3D U-Nets: one that finds the organs of a head, one that cuts them out.
 
 After Oktay et al. 2018 (Attention U-Net): each skip connection is weighted voxel by voxel by a
-gate that sees the coarser level. Two things make it cheap enough for a CPU: the 2x2x2 voxels of
-the input grid are folded into channels before the first convolution and unfolded after the last
-one, so that nothing runs on the full grid, and normalisation is per image (instance), so that a
-batch of one trains as well as a batch of many.
+gate that sees the coarser level. The first network sees the whole head, with 2x2x2 voxels folded
+into channels before the first convolution and unfolded after the last one; the second sees the
+full grid, in boxes about what the first one found (:mod:`efface.segment.boxes`). Normalisation is
+per image (instance), so that a batch of one trains as well as a batch of many.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from efface.segment.cascade import LEAST, TRUST
 
 
 def fold(x: Tensor) -> Tensor:
@@ -60,63 +62,68 @@ class Gate(nn.Module):
         return skip * torch.sigmoid(self.weight(joint))
 
 
-class Fine(nn.Module):
-    """A correction of the logits on the full grid, from the image and the folded features.
+class UNet(nn.Module):
+    """Encoder and decoder with attention gates in the skips; no first or last layer.
 
-    Local (no normalisation, 5 voxels wide), so that it may run on a box alone.
+    An axis of any length will do: halves are rounded up on the way down, and cut on the way up.
     """
 
-    def __init__(self, features: int, classes: int, width: int) -> None:
-        super().__init__()
-        self.spread = nn.Conv3d(features, 8 * width, 1)
-        self.first = nn.Conv3d(1 + classes + width, width, 3, padding=1)
-        self.second = nn.Conv3d(width, width, 3, padding=1)
-        self.last = nn.Conv3d(width, classes, 1)
-        nn.init.zeros_(self.last.weight)
-
-    def forward(self, image: Tensor, features: Tensor, logits: Tensor) -> Tensor:
-        """Image (N, 1, X, Y, Z), features on the half grid, logits on the full one."""
-        x = torch.cat((image, logits, unfold(self.spread(features))), 1)
-        x = functional.leaky_relu(self.first(x), 0.01)
-        correction: Tensor = self.last(functional.leaky_relu(self.second(x), 0.01))
-        return correction
-
-
-class AttentionUNet(nn.Module):
-    """One channel of intensities to logits of ``classes``, on the same grid.
-
-    Every axis of the input must be a multiple of ``2 ** len(widths)``.
-    """
-
-    def __init__(
-        self, widths: tuple[int, ...], classes: int, attention: bool = True, fine: int = 0
-    ) -> None:
+    def __init__(self, inside: int, widths: tuple[int, ...], attention: bool) -> None:
         super().__init__()
         self.down = nn.ModuleList(
-            Block(a, b) for a, b in zip((8, *widths[:-1]), widths, strict=True)
+            Block(a, b) for a, b in zip((inside, *widths[:-1]), widths, strict=True)
         )
         pairs = list(pairwise(widths))[::-1]
         self.up = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in pairs)
         self.gates = nn.ModuleList(Gate(a, a) if attention else nn.Identity() for a, _ in pairs)
         self.merge = nn.ModuleList(Block(2 * a, a) for a, _ in pairs)
-        self.head = nn.Conv3d(widths[0], 8 * classes, 1)
         self.attention = attention
-        self.fine = Fine(widths[0], classes, fine) if fine else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 1, X, Y, Z) to logits (N, classes, X, Y, Z)."""
-        whole = x
-        x = fold(x)
+    def features(self, x: Tensor) -> Tensor:
+        """(N, inside, X, Y, Z) to (N, widths[0], X, Y, Z)."""
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
             if level:
                 skips.append(x)
-                x = functional.max_pool3d(x, 2)
+                x = functional.max_pool3d(x, 2, ceil_mode=True)
             x = block(x)
         for up, gate, merge in zip(self.up, self.gates, self.merge, strict=True):
             skip = skips.pop()
-            x = functional.interpolate(up(x), size=skip.shape[2:], mode="trilinear")
+            x = functional.interpolate(up(x), scale_factor=2, mode="trilinear")
+            x = x[:, :, : skip.shape[2], : skip.shape[3], : skip.shape[4]]
             skip = gate(skip, x) if self.attention else skip
             x = merge(torch.cat((skip, x), 1))
-        logits = unfold(self.head(x))
-        return logits if self.fine is None else logits + self.fine(whole, x, logits)
+        return x
+
+
+class AttentionUNet(UNet):
+    """Finds: one channel of intensities to logits of ``classes``, on the same grid.
+
+    Every axis of the input must be even.
+    """
+
+    def __init__(self, widths: tuple[int, ...], classes: int, attention: bool = True) -> None:
+        super().__init__(8, widths, attention)
+        self.head = nn.Conv3d(widths[0], 8 * classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, X, Y, Z) to logits (N, classes, X, Y, Z)."""
+        return unfold(self.head(self.features(fold(x))))
+
+
+class Cut(UNet):
+    """Cuts: in a box about an organ, corrects the probabilities that the first network gave.
+
+    Nothing is folded here: what a box holds is small enough for convolutions on the full grid.
+    """
+
+    def __init__(self, widths: tuple[int, ...], classes: int, attention: bool = True) -> None:
+        super().__init__(1 + classes, widths, attention)
+        self.head = nn.Conv3d(widths[0], classes, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Intensity and probabilities (N, 1 + classes, X, Y, Z) to logits (N, classes, X, Y, Z)."""
+        correction: Tensor = self.head(self.features(x))
+        return TRUST * x[:, 1:].clamp(min=LEAST).log() + correction

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from efface.errors import EffaceError
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.near import Box, indices
+from efface.segment.near import Box, box_of, indices
 
 Float = NDArray[np.float64]
 
@@ -83,10 +83,7 @@ def find_organs(labels: NDArray[np.uint8], spacing: Float) -> list[Organ]:
 
     Sides are provisional (which of a pair is left shows only in :func:`head_axes`).
     """
-    # labels lie in Fortran order, as images do: their transpose is walked over row by row
-    flipped = ndimage.find_objects(labels.T, max_label=max(LABELS.values()))
-    boxes = [box and box[::-1] for box in flipped]
-    found = ((name, boxes[LABELS[name] - 1]) for name in FEATURES)
+    found = ((name, box_of(labels == LABELS[name])) for name in FEATURES)
     return [o for name, box in found if box for o in _organs(labels, name, box, spacing)]
 
 

@@ -1,4 +1,4 @@
-"""The network of :mod:`efface.segment.network` as an OpenVINO graph, from the same weights.
+"""The networks of :mod:`efface.segment.network` as OpenVINO graphs, from the same weights.
 
 For inference on a CPU: it is loaded in a tenth of the time that torch takes to import, and runs
 the convolutions faster. The tests hold both forms to the same probabilities in float32. Where a
@@ -9,42 +9,61 @@ converter, which is never called here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+
+from efface.segment.cascade import LEAST, TRUST, Array, Cascade, Network
 
 if TYPE_CHECKING:
     import openvino as ov
     from openvino import Node
 
-Array = NDArray[np.float32]
+    from efface.segment import Plan
+
 Weights = Mapping[str, Array]
+
+CUT = "cut."
+"""What the names of the second network's weights begin with, in a model's file."""
 
 _SPATIAL = (2, 3, 4)
 _SLOPE = 0.01
 _EPS = 1e-5
 _SHAPES = 2
-"""An image, and the part of it that is looked at again."""
+"""An image, and the part of it that is looked at again; or an ear, and the face."""
 
 
 def compiled(
     weights: Weights,
-    levels: int,
-    attention: bool,
+    plan: Plan,
     threads: int | None = None,
     precision: Literal["auto", "f32"] = "auto",
-) -> Callable[[Array], Array]:
-    """A function from a volume (X, Y, Z) to class probabilities (classes, X, Y, Z).
+) -> Cascade:
+    """The networks, ready for volumes of any shape.
 
-    ``weights`` by the names of :class:`efface.segment.network.AttentionUNet`'s parameters;
-    ``levels`` as many as it has widths; ``precision``: bfloat16 where the CPU has it, or never.
+    ``weights``: those of :class:`efface.segment.network.AttentionUNet` by its parameters' names,
+    and of :class:`efface.segment.network.Cut` by its own after ``cut.``; ``precision``: bfloat16
+    where the CPU has it, or never.
     """
+    first, second = both(weights)
+    find = _ready(_Graph(first, plan.attention).find(len(plan.widths)), threads, precision)
+    if not plan.cut:
+        return Cascade(find, None, plan.mm)
+    cut = _ready(_Graph(second, plan.attention).cut(len(plan.cut)), threads, precision)
+    return Cascade(find, cut, plan.mm)
+
+
+def both(weights: Weights) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Weights of the network that finds, and of the one that cuts."""
+    second = {k.removeprefix(CUT): v for k, v in weights.items() if k.startswith(CUT)}
+    return {k: v for k, v in weights.items() if not k.startswith(CUT)}, second
+
+
+def _ready(model: ov.Model, threads: int | None, precision: str) -> Network:
     import openvino as ov
 
-    graph = _Graph(weights, attention)
     core = ov.Core()
     # asked for where the CPU has it not, it would be imitated, and slow
     fast = precision == "auto" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -54,17 +73,17 @@ def compiled(
     }
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    model = graph.model(levels)
     ready: dict[tuple[int, ...], Any] = {}
 
     def probabilities(v: Array) -> Array:
+        v = v if v.ndim == 4 else v[None]
         if v.shape not in ready:
             if len(ready) >= _SHAPES:  # a compiled shape holds its buffers
                 ready.pop(next(iter(ready)))
-            model.reshape([1, 1, *v.shape])
+            model.reshape([1, *v.shape])
             ready[v.shape] = core.compile_model(model, "CPU", settings).create_infer_request()
         request = ready[v.shape]
-        out: Array = request.infer({0: v[None, None]}, share_inputs=True)[0][0]
+        out: Array = request.infer({0: v[None]}, share_inputs=True)[0][0]
         return out
 
     return probabilities
@@ -80,17 +99,34 @@ class _Graph:
         self.weights = weights
         self.attention = attention
 
-    def model(self, levels: int) -> ov.Model:
+    def find(self, levels: int) -> ov.Model:
         import openvino as ov
 
         op = self.op
         image = op.parameter([1, 1, -1, -1, -1], np.float32, "image")
-        x = op.space_to_depth(image, "depth_first", 2)
+        x = self.features(op.space_to_depth(image, "depth_first", 2), levels)
+        logits = op.depth_to_space(self.convolution(x, "head"), "depth_first", 2)
+        return ov.Model([op.softmax(logits, 1)], [image], "find")
+
+    def cut(self, levels: int) -> ov.Model:
+        import openvino as ov
+
+        op = self.op
+        inside = self.weights["down.0.0.weight"].shape[1]
+        seen = op.parameter([1, inside, -1, -1, -1], np.float32, "seen")
+        _, found = op.variadic_split(seen, 1, [1, inside - 1]).outputs()
+        known = op.log(op.maximum(found, op.constant(np.float32(LEAST))))
+        known = op.multiply(known, op.constant(np.float32(TRUST)))
+        correction = self.convolution(self.features(seen, levels), "head")
+        return ov.Model([op.softmax(op.add(known, correction), 1)], [seen], "cut")
+
+    def features(self, x: Node, levels: int) -> Node:
+        op = self.op
         skips = []
         for level in range(levels):
             if level:
                 skips.append(x)
-                x = op.max_pool(x, [2] * 3, [1] * 3, [0] * 3, [0] * 3, [2] * 3).output(0)
+                x = op.max_pool(x, [2] * 3, [1] * 3, [0] * 3, [0] * 3, [2] * 3, "ceil").output(0)
             x = self.block(x, f"down.{level}")
         for i, _ in enumerate(pairwise(range(levels))):
             skip = skips.pop()
@@ -102,15 +138,10 @@ class _Graph:
                 "scales",
                 axes=np.array(_SPATIAL, np.int32),
             )
+            x = self.cut_to(x, skip)
             skip = self.gate(skip, x, f"gates.{i}") if self.attention else skip
             x = self.block(op.concat([skip, x], 1), f"merge.{i}")
-        logits = self.unfold(self.convolution(x, "head"))
-        if "fine.last.weight" in self.weights:
-            logits = op.add(logits, self.fine(image, x, logits))
-        return ov.Model([op.softmax(logits, 1)], [image], "face")
-
-    def unfold(self, x: Node) -> Node:
-        return self.op.depth_to_space(x, "depth_first", 2)
+        return x
 
     def convolution(self, x: Node, name: str) -> Node:
         kernel = self.weights[f"{name}.weight"]
@@ -118,6 +149,13 @@ class _Graph:
         x = self.op.convolution(x, self.op.constant(kernel), [1] * 3, pad, pad, [1] * 3)
         bias = self.weights.get(f"{name}.bias")
         return x if bias is None else self.op.add(x, self.along(bias))
+
+    def cut_to(self, x: Node, like: Node) -> Node:
+        """The first voxels along each axis, as many as there are in another."""
+        op, axes = self.op, np.array(_SPATIAL, np.int64)
+        size = op.gather(op.shape_of(like), axes, np.array(0, np.int64))
+        none, one = np.zeros(3, np.int64), np.ones(3, np.int64)
+        return op.slice(x, none, size, one, axes)
 
     def along(self, v: Array) -> Node:
         return self.op.constant(v.reshape(1, -1, 1, 1, 1))
@@ -138,9 +176,3 @@ class _Graph:
         of_skip = self.convolution(skip, f"{name}.of_skip")
         joint = self.op.relu(self.op.add(of_skip, self.convolution(coarse, f"{name}.of_coarse")))
         return self.op.multiply(skip, self.op.sigmoid(self.convolution(joint, f"{name}.weight")))
-
-    def fine(self, image: Node, features: Node, logits: Node) -> Node:
-        spread = self.unfold(self.convolution(features, "fine.spread"))
-        x = self.op.concat([image, logits, spread], 1)
-        x = self.leaky(self.convolution(x, "fine.first"))
-        return self.convolution(self.leaky(self.convolution(x, "fine.second")), "fine.last")

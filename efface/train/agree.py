@@ -1,7 +1,7 @@
 """Labels put right where models agree against them.
 
-Semi-automatic labels err in lumps: fat of the orbit that is called brain, an ear's box that reaches
-into the skull. A network trained on many heads does not repeat an error that differs from head to
+Semi-automatic labels err in lumps: fat of the orbit, or of the neck, that is called brain. A
+network trained on many heads does not repeat an error that differs from head to
 head. Where several predictions agree with each other, and not with the label, far from where they
 see that label at all, theirs is taken. Near a border the label stays: there the eye of its maker is
 as good as a network's.
@@ -15,26 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from efface.segment.grid import BLOCK
 from efface.segment.labels import LABELS
 from efface.train.data import LABEL_VALUES, SCALE, Head
 
 FAR = 2
 """Voxels from the nearest one that any prediction gives the label: nearer is a border."""
 
-LUMPY = (LABELS["brain"], LABELS["ears"])
+LUMPY = (LABELS["brain"],)
 """Labels whose makers err in lumps. Not nose and mouth: where dental metal leaves a hole, no
-network sees a face, and the label is right all the same."""
+network sees a face, and the label is right all the same. Not ears: how far a labeller lets an ear
+reach is its rule, the same for a head and its mirror image, however odd a network finds it."""
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From a normalised volume (X, Y, Z) to class probabilities (classes, X, Y, Z)."""
 
 
-def predictions(head: Head, models: Sequence[Predict], multiple: int) -> list[NDArray[np.uint8]]:
-    """Labels (X, Y, Z) by each model, and by each of the head in the mirror.
-
-    ``multiple``: what each axis of a model's input must be a multiple of.
-    """
-    wide = [-n % multiple for n in head.image.shape]
+def predictions(head: Head, models: Sequence[Predict]) -> list[NDArray[np.uint8]]:
+    """Labels (X, Y, Z) by each model, and by each of the head in the mirror."""
+    wide = [-n % BLOCK for n in head.image.shape]
     v = np.pad(np.float32(head.image) / np.float32(SCALE), [(0, n) for n in wide])
     here = tuple(slice(n) for n in head.image.shape)
     seen = []

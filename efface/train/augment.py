@@ -18,39 +18,47 @@ from efface.train.data import SCALE, Head
 
 Shape = tuple[int, int, int]
 
-AS_IT_IS = 0.4
-"""Share of heads that keep their pose, contrast and resolution: the fine borders are learned here,
-since nothing is interpolated."""
 DEFACED = 0.25
-"""Share of these that are defaced: in such ones the gate asks whether a face is found again."""
+"""Share of the heads as they are that are defaced: in such ones the gate asks whether a face is
+found again."""
 
 
 def example(
-    head: Head, shape: Shape, seed: int, device: str = "cpu", mm: float = 2.0
+    head: Head,
+    shape: Shape,
+    seed: int,
+    device: str = "cpu",
+    mm: float = 2.0,
+    as_it_is: float = 0.4,
+    mishaps: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """An augmented head.
 
-    ``mm`` is the grid's voxel size. Returns the image (1, 1, X, Y, Z) float32, normalised as at
-    inference, and labels (1, X, Y, Z) int64, on a grid of ``shape``.
+    ``mm`` is the grid's voxel size; ``as_it_is`` the share of heads that keep their pose, contrast
+    and resolution: fine borders are learned there, since nothing is interpolated. ``mishaps``:
+    whether others lose their face, their skull or all that makes a head. Returns the image
+    (1, 1, X, Y, Z) float32, normalised as at inference, and labels (1, X, Y, Z) int64, on a grid of
+    ``shape``.
     """
     g = Generator().manual_seed(seed)
     image = torch.from_numpy(head.image).to(device, torch.float32)[None, None] / SCALE
     labels = torch.from_numpy(head.labels).to(device, torch.float32)[None, None]
-    as_it_is = _chance(g, AS_IT_IS)
-    pose = _straight if as_it_is else _pose
+    plain = _chance(g, as_it_is)
+    pose = _straight if plain else _pose
     grid = pose(image.shape[2:], shape, g).to(device)
     image = functional.grid_sample(image, grid, align_corners=False)
     labels = functional.grid_sample(labels, grid, mode="nearest", align_corners=False)
     inside = (grid.abs() < 1).all(-1)[None]
     labels = labels[0].round().long()
-    if as_it_is:
+    if plain:
         image = _gamma(image, 0.2, g)
         if _chance(g, DEFACED):
             image, labels = _defaced(image, labels, mm, g)
     else:
         image = _contrast(image, labels, g)
         image = _lesion(image, labels, g)
-        image, labels = _mishap(image, labels, mm, g)
+        if mishaps:
+            image, labels = _mishap(image, labels, mm, g)
         image, inside = _resolution(image, inside, g)
         image, inside = _crop(image, inside, labels, g)
     image = _bias(image, g)

@@ -8,25 +8,29 @@ from typing import Any
 
 from efface.manifest import sha256, write_atomic, write_json
 from efface.segment import MODEL
-from efface.segment.network import AttentionUNet
+from efface.segment.network import AttentionUNet, Cut
+from efface.segment.runtime import CUT
 from efface.train.loop import Settings
 
 
-def weights(net: AttentionUNet, settings: Settings, folder: Path, about: dict[str, Any]) -> None:
+def weights(
+    find: AttentionUNet, cut: Cut | None, settings: Settings, folder: Path, about: dict[str, Any]
+) -> None:
     """Write ``face.safetensors`` (float16: half the size, the same labels) and ``face.json``."""
     import torch
     from safetensors.torch import save
 
-    tensors = {
-        k: v.detach().to("cpu", torch.float16).contiguous() for k, v in net.state_dict().items()
-    }
+    stored = dict(find.state_dict())
+    if cut is not None:
+        stored |= {CUT + k: v for k, v in cut.state_dict().items()}
+    tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in stored.items()}
     path = folder / f"{MODEL}.safetensors"
     write_atomic(path, save(tensors))
     plan = {
         "mm": settings.mm,
         "widths": list(settings.widths),
         "attention": settings.attention,
-        "fine": settings.fine,
+        "cut": list(settings.cut),
     }
     write_json(
         folder / f"{MODEL}.json",

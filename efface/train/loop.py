@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from efface.segment.network import AttentionUNet
 from efface.train.augment import example
 from efface.train.data import LABEL_VALUES, Head
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,6 @@ class Settings:
     shape: tuple[int, int, int]
     widths: tuple[int, ...]
     attention: bool
-    fine: int
     steps: int
     learning_rate: float
     warmup: int
@@ -36,6 +38,11 @@ class Settings:
     average: float
     organ_weight: float
     phantoms: int
+    as_it_is: float
+    cut: tuple[int, ...]
+    cut_steps: int
+    cut_learning_rate: float
+    cut_as_it_is: float
     seed: int
     checkpoint_every: int
     validate_every: int
@@ -43,7 +50,8 @@ class Settings:
     @staticmethod
     def of(raw: dict[str, Any]) -> Settings:
         """From parsed YAML."""
-        return Settings(**{**raw, "shape": tuple(raw["shape"]), "widths": tuple(raw["widths"])})
+        lists = {name: tuple(raw[name]) for name in ("shape", "widths", "cut")}
+        return Settings(**{**raw, **lists})
 
 
 def loss(logits: Tensor, labels: Tensor, organ_weight: float) -> Tensor:
@@ -73,17 +81,44 @@ def train(
     report: Callable[[str], None] = print,
     seconds: float = math.inf,
 ) -> AttentionUNet | None:
-    """Train from the checkpoint, if there is one, to the last step.
+    """Train the network that finds from the checkpoint, if there is one, to the last step.
 
     Returns the averaged network, or None where ``seconds`` ended before the last step did; the
     checkpoint then holds all that is needed to go on.
     """
     torch.manual_seed(settings.seed)
-    net = AttentionUNet(settings.widths, LABEL_VALUES, settings.attention, settings.fine)
-    mean = AttentionUNet(settings.widths, LABEL_VALUES, settings.attention, settings.fine)
-    mean.load_state_dict(net.state_dict())
-    net = net.to(memory_format=torch.channels_last_3d).to(device)  # type: ignore[call-overload]
-    mean = mean.to(device)
+    net = AttentionUNet(settings.widths, LABEL_VALUES, settings.attention)
+
+    def learn(step: int) -> float:
+        x, y = example_of(heads, settings, step, device)
+        with torch.autocast(device.partition(":")[0], torch.bfloat16):
+            logits = net(x)
+        value = loss(logits.float(), y, settings.organ_weight)
+        value.backward()
+        return value.item()
+
+    return fit(net, learn, settings, checkpoint, curve, device, validate, report, seconds)
+
+
+def fit(
+    net: Net,
+    learn: Callable[[int], float],
+    settings: Settings,
+    checkpoint: Path,
+    curve: Path,
+    device: str,
+    validate: Callable[[Net], dict[str, float]] | None,
+    report: Callable[[str], None],
+    seconds: float,
+    before: int = 0,
+) -> Net | None:
+    """The loop itself; ``net`` is trained in place, its average returned as :func:`train` does.
+
+    ``learn``: adds the gradients of a step to ``net`` and returns the loss; ``before``: steps of
+    the curve that were another network's.
+    """
+    mean = copy.deepcopy(net).to(device)
+    net.to(memory_format=torch.channels_last_3d).to(device)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
         net.parameters(), settings.learning_rate, weight_decay=settings.decay
     )
@@ -96,18 +131,14 @@ def train(
         start = int(state["step"])
         report(f"resumed at step {start}")
     began, losses = time.monotonic(), []
-    for step, (x, y) in _examples(heads, settings, start, device):
+    for step in range(start, settings.steps):
         rate = _rate(step, settings)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(device.partition(":")[0], torch.bfloat16):
-            logits = net(x)
-        value = loss(logits.float(), y, settings.organ_weight)
         optimizer.zero_grad()
-        value.backward()
+        losses.append(learn(step))
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
-        losses.append(value.item())
         keep = min(settings.average, (1 + step) / (10 + step))
         with torch.no_grad():
             for a, b in zip(mean.parameters(), net.parameters(), strict=True):
@@ -117,7 +148,7 @@ def train(
         last = done == settings.steps
         if done % settings.checkpoint_every == 0 or last or out_of_time:
             _save(checkpoint, net, mean, optimizer, done)
-            row = {"step": done, "loss": round(float(np.mean(losses)), 4), "rate": rate}
+            row = {"step": before + done, "loss": round(float(np.mean(losses)), 4), "rate": rate}
             losses = []
             if validate and (done % settings.validate_every == 0 or last):
                 row |= validate(mean)
@@ -128,19 +159,15 @@ def train(
     return mean
 
 
-def _examples(
-    heads: list[Head], settings: Settings, start: int, device: str
-) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-    def make(step: int) -> tuple[Tensor, Tensor]:
-        # a shuffled pass over all heads, then another: drawn from the step alone
-        turn, place = divmod(step, len(heads))
-        order = np.random.default_rng([settings.seed, turn]).permutation(len(heads))
-        seed = settings.seed * 10**9 + step
-        return example(heads[order[place]], settings.shape, seed, device, settings.mm)
-
-    # in line with the training itself: two teams of threads on one CPU hinder each other
-    for step in range(start, settings.steps):
-        yield step, make(step)
+def example_of(
+    heads: list[Head], settings: Settings, step: int, device: str, mishaps: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The augmented head of a step: in a shuffled pass over all, drawn from the step alone."""
+    turn, place = divmod(step, len(heads))
+    order = np.random.default_rng([settings.seed, turn]).permutation(len(heads))
+    seed = settings.seed * 10**9 + step
+    shape, mm = settings.shape, settings.mm
+    return example(heads[order[place]], shape, seed, device, mm, settings.as_it_is, mishaps)
 
 
 def _rate(step: int, s: Settings) -> float:
@@ -152,8 +179,8 @@ def _rate(step: int, s: Settings) -> float:
 
 def _save(
     path: Path,
-    net: AttentionUNet,
-    mean: AttentionUNet,
+    net: nn.Module,
+    mean: nn.Module,
     optimizer: torch.optim.Optimizer,
     step: int,
 ) -> None:
