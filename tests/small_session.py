@@ -9,7 +9,7 @@ import numpy as np
 
 from efface import nifti
 from efface.manifest import Manifest, Scan, read_manifest, write_manifest
-from efface.qc import anatomy
+from efface.segment import anatomy
 from efface.segment.labels import LABELS
 
 SESSION = "sub-aaaaaaaaaa_ses-bbbbbbbbbb"

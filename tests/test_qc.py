@@ -17,8 +17,8 @@ from small_session import (
 
 from efface import qc, status
 from efface.distort import deface_image, region
-from efface.qc import anatomy, gate
-from efface.segment import Segmenter
+from efface.qc import gate
+from efface.segment import Segmenter, anatomy
 from efface.segment.labels import LABELS
 
 PARTS = [n.replace(" ", "_") for n in anatomy.PARTS]

@@ -24,6 +24,7 @@ from efface import nifti
 from efface.distort import dicom, methods
 from efface.distort.methods import METHODS, replace
 from efface.distort.region import Bool, coverage, parse_features, region
+from efface.distort.unseen import add_unseen
 from efface.errors import EffaceError, of_machine
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
@@ -81,6 +82,7 @@ def deface_image(
     if labels.shape != img.shape[:3]:
         raise EffaceError(f"labels of shape {labels.shape} do not fit an image of {img.shape}")
     mask = region(labels, img.affine, features)
+    add_unseen(mask, labels, img.affine, features)
     voxels = replace(nifti.stored(img), mask, method, seed, labels, img.affine)
     return nifti.with_stored(img, voxels), mask
 

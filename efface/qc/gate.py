@@ -8,22 +8,23 @@ Three questions, each answered from the voxels: is there a head whose face is ac
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from efface import nifti
 from efface.distort.methods import METHODS
-from efface.qc import anatomy as anatomies
-from efface.qc.anatomy import PARTS, Anatomy, Pose, View
+from efface.segment import anatomy as anatomies
+from efface.segment import pose as poses
 from efface.segment import turns
+from efface.segment.anatomy import PARTS, Anatomy, Pose, View
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.near import around_all, box_of, indices, thinned, within
+from efface.segment.near import BRAIN_MARGIN, around_all, box_of, indices, thinned, within
 from efface.segment.organs import voxel_sizes
+from efface.segment.pose import LEAST_MM3, MISFIT, world
 from efface.status import (
     BRAIN_TOUCHED,
     FACE_REMAINS,
@@ -41,15 +42,11 @@ BRAIN_ML = (300.0, 2200.0)
 """A whole brain is no smaller and no larger than this."""
 CUT_BRAIN_ML = 60.0
 """A brain cut by the field of view may be as small as this (three thick slices)."""
-SHARE_FOUND = 0.15
-"""A part of the face counts as found from this share of its mean volume on."""
 SHARE_LABELLED = 0.5
 """Of a part that another scan saw whole, so much of what is in view must be labelled."""
 COVERED = 0.9
 """A part that was not found is accounted for if so much of where it may be was replaced: a sliver
 at the edge of the field of view, beside organs that were found."""
-LEAST_MM3 = 100.0
-"""Connected voxels of a label below this are noise."""
 CONFIDENCE = 0.5
 """Below this a person looks."""
 COVERAGE = 0.99
@@ -66,8 +63,6 @@ REMAINS_INSIDE = 0.65
 nearly all of them are found in a head that was not distorted."""
 RESEMBLANCE = 0.5
 """Correlation of the organs' voxels before and after from which on they are no replacement."""
-MISFIT = 2.5
-"""Above this, what was found does not fit a head, and geometry proves nothing."""
 
 
 @dataclass(frozen=True)
@@ -140,52 +135,40 @@ def face(
     where a part that was not found can be.
     """
     anatomy = anatomies.load() if anatomy is None else anatomy
-    world: NDArray[np.float64] = np.asarray(affine, np.float64)
-    thin, grid = thinned(world)
-    # one voxel after the other in memory: all that follows walks over them many times
-    small = labels[thin].copy(order="K")
-    voxel = float(abs(np.linalg.det(grid[:3, :3])))
-    view = View(world, (labels.shape[0], labels.shape[1], labels.shape[2]))
-
-    brain = _parts(small == LABELS["brain"], voxel, largest=True)
-    index = indices(brain)
-    ml = len(index) * voxel / 1000
+    seen = poses.scene(labels, affine)
+    view, small, index, ml = seen.view, seen.small, seen.brain, seen.brain_ml
     measures: dict[str, Any] = {"brain_ml": round(ml, 1)}
     if len(index) < 8:
         return Verdict("fail", (f"{NOT_A_HEAD}: no brain found",), measures)
     edge = index[((index == 0) | (index == np.array(small.shape) - 1)).any(axis=1)]
-    cut = len(edge) * voxel ** (2 / 3) > 100  # mm² of the brain on the edge of the view
+    cut = len(edge) * seen.voxel ** (2 / 3) > 100  # mm² of the brain on the edge of the view
     measures["brain_cut"] = bool(cut)
     if ml > BRAIN_ML[1] or ml < (CUT_BRAIN_ML if cut else BRAIN_ML[0]):
         return Verdict("fail", (f"{NOT_A_HEAD}: {ml:.0f} ml of brain found",), measures)
 
-    # what the brain says of the pose needs no more points than these
-    rng = np.random.default_rng(0)
-    some = index[rng.choice(len(index), 4000, replace=False)] if len(index) > 4000 else index
-    points = _world(some, grid)
-    pose, centres, volumes = _lay(small, grid, voxel, anatomy, view, points, ml)
-    pose, told = _told(known, pose, anatomy, view, points, ml)
+    laid = poses.lay(seen, anatomy)
+    pose, told = _told(known, laid.pose, anatomy, view, seen.points(), ml)
+    laid = replace(laid, pose=pose)
     measures["pose_misfit"] = round(pose.misfit, 2)
     verdict = Verdict("pass", (), measures)
     if pose.misfit > MISFIT:
         verdict = verdict.mark("review", f"{REVIEW}: the parts found do not make up a head")
 
     def covered(name: str, mask: Bool) -> bool:
-        beside = np.argwhere(small != LABELS["brain"])
-        may = beside[anatomies.may_hold(anatomy, pose, name, _world(beside, grid))]
-        return bool(len(may) and mask[thin][tuple(may.T)].mean() >= COVERED)
+        brain = small == LABELS["brain"]
+        beside = ~within(np.ones_like(brain), brain, BRAIN_MARGIN, voxel_sizes(seen.grid))
+        index = np.argwhere(beside)
+        may = index[anatomies.may_hold(anatomy, pose, name, world(index, seen.grid))]
+        return bool(len(may) and mask[thinned(affine)[0]][tuple(may.T)].mean() >= COVERED)
 
     missing, off = [], []
     for name in PARTS:
-        seen = volumes.get(name, 0.0)
-        share = anatomies.inside(anatomy, pose, view, name)
-        least = SHARE_FOUND * anatomy.parts[name].volume * pose.size**3 * max(share, 0.1)
-        if seen >= max(LEAST_MM3, least):
+        if laid.found(anatomy, view, name):
             state = "found"
-            if _strays(anatomy, pose, name, centres[name]):
+            if _strays(anatomy, pose, name, laid.centres[name]):
                 off.append(name)
         elif name in told:
-            state = _of_told(told[name], seen)
+            state = _of_told(told[name], laid.volumes.get(name, 0.0))
             missing += [name] if state == "missing" else []
         elif pose.misfit <= MISFIT and anatomies.outside(anatomy, pose, view, name):
             state = "outside"
@@ -330,50 +313,6 @@ def _features(features: Collection[str]) -> tuple[str, ...]:
     return tuple(f for f in FEATURES if f in features or "face" in features)
 
 
-def _lay(
-    small: Labels,
-    grid: NDArray[np.float64],
-    voxel: float,
-    anatomy: Anatomy,
-    view: View,
-    brain: NDArray[np.float64],
-    ml: float,
-) -> tuple[Pose, dict[str, NDArray[np.float64]], dict[str, float]]:
-    """The pose of the head, and centre and volume in mm³ of each part of the face found.
-
-    First by the brain alone, then with nose and mouth, then ears, then eyes: each step tells left
-    from right better for the next, so that a turned head is not taken for one with two left eyes.
-    """
-    organs = {
-        label: _world(indices(_parts(small == LABELS[label], voxel)), grid) for label in FEATURES
-    }
-    centres: dict[str, NDArray[np.float64]] = {}
-    volumes: dict[str, float] = {}
-    pose = anatomies.fit(anatomy, view, brain, ml, {})
-    for labels in (("nose", "mouth"), ("ears",), ("eyes",)):
-        for label in labels:
-            points = organs[label]
-            names = [n for n, where in PARTS.items() if where == label]
-            side = pose.to_head(points)[:, 0] if len(points) else np.zeros(0)
-            for name in names:
-                own = points
-                if name.startswith("left"):
-                    own = points[side < 0]
-                elif name.startswith("right"):
-                    own = points[side >= 0]
-                if len(own) * voxel >= LEAST_MM3:
-                    centres[name] = own.mean(axis=0)
-                    volumes[name] = len(own) * voxel
-        # a part cut by the edge has its centre elsewhere: it would bend the pose
-        whole = {
-            n: c
-            for n, c in centres.items()
-            if volumes[n] >= 0.4 * anatomy.parts[n].volume * pose.size**3
-        }
-        pose = anatomies.fit(anatomy, view, brain, ml, whole)
-    return pose, centres, volumes
-
-
 def _told(
     known: Sequence[Mapping[str, Any]],
     pose: Pose,
@@ -419,33 +358,6 @@ def _strays(anatomy: Anatomy, pose: Pose, name: str, at: NDArray[np.float64]) ->
     away = pose.turn.T @ (at - where)
     sd = np.sqrt(np.diag(pose.turn.T @ cov @ pose.turn))
     return bool((np.abs(away) > pose.size * anatomy.parts[name].half + 5 * sd).any())
-
-
-def _parts(mask: Bool, voxel: float, *, largest: bool = False) -> Bool:
-    """Connected parts of at least ``LEAST_MM3``, or only the largest of them."""
-    if mask.flags.f_contiguous:
-        # scipy numbers row by row
-        return _parts_of(mask.T, voxel, largest).T
-    return _parts_of(mask, voxel, largest)
-
-
-def _parts_of(mask: Bool, voxel: float, largest: bool) -> Bool:
-    out = np.zeros(mask.shape, bool)
-    box = box_of(mask)
-    if box is None:
-        return out
-    groups, _ = ndimage.label(mask[box], np.ones((3, 3, 3)))
-    sizes = np.bincount(groups.ravel())
-    sizes[0] = 0
-    keep = sizes * voxel >= LEAST_MM3
-    if largest:
-        keep &= np.arange(len(sizes)) == sizes.argmax()
-    out[box] = keep[groups]
-    return out
-
-
-def _world(index: NDArray[np.intp], affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(index @ affine[:3, :3].T + affine[:3, 3], float).reshape(-1, 3)
 
 
 def _differs(a: NDArray[np.generic], b: NDArray[np.generic]) -> Bool:

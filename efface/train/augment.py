@@ -21,6 +21,8 @@ Shape = tuple[int, int, int]
 DEFACED = 0.25
 """Share of the heads as they are that are defaced: in such ones the gate asks whether a face is
 found again."""
+CUT = 0.6
+"""Share of the heads as they are that may be cut: half an ear is best known where its contrast is."""
 
 
 def example(
@@ -54,6 +56,8 @@ def example(
         image = _gamma(image, 0.2, g)
         if _chance(g, DEFACED):
             image, labels = _defaced(image, labels, mm, g)
+        if _chance(g, CUT):
+            image, inside = _crop(image, inside, labels, g)
     else:
         image = _contrast(image, labels, g)
         image = _lesion(image, labels, g)
@@ -180,7 +184,7 @@ def _contrast(image: Tensor, labels: Tensor, g: Generator) -> Tensor:
         if _chance(g, 0.7):
             made = functional.avg_pool3d(made, 3, 1, 1)
         image = made * (1 - (w := _u(g, 0, 0.4))) + w * image
-    if _chance(g, 0.04):
+    if _chance(g, 0.08):
         image = image.max() - image
     return image
 
@@ -304,9 +308,10 @@ def _crop(image: Tensor, inside: Tensor, labels: Tensor, g: Generator) -> tuple[
     keep = torch.ones(image.shape[2:], dtype=torch.bool)
     if _chance(g, 0.5):
         for _ in range(1 + _pick(g, 2)):
-            axis, n = _pick(g, 3), image.shape[2:]
+            n = image.shape[2:]
+            axis = 2 if _chance(g, 0.25) else _pick(g, 3)  # slabs often end at the orbits
             cut = round(_u(g, 0.1, 0.45) * n[axis])
-            if _chance(g, 0.4):
+            if _chance(g, 0.6):
                 where = torch.nonzero(labels[0] == 2 + _pick(g, 4))
                 if len(where):
                     at = int(where[_pick(g, len(where)), axis])

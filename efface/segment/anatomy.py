@@ -5,7 +5,7 @@ frame of the head: origin at the centre of the brain, x to the right, y anterior
 mm. :func:`fit` lays this frame into a scan by what was found there, and says for every organ where
 it must be, give or take how much. Whether it can be in the field of view is then geometry.
 
-Measure again with ``python -m efface.qc.anatomy HEADS OUT.json``, where HEADS holds
+Measure again with ``python -m efface.segment.anatomy HEADS OUT.json``, where HEADS holds
 ``*_labels.nii.gz`` (values of :data:`efface.segment.labels.LABELS`).
 """
 
@@ -225,12 +225,26 @@ def may_hold(
     Those in an ellipsoid of its half extents about where it is expected, ``sds`` standard
     deviations wider.
     """
-    part = anatomy.parts[name]
-    _, cov = expected(anatomy, pose, name)
-    sd = np.sqrt(np.diag(pose.turn.T @ cov @ pose.turn)) / pose.size
-    away = (pose.to_head(points) - part.mean) / (part.half + sds * sd)
+    away = (pose.to_head(points) - anatomy.parts[name].mean) / _half(anatomy, pose, name, sds)
     may: NDArray[np.bool_] = (away**2).sum(axis=1) <= 1
     return may
+
+
+def reach(
+    anatomy: Anatomy, pose: Pose, name: str, sds: float = 2.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest world coordinates (3,) of what :func:`may_hold` holds."""
+    middle = pose.to_world(anatomy.parts[name].mean[None])[0]
+    axes = pose.size * pose.turn * _half(anatomy, pose, name, sds)  # of the ellipsoid, as columns
+    far = np.linalg.norm(axes, axis=1)
+    return middle - far, middle + far
+
+
+def _half(anatomy: Anatomy, pose: Pose, name: str, sds: float) -> Floats:
+    """Half axes (3,) of where a part may be, in mm of a head of mean size."""
+    _, cov = expected(anatomy, pose, name)
+    sd = np.sqrt(np.diag(pose.turn.T @ cov @ pose.turn)) / pose.size
+    return np.asarray(anatomy.parts[name].half + sds * sd)
 
 
 def inside(anatomy: Anatomy, pose: Pose, view: View, name: str) -> float:
@@ -371,7 +385,7 @@ def _read(path: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     measured = measure(Path(sys.argv[1]))
     measured["source"] = (
-        "Measured by efface.qc.anatomy on 2 mm label maps of T1w heads of the IXI study "
+        "Measured by efface.segment.anatomy on 2 mm label maps of T1w heads of the IXI study "
         "(https://brain-development.org/ixi-dataset/, CC BY-SA 3.0). Aggregates only."
     )
     write_json(Path(sys.argv[2]), measured)
