@@ -159,7 +159,7 @@ def face(
         beside = ~within(np.ones_like(brain), brain, BRAIN_MARGIN, voxel_sizes(seen.grid))
         index = np.argwhere(beside)
         may = index[anatomies.may_hold(anatomy, pose, name, world(index, seen.grid))]
-        return bool(len(may) and mask[thinned(affine)[0]][tuple(may.T)].mean() >= COVERED)
+        return not len(may) or bool(mask[thinned(affine)[0]][tuple(may.T)].mean() >= COVERED)
 
     missing, off = [], []
     for name in PARTS:

@@ -47,6 +47,8 @@ MODEL = Path(__file__).resolve().parents[2] / "models" / "anatomy.json"
 _TURN_SD, _SIZE_SD = 0.20, 0.09
 # What a brain label may err: centre and extent in mm, volume as a ratio.
 _CENTRE_SD, _EXTENT_SD, _VOLUME_SD = 4.0, 3.0, 0.12
+SURE = 2.5
+"""Standard deviations from where a part is expected, beyond which it is not."""
 _EDGE_MM = 4.0  # softness of the edge of the field of view, so that the fit is smooth
 
 
@@ -202,7 +204,7 @@ def expected(anatomy: Anatomy, pose: Pose, name: str) -> tuple[Floats, Floats]:
     return at, jacobian @ pose.cov @ jacobian.T + own
 
 
-def outside(anatomy: Anatomy, pose: Pose, view: View, name: str, sds: float = 2.5) -> bool:
+def outside(anatomy: Anatomy, pose: Pose, view: View, name: str, sds: float = SURE) -> bool:
     """Whether a part lies wholly outside the field of view, beyond doubt.
 
     True if one face of the field of view parts it from all of the part (an ellipsoid of its half
@@ -218,7 +220,7 @@ def outside(anatomy: Anatomy, pose: Pose, view: View, name: str, sds: float = 2.
 
 
 def may_hold(
-    anatomy: Anatomy, pose: Pose, name: str, points: Floats, sds: float = 2.0
+    anatomy: Anatomy, pose: Pose, name: str, points: Floats, sds: float = SURE
 ) -> NDArray[np.bool_]:
     """Which world points (n, 3) a part may take up.
 
@@ -231,7 +233,7 @@ def may_hold(
 
 
 def reach(
-    anatomy: Anatomy, pose: Pose, name: str, sds: float = 2.0
+    anatomy: Anatomy, pose: Pose, name: str, sds: float = SURE
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lowest and highest world coordinates (3,) of what :func:`may_hold` holds."""
     middle = pose.to_world(anatomy.parts[name].mean[None])[0]

@@ -22,7 +22,7 @@ DEFACED = 0.25
 """Share of the heads as they are that are defaced: in such ones the gate asks whether a face is
 found again."""
 CUT = 0.6
-"""Share of the heads as they are that may be cut: half an ear is best known where its contrast is."""
+"""Share of the heads as they are that may be cut: half an ear is learned from real ones."""
 
 
 def example(

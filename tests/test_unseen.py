@@ -1,0 +1,63 @@
+"""Parts that the edge of the view cuts are replaced where they may be, though nobody found them."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from small_session import SURE, head
+
+from efface.distort.region import region
+from efface.distort.unseen import add_unseen
+from efface.qc import gate
+from efface.segment.labels import LABELS
+
+SLAB = {"mm": 2.0, "low": (-100, -120, -42)}
+"""From the middle of the ears upwards; the mouth is not in it."""
+
+
+def without(labels, *organs):
+    return np.where(np.isin(labels, [LABELS[o] for o in organs]), 0, labels).astype(np.uint8)
+
+
+def added(labels, affine, features="face"):
+    mask = region(labels, affine, features)
+    return add_unseen(mask, labels, affine, features), mask
+
+
+@pytest.mark.parametrize("turn", [(0, 0, 0), (12, -5, 8)])
+@pytest.mark.parametrize("size", [0.85, 1.1])
+def test_ears_cut_by_a_slab_are_replaced_where_they_are(turn, size):
+    turn = Rotation.from_euler("xyz", turn, degrees=True).as_matrix()
+    labels, affine = head(**SLAB, turn=turn, size=size)
+    seen = without(labels, "ears")
+    names, mask = added(seen, affine)
+    assert {"left ear", "right ear"} <= set(names)
+    assert mask[labels == LABELS["ears"]].mean() > 0.97
+    assert not mask[labels == LABELS["brain"]].any()
+    verdict = gate.face(seen, SURE, affine, mask=mask)
+    assert verdict.measures["left_ear"] == verdict.measures["right_ear"] == "covered"
+    assert verdict.status == "pass"
+
+
+def test_of_a_part_that_is_whole_in_view_nothing_is_guessed():
+    labels, affine = head(mm=2.0)
+    seen = without(labels, "ears")
+    before = region(seen, affine)
+    names, mask = added(seen, affine)
+    assert names == ()
+    assert (mask == before).all()
+    assert gate.face(seen, SURE, affine, mask=mask).measures["left_ear"] == "missing"
+
+
+def test_only_the_features_asked_for():
+    labels, affine = head(**SLAB)
+    assert added(without(labels, "ears"), affine, "eyes,nose")[0] == ()
+    assert set(added(without(labels, "ears"), affine, "ears")[0]) == {"left ear", "right ear"}
+
+
+def test_nothing_is_added_where_all_was_found_or_too_little_is_known():
+    labels, affine = head(**SLAB)
+    brain = without(labels, "eyes", "nose", "ears", "mouth")
+    for seen in (labels, brain, np.zeros_like(labels)):
+        names, mask = added(seen, affine)
+        assert "left ear" not in names
+        assert (mask == region(seen, affine)).all() or names == ("mouth",)
