@@ -126,7 +126,7 @@ def told(folder, tmp_path):
 
 def test_the_network_that_cuts_learns_what_the_first_one_gets_wrong(folder, tmp_path):
     heads = told(folder, tmp_path)
-    settings = replace(TINY, cut=(8, 16), cut_steps=60, cut_as_it_is=1.0)
+    settings = replace(TINY, cut=(8, 16), cut_steps=150, cut_as_it_is=1.0)
     paths = tmp_path / "cut.pt", tmp_path / "cut.csv"
     second = cut.train(OffByOne(), heads, settings, *paths, report=lambda _: None)
     find = of_torch(OffByOne(), "cpu")
