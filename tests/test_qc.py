@@ -278,6 +278,31 @@ def test_a_part_that_was_missed_and_is_found_beside_the_region_goes_to_review():
     assert gate.remains(labels, only_brain(whole), mask, affine).status == "pass"
 
 
+@pytest.mark.parametrize(
+    ("organ", "lies_at", "what"),
+    [
+        ("mouth", "back", "pass"),  # no mouth can be there
+        ("eyes", "back", "review"),  # but a face may, and it has eyes
+        ("nose", "nose", "review"),
+    ],
+)
+def test_an_organ_found_again_counts_where_it_can_be_and_eyes_everywhere(organ, lies_at, what):
+    labels, affine = head()
+    mask = images(labels, affine)[2]
+    again = only_brain(labels)
+    if lies_at == "back":
+        again[20:30, 1:6, 20:30] = LABELS[organ]
+        assert not (labels[20:30, 1:6, 20:30] > 0).any()
+    else:
+        labels = np.where(labels == LABELS[organ], 0, labels).astype(np.uint8)
+        again[(head()[0] == LABELS[organ])] = LABELS[organ]
+        mask &= again != LABELS[organ]
+    verdict = judged(labels, affine, again=again, mask=mask)
+    assert verdict.status == what
+    found = f"{status.FACE_REMAINS}: {organ} found again after distorting"
+    assert (found in verdict.reasons) == (what == "review")
+
+
 def test_a_scan_that_cannot_be_segmented_again_never_passes():
     assert judged(*head(), again=None).status == "review"
 

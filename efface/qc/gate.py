@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import nibabel as nib
@@ -107,7 +108,9 @@ def gate(
     otherwise than the header tells.
     """
     features = _features(features)
-    verdict = face(labels, confidence, turns.affine(before.affine, turn), anatomy, known, mask)
+    anatomy = anatomies.load() if anatomy is None else anatomy
+    straight = turns.affine(before.affine, turn)
+    verdict, pose = _face(labels, confidence, straight, anatomy, known, mask)
     if turn != turns.AS_IT_IS:
         verdict.measures["head_lies"] = turn  # where its right, anterior and superior point
     if NOT_A_HEAD in verdict.reasons[:1] or verdict.status == "fail":
@@ -116,7 +119,10 @@ def gate(
     found = again()
     if found is None:
         return verdict.mark("review", f"{FACE_REMAINS}: the scan could not be segmented again")
-    return verdict + remains(labels, found, mask, before.affine, features)
+    may_be = None
+    if pose is not None and pose.misfit <= MISFIT:
+        may_be = partial(_may_be, anatomy, pose, straight)
+    return verdict + remains(labels, found, mask, before.affine, features, may_be)
 
 
 def face(
@@ -135,16 +141,28 @@ def face(
     where a part that was not found can be.
     """
     anatomy = anatomies.load() if anatomy is None else anatomy
+    return _face(labels, confidence, affine, anatomy, known, mask)[0]
+
+
+def _face(
+    labels: Labels,
+    confidence: Mapping[str, float],
+    affine: NDArray[np.floating[Any]],
+    anatomy: Anatomy,
+    known: Sequence[Mapping[str, Any]],
+    mask: Bool | None,
+) -> tuple[Verdict, Pose | None]:
+    """As :func:`face`, and the pose of the head if there is one."""
     seen = poses.scene(labels, affine)
     view, small, index, ml = seen.view, seen.small, seen.brain, seen.brain_ml
     measures: dict[str, Any] = {"brain_ml": round(ml, 1)}
     if len(index) < 8:
-        return Verdict("fail", (f"{NOT_A_HEAD}: no brain found",), measures)
+        return Verdict("fail", (f"{NOT_A_HEAD}: no brain found",), measures), None
     edge = index[((index == 0) | (index == np.array(small.shape) - 1)).any(axis=1)]
     cut = len(edge) * seen.voxel ** (2 / 3) > 100  # mm² of the brain on the edge of the view
     measures["brain_cut"] = bool(cut)
     if ml > BRAIN_ML[1] or ml < (CUT_BRAIN_ML if cut else BRAIN_ML[0]):
-        return Verdict("fail", (f"{NOT_A_HEAD}: {ml:.0f} ml of brain found",), measures)
+        return Verdict("fail", (f"{NOT_A_HEAD}: {ml:.0f} ml of brain found",), measures), None
 
     laid = poses.lay(seen, anatomy)
     pose, told = _told(known, laid.pose, anatomy, view, seen.points(), ml)
@@ -196,7 +214,7 @@ def face(
         measures[f"confidence_{label}"] = None if np.isnan(sure) else round(sure, 3)
         if not sure >= CONFIDENCE:  # so that NaN is not sure either
             verdict = verdict.mark("review", f"{REVIEW}: low confidence in the {label}")
-    return verdict
+    return verdict, pose
 
 
 def change(
@@ -277,11 +295,15 @@ def remains(
     mask: Bool,
     affine: NDArray[np.floating[Any]],
     features: Collection[str] = FEATURES,
+    may_be: Callable[[str, NDArray[np.intp]], Bool] | None = None,
 ) -> Verdict:
     """Whether an organ is found again in the distorted image, beside the region or inside it.
 
     ``labels`` (uint8) and ``mask``, the region: 3D, the same grid; ``again`` (uint8): on the voxels
-    of it that :func:`efface.segment.near.thinned` chooses.
+    of it that :func:`efface.segment.near.thinned` chooses. ``may_be`` says of such voxels (n, 3)
+    where an organ can be, if that is known: the network, which misses a face, sees ears in temples
+    and a mouth in a neck. Eyes count wherever they are found: a face that lies where no one thought
+    it would has them.
     """
     thin, affine = thinned(affine)
     labels, mask = labels[thin], mask[thin]
@@ -293,10 +315,14 @@ def remains(
     labels, again, mask = labels[box], again[box], mask[box]
     beyond = (again > LABELS["brain"]) & ~mask
     beyond &= ~within(beyond, mask, REMAINS_BESIDE, voxel_sizes(affine))
+    first = np.array([s.start for s in box])
     for name in _features(features):
         was, found = labels == LABELS[name], again == LABELS[name]
         size = float(np.count_nonzero(was)) * voxel
-        beside = float(np.count_nonzero(found & beyond)) * voxel
+        at = indices(found & beyond)
+        if may_be is not None and name != "eyes":
+            at = at[may_be(name, at + first)]
+        beside = float(len(at)) * voxel
         inside = float(np.count_nonzero(found & was)) * voxel
         if size >= LEAST_MM3:
             verdict.measures[f"found_again_{name}"] = round(beside / size, 3)
@@ -305,6 +331,17 @@ def remains(
         ):
             verdict = verdict.mark("review", f"{FACE_REMAINS}: {name} found again after distorting")
     return verdict
+
+
+def _may_be(
+    anatomy: Anatomy, pose: Pose, affine: NDArray[np.float64], organ: str, index: NDArray[np.intp]
+) -> Bool:
+    """Which thinned voxels (n, 3) an organ may take up; ``affine``: of the whole volume."""
+    points = world(index, thinned(affine)[1])
+    out = np.zeros(len(points), bool)
+    for name in (n for n, label in PARTS.items() if label == organ):
+        out |= anatomies.may_hold(anatomy, pose, name, points)
+    return out
 
 
 def _features(features: Collection[str]) -> tuple[str, ...]:
