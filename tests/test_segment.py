@@ -12,9 +12,10 @@ from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, ornt_transform
 from safetensors.numpy import load_file
 from scipy import ndimage
+from small_session import head as head_of_parts
 
 from efface.phantom import phantom
-from efface.segment import Plan, Segmenter, boxes, near, of_torch, runtime, shipped_models
+from efface.segment import Plan, Segmenter, boxes, near, of_torch, runtime, shipped_models, turns
 from efface.segment import grid as grids
 from efface.segment.cascade import Cascade
 from efface.segment.network import AttentionUNet, Cut, fold, unfold
@@ -229,3 +230,11 @@ def test_the_cpu_s_own_precision_gives_the_same_labels():
     a = model.segment(img).labels
     b = Segmenter(exact, model.plan).segment(img).labels
     assert (a != b).sum() < 0.002 * (b > 0).sum()
+
+
+@pytest.mark.parametrize("turn", ["RAS", "LPS", "ALS", "PRS"])
+@pytest.mark.parametrize("without", [(), ("mouth",), ("mouth", "left ear", "right ear")])
+def test_how_a_head_lies_is_told_without_its_mouth_too(turn, without):
+    labels, affine = head_of_parts(without=without)
+    lies = turns.affine(affine, turns.inverse(turn))
+    assert turns.found(labels, lies) == turn

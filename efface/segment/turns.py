@@ -61,19 +61,26 @@ def inverse(turn: str) -> str:
 def found(labels: NDArray[np.uint8], affine: NDArray[np.floating]) -> str:
     """The turn by right angles that the organs tell of; as it is, where they do not.
 
-    From the mouth to the eyes is up, from the brain to the face is forwards. ``labels``: 3D, values
-    of :data:`LABELS`; ``affine``: voxel to world, as the header tells.
+    From the mouth to the eyes is up, from the brain to the face is forwards. Where a slab ends
+    above the mouth, the nose says what is forwards, and what is up the header is believed: prone or
+    on a side it is right in that. ``labels``: 3D, values of :data:`LABELS`; ``affine``: to world,
+    as the header tells.
     """
     spacing = voxel_sizes(affine)
     step = np.maximum(1, np.rint(_STEP / spacing)).astype(int)
     thin = labels[:: step[0], :: step[1], :: step[2]]
-    at = {name: np.argwhere(thin == k) for name, k in LABELS.items()}
-    if any(len(at[name]) < _ENOUGH for name in ("brain", "eyes", "mouth")):
-        return AS_IT_IS
     to_world = np.asarray(affine, np.float64)[:3, :3] * step
-    brain, eyes, mouth = (to_world @ at[n].mean(axis=0) for n in ("brain", "eyes", "mouth"))
-    top = (eyes - mouth) / np.linalg.norm(eyes - mouth)
-    front = (eyes + mouth) / 2 - brain
+    at = {}
+    for name, k in LABELS.items():
+        index = np.argwhere(thin == k)
+        if len(index) >= _ENOUGH:
+            at[name] = to_world @ index.mean(axis=0)
+    if not {"brain", "eyes"} <= set(at) or not {"mouth", "nose"} & set(at):
+        return AS_IT_IS
+    lower = at["mouth"] if "mouth" in at else at["nose"]
+    top = at["eyes"] - lower if "mouth" in at else np.array([0.0, 0.0, 1.0])
+    top /= np.linalg.norm(top)
+    front = (at["eyes"] + lower) / 2 - at["brain"]
     front -= (front @ top) * top
     front /= np.linalg.norm(front) + 1e-9
     head = np.stack([np.cross(front, top), front, top])  # rows: the head's axes in the world
