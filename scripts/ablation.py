@@ -16,7 +16,8 @@ full = loop.Settings.of({**yaml.safe_load(Path(params.settings).read_text()), **
 torch.set_num_threads(snakemake.threads)
 heads = Path(snakemake.config["heads"] or "heads")
 training, validation = data.sets(heads, Path(params.cache), full.mm)
-longer = replace(full, steps=full.steps + full.cut_steps, cut=())
+# as many voxels seen: a step of the network that cuts is one box of three
+longer = replace(full, steps=full.steps + full.cut_steps // cut.IN_TURN, cut=())
 variants = {
     "as shipped": full,
     "without attention gates": replace(full, attention=False),
