@@ -61,3 +61,25 @@ def test_nothing_is_added_where_all_was_found_or_too_little_is_known():
         names, mask = added(seen, affine)
         assert "left ear" not in names
         assert (mask == region(seen, affine)).all() or names == ("mouth",)
+
+
+def test_a_cut_ear_of_which_a_fragment_was_found_is_replaced_whole_and_needs_no_confidence():
+    labels, affine = head(**SLAB)
+    fragment = labels.copy()
+    world = np.argwhere(labels == LABELS["ears"])
+    fragment[tuple(world[world[:, 2] > 2].T)] = 0
+    kept = np.count_nonzero(fragment == LABELS["ears"]) / len(world)
+    assert 0.15 < kept < 0.5
+    unsure = SURE | {"ears": 0.1}
+    alone = region(fragment, affine)
+    assert (
+        "low confidence in the ears" in gate.face(fragment, unsure, affine, mask=alone).reasons[0]
+    )
+    names, mask = added(fragment, affine)
+    assert {"left ear", "right ear"} <= set(names)
+    assert mask[labels == LABELS["ears"]].mean() > 0.97
+    assert gate.face(fragment, unsure, affine, mask=mask).status == "pass"
+    # of a head that is whole in view confidence is asked, whatever was replaced
+    labels, affine = head(mm=4.0)
+    everything = labels != LABELS["brain"]
+    assert gate.face(labels, unsure, affine, mask=everything).status == "review"

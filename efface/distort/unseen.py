@@ -1,9 +1,9 @@
-"""What the edge of the field of view cuts, and nobody found, goes where it may be.
+"""What the edge of the field of view cuts, and was not found, goes where it may be.
 
 Of an ear that a slab shows the upper third of, or a mouth at its lowest slices, too little may be
-left to be found. The brain and the organs that were found say where it lies, give or take so much;
-all of that is replaced. Of a part that should be whole in view nothing is guessed: that it was not
-found is for a person to look at.
+left to be found, or to be found whole. The brain and the organs that were found say where it lies,
+give or take so much; all of that is replaced. Of a part that should be whole in view nothing is
+guessed: that it was not found is for a person to look at.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from efface.segment import pose as poses
 from efface.segment import turns
 from efface.segment.anatomy import PARTS, Anatomy
 from efface.segment.labels import LABELS
-from efface.segment.near import BRAIN_MARGIN, wider, within
+from efface.segment.near import BRAIN_MARGIN, Box, box_of, wider, within
 from efface.segment.organs import find_organs, voxel_sizes
 
-CUT = 0.9
-"""Below this share of it in view, as far as that is known, a part is cut."""
+LITTLE = 0.5
+"""A cut part of which less than this share of what should be in view was found, is not known."""
 KNOWN = 2
-"""Of so many other parts at least the place must be known."""
+"""Of so many parts at least the place must be known."""
+EDGE_MM = 4.0
+"""Where no organ is nearer to the edge of the field of view than this, none is cut."""
 
 
 def add_unseen(
@@ -35,7 +37,7 @@ def add_unseen(
     features: str | Iterable[str] = "face",
     anatomy: Anatomy | None = None,
 ) -> tuple[str, ...]:
-    """Add to ``mask``, in place, where cut parts may be that were not found; their names.
+    """Add to ``mask``, in place, where cut parts may be that were hardly found; their names.
 
     ``mask``: the region (X, Y, Z); ``labels``: uint8, on its grid; ``affine`` (4, 4): voxel to
     world in mm. Neither the brain nor what lies within 2 mm of it is added. Raises
@@ -43,8 +45,8 @@ def add_unseen(
     """
     chosen = parse_features(features)
     spacing = voxel_sizes(affine)
-    organs = find_organs(labels, spacing)
-    if not organs or len({(o.name, o.side) for o in organs}) == len(PARTS):
+    box = box_of(labels > LABELS["brain"])
+    if box is None or _whole(box, labels, spacing):
         return ()
     anatomy = anatomies.load() if anatomy is None else anatomy
     straight = turns.affine(affine, turns.found(labels, affine))
@@ -57,14 +59,24 @@ def add_unseen(
         return ()
     added = []
     for name, label in PARTS.items():
-        if name in found or (chosen != ("face",) and label not in chosen):
+        if chosen != ("face",) and label not in chosen:
             continue
-        if anatomies.outside(anatomy, laid.pose, seen.view, name):
+        share = anatomies.inside(anatomy, laid.pose, seen.view, name)
+        whole = anatomy.parts[name].volume * laid.pose.size**3
+        known = name in found and laid.volumes[name] >= LITTLE * share * whole
+        if known or share >= poses.CUT or anatomies.outside(anatomy, laid.pose, seen.view, name):
             continue
-        if anatomies.inside(anatomy, laid.pose, seen.view, name) < CUT:
-            _add(mask, labels, straight, anatomy, laid.pose, name)
-            added.append(name)
+        _add(mask, labels, straight, anatomy, laid.pose, name)
+        added.append(name)
     return tuple(added)
+
+
+def _whole(box: Box, labels: NDArray[np.uint8], spacing: NDArray[np.float64]) -> bool:
+    """Whether all organs were found, and none of them near the edge of the field of view."""
+    for span, n, mm in zip(box, labels.shape, spacing, strict=True):
+        if min(span.start, n - span.stop) * mm < EDGE_MM:
+            return False
+    return len({(o.name, o.side) for o in find_organs(labels, spacing)}) == len(PARTS)
 
 
 def _add(

@@ -172,12 +172,23 @@ def _face(
     if pose.misfit > MISFIT:
         verdict = verdict.mark("review", f"{REVIEW}: the parts found do not make up a head")
 
-    def covered(name: str, mask: Bool) -> bool:
+    def covered(name: str) -> bool:
+        if mask is None or pose.misfit > MISFIT:
+            return False
         brain = small == LABELS["brain"]
         beside = ~within(np.ones_like(brain), brain, BRAIN_MARGIN, voxel_sizes(seen.grid))
         index = np.argwhere(beside)
         may = index[anatomies.may_hold(anatomy, pose, name, world(index, seen.grid))]
         return not len(may) or bool(mask[thinned(affine)[0]][tuple(may.T)].mean() >= COVERED)
+
+    def gone(label: str) -> bool:
+        """Whether of an organ only cut parts are in view, and all they may take up was replaced."""
+        names = [n for n, where in PARTS.items() if where == label]
+        return bool(names) and all(
+            measures[n.replace(" ", "_")] in ("outside", "covered")
+            or (anatomies.inside(anatomy, pose, view, n) < poses.CUT and covered(n))
+            for n in names
+        )
 
     missing, off = [], []
     for name in PARTS:
@@ -190,7 +201,7 @@ def _face(
             missing += [name] if state == "missing" else []
         elif pose.misfit <= MISFIT and anatomies.outside(anatomy, pose, view, name):
             state = "outside"
-        elif pose.misfit <= MISFIT and mask is not None and covered(name, mask):
+        elif covered(name):
             state = "covered"
         else:
             state = "missing"
@@ -212,7 +223,8 @@ def _face(
             continue
         sure = float(confidence.get(label, float("nan")))
         measures[f"confidence_{label}"] = None if np.isnan(sure) else round(sure, 3)
-        if not sure >= CONFIDENCE:  # so that NaN is not sure either
+        # NaN is not sure either; what is gone wherever it may be need not be known
+        if not sure >= CONFIDENCE and not gone(label):
             verdict = verdict.mark("review", f"{REVIEW}: low confidence in the {label}")
     return verdict, pose
 

@@ -21,6 +21,8 @@ SHARE_FOUND = 0.15
 """A part of the face counts as found from this share of its mean volume on."""
 LEAST_MM3 = 100.0
 """Connected voxels of a label below this are noise."""
+CUT = 0.9
+"""Below this share of it in view, as far as that is known, a part is cut."""
 MISFIT = 2.5
 """Above this, what was found does not fit a head, and geometry proves nothing."""
 
