@@ -156,9 +156,9 @@ class Segmenter:
         """What of a face is found in a distorted image, looking where ``labels`` say it was.
 
         On the voxels that :func:`efface.segment.near.thinned` chooses: labels in the box of the
-        organs and ``AROUND_MM`` about it, 0 elsewhere; the whole image is looked at where
-        ``labels`` (on its grid) hold no organ. Only the network that finds looks: whether there is
-        an organ counts here, not where it ends.
+        organs and ``AROUND_MM`` about it, 0 elsewhere and for the brain; the whole image is looked
+        at where ``labels`` (on its grid) hold no organ. Only the network that finds looks: whether
+        there is an organ counts here, not where it ends.
         """
         thin, affine = near.thinned(img.affine)
         box = near.box_of(labels >= LABELS["eyes"])
@@ -167,6 +167,7 @@ class Segmenter:
         part = near.wider(box, AROUND_MM, np.linalg.norm(img.affine[:3, :3], axis=0))
         voxels, there = nifti.stored(img)[part], _from(img.affine, part)
         p, kept, grid = self._on_grid(voxels, there, nifti.scaling(img), self.network.find)
+        kept[LABELS["brain"]] = False  # not asked for, and the costliest to bring back
         shape = labels[thin].shape
         return grids.labels_to(p, kept, grid, (shape[0], shape[1], shape[2]), affine)
 

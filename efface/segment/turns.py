@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface.segment.labels import LABELS
-from efface.segment.organs import voxel_sizes
+from efface.segment.organs import LANDMARKS, voxel_sizes
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -29,6 +29,12 @@ _STEP = 4.0
 """Voxels are looked at about this far apart, in mm."""
 _ENOUGH = 5
 """Of these voxels each organ must have so many to be believed over the header."""
+_CLEARLY = 0.95
+"""With a turn the organs must lie nearer to their places than without: this share as far."""
+_MIDDLE = {
+    name: np.mean([p for (n, _), p in LANDMARKS.items() if n == name], axis=0) for name in LABELS
+}
+"""Where each organ, or the middle of a pair, lies in a head, in mm."""
 
 
 def matrix(turn: str) -> NDArray[np.float64]:
@@ -59,32 +65,36 @@ def inverse(turn: str) -> str:
 
 
 def found(labels: NDArray[np.uint8], affine: NDArray[np.floating]) -> str:
-    """The turn by right angles that the organs tell of; as it is, where they do not.
+    """The turn by right angles that lays the organs best on a head; as it is, where none is better.
 
-    From the mouth to the eyes is up, from the brain to the face is forwards. Where a slab ends
-    above the mouth, the nose says what is forwards, and what is up the header is believed: prone or
-    on a side it is right in that. ``labels``: 3D, values of :data:`LABELS`; ``affine``: to world,
-    as the header tells.
+    All that was found has its say, so that a mouth seen on a forehead does not turn a head upside
+    down. Where neither mouth nor ears are in view the rest lies in a line, and what is up the
+    header is believed: prone or on a side it is right in that. ``labels``: 3D, values of
+    :data:`LABELS`; ``affine``: voxel to world, as the header tells.
     """
     spacing = voxel_sizes(affine)
     step = np.maximum(1, np.rint(_STEP / spacing)).astype(int)
     thin = labels[:: step[0], :: step[1], :: step[2]]
     to_world = np.asarray(affine, np.float64)[:3, :3] * step
-    at = {}
-    for name, k in LABELS.items():
-        index = np.argwhere(thin == k)
-        if len(index) >= _ENOUGH:
-            at[name] = to_world @ index.mean(axis=0)
-    if not {"brain", "eyes"} <= set(at) or not {"mouth", "nose"} & set(at):
+    index = {name: np.argwhere(thin == k) for name, k in LABELS.items()}
+    at = {name: to_world @ i.mean(axis=0) for name, i in index.items() if len(i) >= _ENOUGH}
+    if not {"brain", "eyes"} <= set(at) or len(at) < 3:
         return AS_IT_IS
-    lower = at["mouth"] if "mouth" in at else at["nose"]
-    top = at["eyes"] - lower if "mouth" in at else np.array([0.0, 0.0, 1.0])
-    top /= np.linalg.norm(top)
-    front = (at["eyes"] + lower) / 2 - at["brain"]
-    front -= (front @ top) * top
-    front /= np.linalg.norm(front) + 1e-9
-    head = np.stack([np.cross(front, top), front, top])  # rows: the head's axes in the world
-    return max(TURNS, key=lambda turn: float((matrix(turn) * head).sum()))
+    seen = _centred(list(at.values()))
+    head = _centred([_MIDDLE[name] for name in at])
+    turns = TURNS
+    if not {"mouth", "ears"} & set(at):
+        turns = tuple(t for t in TURNS if t.endswith("S"))
+        seen[:, 2] = head[:, 2]
+    # the sum of distances, not of their squares: one organ seen in a wrong place must not decide
+    off = {t: float(np.linalg.norm(seen @ matrix(t).T - head, axis=1).sum()) for t in turns}
+    best = min(off, key=lambda turn: off[turn])
+    return best if off[best] < _CLEARLY * off[AS_IT_IS] else AS_IT_IS
+
+
+def _centred(points: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    out = np.array(points)
+    return np.asarray(out - out.mean(axis=0), np.float64)
 
 
 def affine(of: NDArray[np.floating], turn: str) -> NDArray[np.float64]:
