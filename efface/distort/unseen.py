@@ -63,7 +63,8 @@ def add_unseen(
             continue
         share = anatomies.inside(anatomy, laid.pose, seen.view, name)
         whole = anatomy.parts[name].volume * laid.pose.size**3
-        known = name in found and laid.volumes[name] >= LITTLE * share * whole
+        enough = name in found and laid.volumes[name] >= LITTLE * share * whole
+        known = enough and not laid.strays(anatomy, name)
         if known or share >= poses.CUT or anatomies.outside(anatomy, laid.pose, seen.view, name):
             continue
         _add(mask, labels, straight, anatomy, laid.pose, name)

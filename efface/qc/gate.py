@@ -181,12 +181,14 @@ def _face(
         may = index[anatomies.may_hold(anatomy, pose, name, world(index, seen.grid))]
         return not len(may) or bool(mask[thinned(affine)[0]][tuple(may.T)].mean() >= COVERED)
 
+    def is_cut(name: str) -> bool:
+        return anatomies.inside(anatomy, pose, view, name) < poses.CUT
+
     def gone(label: str) -> bool:
         """Whether of an organ only cut parts are in view, and all they may take up was replaced."""
         names = [n for n, where in PARTS.items() if where == label]
         return bool(names) and all(
-            measures[n.replace(" ", "_")] in ("outside", "covered")
-            or (anatomies.inside(anatomy, pose, view, n) < poses.CUT and covered(n))
+            measures[n.replace(" ", "_")] in ("outside", "covered") or (is_cut(n) and covered(n))
             for n in names
         )
 
@@ -194,7 +196,7 @@ def _face(
     for name in PARTS:
         if laid.found(anatomy, view, name):
             state = "found"
-            if _strays(anatomy, pose, name, laid.centres[name]):
+            if laid.strays(anatomy, name) and not (is_cut(name) and covered(name)):
                 off.append(name)
         elif name in told:
             state = _of_told(told[name], laid.volumes.get(name, 0.0))
@@ -399,14 +401,6 @@ def _of_told(organ: Mapping[str, Any], seen: float) -> str:
     if in_view < LEAST_MM3:
         return "outside"
     return "found" if seen >= SHARE_LABELLED * in_view else "missing"
-
-
-def _strays(anatomy: Anatomy, pose: Pose, name: str, at: NDArray[np.float64]) -> bool:
-    """Whether a part was found farther from where it must be than its own size and 5 sd."""
-    where, cov = anatomies.expected(anatomy, pose, name)
-    away = pose.turn.T @ (at - where)
-    sd = np.sqrt(np.diag(pose.turn.T @ cov @ pose.turn))
-    return bool((np.abs(away) > pose.size * anatomy.parts[name].half + 5 * sd).any())
 
 
 def _differs(a: NDArray[np.generic], b: NDArray[np.generic]) -> Bool:

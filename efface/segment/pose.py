@@ -75,6 +75,14 @@ class Laid:
         """Whether a part was found."""
         return self.volumes.get(name, 0.0) >= self.least(anatomy, view, name)
 
+    def strays(self, anatomy: Anatomy, name: str) -> bool:
+        """Whether a part lies farther from where it must be than its own size and 5 sd."""
+        where, cov = anatomies.expected(anatomy, self.pose, name)
+        away = self.pose.turn.T @ (self.centres[name] - where)
+        sd = np.sqrt(np.diag(self.pose.turn.T @ cov @ self.pose.turn))
+        half = self.pose.size * anatomy.parts[name].half
+        return bool((np.abs(away) > half + 5 * sd).any())
+
 
 def scene(labels: Labels, affine: NDArray[np.floating]) -> Scene:
     """What of a label map (X, Y, Z) a pose is made from; ``affine`` (4, 4): voxel to world, mm."""
