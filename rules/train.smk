@@ -40,8 +40,8 @@ rule ablation:
             "shape": [48, 64, 64],
             "widths": [16, 32, 64],
             "cut": [16, 32, 64],
-            "cut_steps": 2400,
-            "steps": 1500,
+            "cut_steps": 3600,
+            "steps": 2200,
             "learning_rate": 0.003,
             "organ_weight": 6.0,  # organs are learned early, and the training is short
             "phantoms": 0,
