@@ -19,7 +19,7 @@ from efface.segment import pose as poses
 from efface.segment import turns
 from efface.segment.anatomy import PARTS, Anatomy
 from efface.segment.labels import LABELS
-from efface.segment.near import BRAIN_MARGIN, Box, box_of, wider, within
+from efface.segment.near import Box, box_of
 from efface.segment.organs import find_organs, voxel_sizes
 
 LITTLE = 0.5
@@ -64,10 +64,11 @@ def add_unseen(
         share = anatomies.inside(anatomy, laid.pose, seen.view, name)
         whole = anatomy.parts[name].volume * laid.pose.size**3
         enough = name in found and laid.volumes[name] >= LITTLE * share * whole
-        known = enough and not laid.strays(anatomy, name)
+        known = enough and not anatomies.strays(anatomy, laid.pose, name, laid.centres[name])
         if known or share >= poses.CUT or anatomies.outside(anatomy, laid.pose, seen.view, name):
             continue
-        _add(mask, labels, straight, anatomy, laid.pose, name)
+        box, may = poses.room(labels, straight, anatomy, laid.pose, name)
+        mask[box] |= may
         added.append(name)
     return tuple(added)
 
@@ -78,26 +79,3 @@ def _whole(box: Box, labels: NDArray[np.uint8], spacing: NDArray[np.float64]) ->
         if min(span.start, n - span.stop) * mm < EDGE_MM:
             return False
     return len({(o.name, o.side) for o in find_organs(labels, spacing)}) == len(PARTS)
-
-
-def _add(
-    mask: Bool,
-    labels: NDArray[np.uint8],
-    affine: NDArray[np.float64],
-    anatomy: Anatomy,
-    pose: anatomies.Pose,
-    name: str,
-) -> None:
-    spacing = voxel_sizes(affine)
-    low, high = anatomies.reach(anatomy, pose, name)
-    back = np.linalg.inv(affine)
-    ends = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
-    index = ends @ back[:3, :3].T + back[:3, 3]
-    first = np.clip(np.floor(index.min(axis=0)).astype(int), 0, mask.shape)
-    last = np.clip(np.ceil(index.max(axis=0)).astype(int) + 1, 0, mask.shape)
-    x, y, z = (slice(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True))
-    box = wider((x, y, z), BRAIN_MARGIN, spacing)
-    brain = labels[box] == LABELS["brain"]
-    at = np.indices(brain.shape).reshape(3, -1).T + [s.start for s in box]
-    may = anatomies.may_hold(anatomy, pose, name, poses.world(at, affine)).reshape(brain.shape)
-    mask[box] |= may & ~within(may, brain, BRAIN_MARGIN, spacing)

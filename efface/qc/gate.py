@@ -14,6 +14,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from efface import nifti
@@ -23,9 +24,9 @@ from efface.segment import pose as poses
 from efface.segment import turns
 from efface.segment.anatomy import PARTS, Anatomy, Pose, View
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.near import BRAIN_MARGIN, around_all, box_of, indices, thinned, within
+from efface.segment.near import around_all, box_of, indices, thinned, within
 from efface.segment.organs import voxel_sizes
-from efface.segment.pose import LEAST_MM3, MISFIT, world
+from efface.segment.pose import LEAST_MM3, MISFIT
 from efface.status import (
     BRAIN_TOUCHED,
     FACE_REMAINS,
@@ -175,11 +176,8 @@ def _face(
     def covered(name: str) -> bool:
         if mask is None or pose.misfit > MISFIT:
             return False
-        brain = small == LABELS["brain"]
-        beside = ~within(np.ones_like(brain), brain, BRAIN_MARGIN, voxel_sizes(seen.grid))
-        index = np.argwhere(beside)
-        may = index[anatomies.may_hold(anatomy, pose, name, world(index, seen.grid))]
-        return not len(may) or bool(mask[thinned(affine)[0]][tuple(may.T)].mean() >= COVERED)
+        box, may = poses.room(small, seen.grid, anatomy, pose, name)
+        return not may.any() or bool(mask[thinned(affine)[0]][box][may].mean() >= COVERED)
 
     def is_cut(name: str) -> bool:
         return anatomies.inside(anatomy, pose, view, name) < poses.CUT
@@ -196,7 +194,9 @@ def _face(
     for name in PARTS:
         if laid.found(anatomy, view, name):
             state = "found"
-            if laid.strays(anatomy, name) and not (is_cut(name) and covered(name)):
+            if anatomies.strays(anatomy, pose, name, laid.centres[name]) and not (
+                is_cut(name) and covered(name)
+            ):
                 off.append(name)
         elif name in told:
             state = _of_told(told[name], laid.volumes.get(name, 0.0))
@@ -351,7 +351,7 @@ def _may_be(
     anatomy: Anatomy, pose: Pose, affine: NDArray[np.float64], organ: str, index: NDArray[np.intp]
 ) -> Bool:
     """Which thinned voxels (n, 3) an organ may take up; ``affine``: of the whole volume."""
-    points = world(index, thinned(affine)[1])
+    points = apply_affine(thinned(affine)[1], index)
     out = np.zeros(len(points), bool)
     for name in (n for n, label in PARTS.items() if label == organ):
         out |= anatomies.may_hold(anatomy, pose, name, points)

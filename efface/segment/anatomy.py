@@ -234,6 +234,12 @@ def may_hold(
     return may
 
 
+def strays(anatomy: Anatomy, pose: Pose, name: str, point: NDArray[np.float64]) -> bool:
+    """Whether a part found at a world point (3,) lies farther off than its own size and 5 sd."""
+    away = pose.to_head(point[None])[0] - anatomy.parts[name].mean
+    return bool((np.abs(away) > _half(anatomy, pose, name, 5.0)).any())
+
+
 def reach(
     anatomy: Anatomy, pose: Pose, name: str, sds: float = SURE
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from efface.segment import anatomy as anatomies
 from efface.segment.anatomy import PARTS, Anatomy, Pose, View
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.near import box_of, indices, thinned
+from efface.segment.near import BRAIN_MARGIN, Box, box_of, indices, thinned, wider, within
+from efface.segment.organs import voxel_sizes
 
 Labels = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
@@ -52,7 +54,7 @@ class Scene:
         index = self.brain
         if len(index) > 4000:
             index = index[rng.choice(len(index), 4000, replace=False)]
-        return world(index, self.grid)
+        return np.asarray(apply_affine(self.grid, index), np.float64)
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,6 @@ class Laid:
         """Whether a part was found."""
         return self.volumes.get(name, 0.0) >= self.least(anatomy, view, name)
 
-    def strays(self, anatomy: Anatomy, name: str) -> bool:
-        """Whether a part lies farther from where it must be than its own size and 5 sd."""
-        where, cov = anatomies.expected(anatomy, self.pose, name)
-        away = self.pose.turn.T @ (self.centres[name] - where)
-        sd = np.sqrt(np.diag(self.pose.turn.T @ cov @ self.pose.turn))
-        half = self.pose.size * anatomy.parts[name].half
-        return bool((np.abs(away) > half + 5 * sd).any())
-
 
 def scene(labels: Labels, affine: NDArray[np.floating]) -> Scene:
     """What of a label map (X, Y, Z) a pose is made from; ``affine`` (4, 4): voxel to world, mm."""
@@ -104,7 +98,7 @@ def lay(seen: Scene, anatomy: Anatomy) -> Laid:
     """
     brain, ml, voxel = seen.points(), seen.brain_ml, seen.voxel
     organs = {
-        label: world(indices(connected(seen.small == LABELS[label], voxel)), seen.grid)
+        label: apply_affine(seen.grid, indices(connected(seen.small == LABELS[label], voxel)))
         for label in FEATURES
     }
     centres: dict[str, Floats] = {}
@@ -157,6 +151,24 @@ def _connected(mask: Bool, voxel: float, largest: bool) -> Bool:
     return out
 
 
-def world(index: NDArray[np.intp], affine: NDArray[np.float64]) -> Floats:
-    """Voxel indices (n, 3) as world points, mm."""
-    return np.asarray(index @ affine[:3, :3].T + affine[:3, 3], float).reshape(-1, 3)
+def room(
+    labels: Labels, affine: Floats, anatomy: Anatomy, pose: Pose, name: str
+) -> tuple[Box, Bool]:
+    """Where a part may lie: a box of a label map, and the voxels in it that the part may take up.
+
+    Neither the brain nor what lies within 2 mm of it, where bone is. ``affine`` (4, 4): voxel to
+    world in mm.
+    """
+    low, high = anatomies.reach(anatomy, pose, name)
+    corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
+    index = apply_affine(np.linalg.inv(affine), corners)
+    first = np.clip(np.floor(index.min(axis=0)).astype(int), 0, labels.shape)
+    last = np.clip(np.ceil(index.max(axis=0)).astype(int) + 1, 0, labels.shape)
+    x, y, z = (slice(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True))
+    spacing = voxel_sizes(affine)
+    box = wider((x, y, z), BRAIN_MARGIN, spacing)
+    brain = labels[box] == LABELS["brain"]
+    at = np.indices(brain.shape).reshape(3, -1).T + [s.start for s in box]
+    points = apply_affine(affine, at)
+    may = anatomies.may_hold(anatomy, pose, name, points).reshape(brain.shape)
+    return box, may & ~within(may, brain, BRAIN_MARGIN, spacing)
