@@ -63,7 +63,7 @@ def deface(
     from efface.distort.methods import method as known
     from efface.distort.region import parse_features
     from efface.qc import judge
-    from efface.segment import Segmenter
+    from efface.segment import Segmenter, pose, turns
 
     nifti.check(img)
     known(method)
@@ -72,6 +72,7 @@ def deface(
     if segmenter is None:
         segmenter = _loaded[models, device] = Segmenter.load(models, device)
     seen = segmenter.segment(img)
-    out, mask = deface_image(img, seen.labels, features, method, seed)
-    status, reasons, measures = judge(img, out, seen, mask, features, method, segmenter)
+    head = pose.head(seen.labels, turns.affine(img.affine, seen.turn))
+    out, mask = deface_image(img, seen.labels, features, method, seed, head)
+    status, reasons, measures = judge(img, out, seen, mask, features, method, segmenter, head)
     return Result(out, seen.labels, mask, Report(status, tuple(reasons), measures))

@@ -12,6 +12,7 @@ from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, ornt_transform
 from safetensors.numpy import load_file
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 from small_session import head as head_of_parts
 
 from efface.phantom import phantom
@@ -170,6 +171,25 @@ def test_the_network_sees_the_same_in_any_orientation(order, flips):
         seen.append((g.affine, grids.resample(i.get_fdata(dtype=np.float32), i.affine, g)[0]))
     assert np.allclose(seen[0][0], seen[1][0])
     assert np.allclose(seen[0][1], seen[1][1], atol=1e-3)
+
+
+@given(st.permutations("RAS"), st.sampled_from("xyz"), st.floats(-30, 30))
+def test_what_leans_little_keeps_its_axes_and_what_leans_much_is_set_upright(order, axis, degrees):
+    lean = np.eye(4)
+    lean[:3, :3] = Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
+    img = reoriented(blob(), order)
+    affine = lean @ img.affine
+    g = grids.around(img.shape, affine, 3.0, 4)
+    assert np.allclose(g.affine[:3, :3].T @ g.affine[:3, :3], 9 * np.eye(3))
+    assert np.linalg.det(g.affine) > 0
+    upright = np.allclose(g.affine[:3, :3], 3 * np.eye(3))
+    own = np.allclose(g.affine[:3, :3], 3 * lean[:3, :3])
+    assert own if abs(degrees) < grids.LEAN else upright
+    # whichever it is, all of the field of view lies within
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in img.shape])).reshape(3, -1).T
+    at = apply_affine(np.linalg.inv(g.affine) @ affine, corners)
+    assert (at > -0.51).all()
+    assert (at < np.array(g.shape) - 0.49).all()
 
 
 @given(st.floats(0.1, 50), st.floats(-100, 100))

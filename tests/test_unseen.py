@@ -8,6 +8,7 @@ from small_session import SURE, head
 from efface.distort.region import region
 from efface.distort.unseen import add_unseen
 from efface.qc import gate
+from efface.segment import pose
 from efface.segment.labels import LABELS
 
 SLAB = {"mm": 2.0, "low": (-100, -120, -42)}
@@ -20,7 +21,7 @@ def without(labels, *organs):
 
 def added(labels, affine, features="face"):
     mask = region(labels, affine, features)
-    return add_unseen(mask, labels, affine, features), mask
+    return add_unseen(mask, labels, pose.head(labels, affine), features), mask
 
 
 @pytest.mark.parametrize("turn", [(0, 0, 0), (12, -5, 8)])

@@ -28,7 +28,10 @@ from efface.distort.unseen import add_unseen
 from efface.errors import EffaceError, of_machine
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
+from efface.segment import pose as poses
+from efface.segment import turns
 from efface.segment.labels import LABELS
+from efface.segment.pose import Head
 from efface.status import (
     BRAIN_TOUCHED,
     DICOM_UNMAPPED,
@@ -69,12 +72,14 @@ def deface_image(
     features: str | Iterable[str] = "face",
     method: str = methods.DEFAULT,
     seed: int = 0,
+    head: Head | None = None,
 ) -> tuple[nib.Nifti1Image, Bool]:
     """The image without its face, and the mask of what was replaced.
 
     ``img``: 3D or 4D; ``labels``: on its grid, shape ``img.shape[:3]``, as
     :data:`efface.segment.labels.LABELS` numbers them; ``features``: ``face``, or any of eyes,
-    nose, ears, mouth; ``seed``: from :meth:`efface.pseudonym.Key.seed`. Header geometry, dtype and
+    nose, ears, mouth; ``seed``: from :meth:`efface.pseudonym.Key.seed`; ``head``: what the labels
+    show, where that is known. Header geometry, dtype and
     scaling are kept and every voxel outside the mask is the same to the bit.
 
     Raises :class:`EffaceError` if labels do not fit, or feature or method is unknown.
@@ -82,7 +87,9 @@ def deface_image(
     if labels.shape != img.shape[:3]:
         raise EffaceError(f"labels of shape {labels.shape} do not fit an image of {img.shape}")
     mask = region(labels, img.affine, features)
-    add_unseen(mask, labels, img.affine, features)
+    if head is None:
+        head = poses.head(labels, turns.affine(img.affine, turns.found(labels, img.affine)))
+    add_unseen(mask, labels, head, features)
     voxels = replace(nifti.stored(img), mask, method, seed, labels, img.affine)
     return nifti.with_stored(img, voxels), mask
 
@@ -178,7 +185,9 @@ def _nifti(
         if not np.allclose(of_labels.affine, before.affine, atol=1e-3):
             raise EffaceError("labels lie elsewhere than the image")
         labels = nifti.stored(of_labels).astype(np.uint8)
-        after, mask = deface_image(before, labels, task.features, task.method, seed)
+        turn = labelled.measures.get("turn", turns.AS_IT_IS)
+        head = poses.head(labels, turns.affine(before.affine, turn))
+        after, mask = deface_image(before, labels, task.features, task.method, seed, head)
         measures = {
             "method": task.method,
             "features": list(task.features),

@@ -16,44 +16,33 @@ from numpy.typing import NDArray
 from efface.distort.region import Bool, parse_features
 from efface.segment import anatomy as anatomies
 from efface.segment import pose as poses
-from efface.segment import turns
 from efface.segment.anatomy import PARTS, Anatomy
-from efface.segment.labels import LABELS
-from efface.segment.near import Box, box_of
-from efface.segment.organs import find_organs, voxel_sizes
+from efface.segment.pose import Head
 
 LITTLE = 0.5
 """A cut part of which less than this share of what should be in view was found, is not known."""
 KNOWN = 2
 """Of so many parts at least the place must be known."""
-EDGE_MM = 4.0
-"""Where no organ is nearer to the edge of the field of view than this, none is cut."""
 
 
 def add_unseen(
     mask: Bool,
     labels: NDArray[np.uint8],
-    affine: NDArray[np.floating],
+    head: Head,
     features: str | Iterable[str] = "face",
     anatomy: Anatomy | None = None,
 ) -> tuple[str, ...]:
     """Add to ``mask``, in place, where cut parts may be that were hardly found; their names.
 
-    ``mask``: the region (X, Y, Z); ``labels``: uint8, on its grid; ``affine`` (4, 4): voxel to
-    world in mm. Neither the brain nor what lies within 2 mm of it is added. Raises
-    :class:`EffaceError` for unknown features.
+    ``mask``: the region (X, Y, Z); ``labels``: uint8, on its grid; ``head``: what they show.
+    Neither the brain nor what lies within 2 mm of it is added. Raises :class:`EffaceError` for
+    unknown features.
     """
     chosen = parse_features(features)
-    spacing = voxel_sizes(affine)
-    box = box_of(labels > LABELS["brain"])
-    if box is None or _whole(box, labels, spacing):
+    seen, laid = head.scene, head.laid
+    if laid is None:
         return ()
     anatomy = anatomies.load() if anatomy is None else anatomy
-    straight = turns.affine(affine, turns.found(labels, affine))
-    seen = poses.scene(labels, straight)
-    if len(seen.brain) < 8:
-        return ()
-    laid = poses.lay(seen, anatomy)
     found = [n for n in PARTS if laid.found(anatomy, seen.view, n)]
     if laid.pose.misfit > poses.MISFIT or len(found) < KNOWN:
         return ()
@@ -67,15 +56,7 @@ def add_unseen(
         known = enough and not anatomies.strays(anatomy, laid.pose, name, laid.centres[name])
         if known or share >= poses.CUT or anatomies.outside(anatomy, laid.pose, seen.view, name):
             continue
-        box, may = poses.room(labels, straight, anatomy, laid.pose, name)
+        box, may = poses.room(labels, seen.view.affine, anatomy, laid.pose, name)
         mask[box] |= may
         added.append(name)
     return tuple(added)
-
-
-def _whole(box: Box, labels: NDArray[np.uint8], spacing: NDArray[np.float64]) -> bool:
-    """Whether all organs were found, and none of them near the edge of the field of view."""
-    for span, n, mm in zip(box, labels.shape, spacing, strict=True):
-        if min(span.start, n - span.stop) * mm < EDGE_MM:
-            return False
-    return len({(o.name, o.side) for o in find_organs(labels, spacing)}) == len(PARTS)

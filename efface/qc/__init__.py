@@ -23,6 +23,7 @@ from efface.qc import gate
 from efface.qc.gate import Verdict
 from efface.segment import turns
 from efface.segment.labels import FEATURES, LABELS
+from efface.segment.pose import Head
 from efface.status import NOT_CONVERTED, REVIEW, STAGE_FAILED, Status, worst
 
 Stage = tuple[Path, Manifest]
@@ -71,9 +72,13 @@ def judge(
     features: str | Collection[str],
     method: str,
     segmenter: Segmenter,
+    head: Head | None = None,
 ) -> tuple[Status, tuple[str, ...], dict[str, Any]]:
-    """Status, reasons and measures of one defaced image; ``seen`` is what ``before`` showed."""
-    verdict = _verdict(before, after, seen, mask, features, method, segmenter)
+    """Status, reasons and measures of one defaced image; ``seen`` is what ``before`` showed.
+
+    ``head``: how it lies by its labels, where that is known.
+    """
+    verdict = _verdict(before, after, seen, mask, features, method, segmenter, head=head)
     return verdict.status, verdict.reasons, verdict.measures
 
 
@@ -186,6 +191,7 @@ def _verdict(
     method: str,
     segmenter: Segmenter,
     known: Sequence[Mapping[str, Any]] = (),
+    head: Head | None = None,
 ) -> Verdict:
     """The gate's word; the image is segmented again while the other questions are asked."""
     with ThreadPoolExecutor(1) as pool:
@@ -201,6 +207,7 @@ def _verdict(
             features,
             known=known,
             turn=seen.turn,
+            head=head,
         )
 
 

@@ -26,7 +26,7 @@ from efface.segment.anatomy import PARTS, Anatomy, Pose, View
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.near import around_all, box_of, indices, thinned, within
 from efface.segment.organs import voxel_sizes
-from efface.segment.pose import LEAST_MM3, MISFIT
+from efface.segment.pose import LEAST_MM3, MISFIT, Head
 from efface.status import (
     BRAIN_TOUCHED,
     FACE_REMAINS,
@@ -99,6 +99,7 @@ def gate(
     anatomy: Anatomy | None = None,
     known: Sequence[Mapping[str, Any]] = (),
     turn: str = turns.AS_IT_IS,
+    head: Head | None = None,
 ) -> Verdict:
     """All questions to one scan.
 
@@ -106,12 +107,13 @@ def gate(
     ``again``, called last, gives the labels that the segmentation finds in ``after`` (as
     :func:`remains` takes them), None if it could not be asked, which is never a pass. ``features``
     are the organs that were to go; ``known`` as in :func:`face`; ``turn``: how the head lies
-    otherwise than the header tells.
+    otherwise than the header tells; ``head``: how it lies by its labels, where that is known.
     """
     features = _features(features)
     anatomy = anatomies.load() if anatomy is None else anatomy
     straight = turns.affine(before.affine, turn)
-    verdict, pose = _face(labels, confidence, straight, anatomy, known, mask)
+    head = poses.head(labels, straight, anatomy) if head is None else head
+    verdict, pose = _face(head, confidence, anatomy, known, mask)
     if turn != turns.AS_IT_IS:
         verdict.measures["head_lies"] = turn  # where its right, anterior and superior point
     if NOT_A_HEAD in verdict.reasons[:1] or verdict.status == "fail":
@@ -142,22 +144,21 @@ def face(
     where a part that was not found can be.
     """
     anatomy = anatomies.load() if anatomy is None else anatomy
-    return _face(labels, confidence, affine, anatomy, known, mask)[0]
+    return _face(poses.head(labels, affine, anatomy), confidence, anatomy, known, mask)[0]
 
 
 def _face(
-    labels: Labels,
+    head: Head,
     confidence: Mapping[str, float],
-    affine: NDArray[np.floating[Any]],
     anatomy: Anatomy,
     known: Sequence[Mapping[str, Any]],
     mask: Bool | None,
 ) -> tuple[Verdict, Pose | None]:
     """As :func:`face`, and the pose of the head if there is one."""
-    seen = poses.scene(labels, affine)
+    seen, laid = head.scene, head.laid
     view, small, index, ml = seen.view, seen.small, seen.brain, seen.brain_ml
     measures: dict[str, Any] = {"brain_ml": round(ml, 1)}
-    if len(index) < 8:
+    if laid is None:
         return Verdict("fail", (f"{NOT_A_HEAD}: no brain found",), measures), None
     edge = index[((index == 0) | (index == np.array(small.shape) - 1)).any(axis=1)]
     cut = len(edge) * seen.voxel ** (2 / 3) > 100  # mm² of the brain on the edge of the view
@@ -165,7 +166,6 @@ def _face(
     if ml > BRAIN_ML[1] or ml < (CUT_BRAIN_ML if cut else BRAIN_ML[0]):
         return Verdict("fail", (f"{NOT_A_HEAD}: {ml:.0f} ml of brain found",), measures), None
 
-    laid = poses.lay(seen, anatomy)
     pose, told = _told(known, laid.pose, anatomy, view, seen.points(), ml)
     laid = replace(laid, pose=pose)
     measures["pose_misfit"] = round(pose.misfit, 2)
@@ -177,7 +177,7 @@ def _face(
         if mask is None or pose.misfit > MISFIT:
             return False
         box, may = poses.room(small, seen.grid, anatomy, pose, name)
-        return not may.any() or bool(mask[thinned(affine)[0]][box][may].mean() >= COVERED)
+        return not may.any() or bool(mask[thinned(view.affine)[0]][box][may].mean() >= COVERED)
 
     def is_cut(name: str) -> bool:
         return anatomies.inside(anatomy, pose, view, name) < poses.CUT

@@ -1,7 +1,7 @@
 """From an image as it comes to the network's grid, and labels back again.
 
-The network sees every head on one grid: RAS axes in world space, isotropic voxels, intensities
-scaled by percentiles. Orientation, voxel size and scaling of the file end here.
+The network sees every head on one grid: axes right, anterior and superior, isotropic voxels,
+intensities scaled by percentiles. Orientation, voxel size and scaling of the file end here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -25,6 +26,10 @@ LARGEST_MM = 400.0
 
 LEAST = 48
 """Voxels on each axis at least, so that a thin slab has a middle at the coarsest level too."""
+
+LEAN = 12.0
+"""An image whose axes lean no farther than this from the world's, in degrees, keeps its own: heads
+lie askew by as much in images that do not lean, and nothing need be interpolated askew."""
 
 BLOCK = 4
 """Voxels on an axis of the grid come in blocks of so many: the network folds pairs of them, and air
@@ -40,28 +45,45 @@ more than one too many."""
 
 @dataclass(frozen=True)
 class Grid:
-    """An isotropic RAS grid."""
+    """An isotropic grid; its axes are right, anterior and superior, or lean by :data:`LEAN`."""
 
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
 
+    @property
+    def mm(self) -> float:
+        """Edge of a voxel."""
+        return float(np.linalg.norm(self.affine[:3, 0]))
+
 
 def around(shape: tuple[int, ...], affine: NDArray[np.float64], mm: float, multiple: int) -> Grid:
-    """The smallest RAS grid of ``mm`` voxels that holds the whole field of view.
+    """The smallest grid of ``mm`` voxels that holds the whole field of view.
 
-    Each axis is a ``multiple`` of voxels, and ``LEAST`` of them; the field of view stands in its
-    middle.
-    Axes longer than ``LARGEST_MM`` are cut there, evenly at both ends.
+    Its axes are the image's where these lean little, else the world's. Each is a ``multiple`` of
+    voxels, and ``LEAST`` of them; the field of view stands in its middle. Axes longer than
+    ``LARGEST_MM`` are cut there, evenly at both ends.
     """
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shape[:3]])).reshape(3, -1).T
-    world = apply_affine(affine, corners)
-    low, high = world.min(0), world.max(0)
+    axes = _axes(affine)
+    along = apply_affine(affine, corners) @ axes
+    low, high = along.min(0), along.max(0)
     extent = np.minimum(high - low, LARGEST_MM)
     steps = np.maximum(np.ceil(extent / mm / multiple - 1e-6).astype(int) * multiple, LEAST)
     origin = (low + high) / 2 - (steps - 1) / 2 * mm
-    out = np.diag([mm, mm, mm, 1.0])
-    out[:3, 3] = origin
+    out = np.eye(4)
+    out[:3, :3], out[:3, 3] = axes * mm, axes @ origin
     return Grid((int(steps[0]), int(steps[1]), int(steps[2])), out)
+
+
+def _axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unit vectors (3, 3), as columns, of a grid's axes: right, anterior and superior."""
+    unit = np.asarray(affine[:3, :3], np.float64) / voxel_sizes(affine)
+    own = np.eye(3)
+    for column, (axis, sign) in zip(unit.T, io_orientation(affine), strict=True):
+        own[:, int(axis)] = sign * column
+    lean = np.degrees(np.arccos(np.clip((np.trace(own) - 1) / 2, -1, 1)))
+    square = np.allclose(own.T @ own, np.eye(3), atol=1e-4)
+    return own if square and lean <= LEAN else np.eye(3)
 
 
 def volume(voxels: NDArray[np.generic], slope: float = 1.0, inter: float = 0.0) -> Array:
@@ -82,7 +104,7 @@ def resample(v: Array, affine: NDArray[np.float64], grid: Grid) -> tuple[Array, 
 
     Voxels finer than half the grid's are averaged first, so that noise does not alias.
     """
-    mm = float(grid.affine[0, 0])
+    mm = grid.mm
     sizes = zip(voxel_sizes(affine), v.shape, strict=True)
     factors = [int(min(max(mm / size + 0.25, 1), n)) for size, n in sizes]
     affine = affine.copy()
@@ -139,7 +161,7 @@ def without_air(v: Array, grid: Grid) -> tuple[slice, slice, slice]:
     Whole blocks on each axis, as :func:`around` has them. Noise is averaged over blocks; where
     it lies above :data:`AIR`, or the air is bright, the box is the whole grid: slower, no worse.
     """
-    mm = float(grid.affine[0, 0])
+    mm = grid.mm
     blocks = v.reshape([n for s in v.shape for n in (s // BLOCK, BLOCK)]).mean((1, 3, 5))
     box = box_of(blocks > AIR)
     if box is None:

@@ -78,6 +78,23 @@ class Laid:
         return self.volumes.get(name, 0.0) >= self.least(anatomy, view, name)
 
 
+@dataclass(frozen=True)
+class Head:
+    """What a label map shows of a head: found once, for what is replaced and for the gate."""
+
+    scene: Scene
+    laid: Laid | None
+    """None where there is too little brain to lay a head by."""
+
+
+def head(labels: Labels, affine: NDArray[np.floating], anatomy: Anatomy | None = None) -> Head:
+    """The head in a label map (X, Y, Z); ``affine`` (4, 4): voxel to world, mm, head first."""
+    seen = scene(labels, affine)
+    if len(seen.brain) < 8:
+        return Head(seen, None)
+    return Head(seen, lay(seen, anatomies.load() if anatomy is None else anatomy))
+
+
 def scene(labels: Labels, affine: NDArray[np.floating]) -> Scene:
     """What of a label map (X, Y, Z) a pose is made from; ``affine`` (4, 4): voxel to world, mm."""
     whole: Floats = np.asarray(affine, np.float64)
