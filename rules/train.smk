@@ -44,6 +44,7 @@ rule ablation:
             "steps": 2200,
             "learning_rate": 0.003,
             "organ_weight": 6.0,  # organs are learned early, and the training is short
+            "as_it_is": 0.8,
             "phantoms": 0,
             "average": 0.99,
         },
@@ -84,5 +85,6 @@ rule evaluate:
         model=setting.model_hash(config["models"]),
         cache=f"{TRAINED}/cache",
         transformed=4,  # heads to be seen in every way; all heads are seen as they are
+        combined=5,  # ways in which every head has several things amiss at once
     script:
         "../scripts/evaluate.py"

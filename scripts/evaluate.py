@@ -6,7 +6,7 @@ from efface.manifest import write_atomic, write_json
 from efface.segment import Segmenter
 from efface.train import calibrate, data, evaluate, figure
 
-config, output = snakemake.config, snakemake.output
+config, output, params = snakemake.config, snakemake.output, snakemake.params
 heads = Path(config["heads"] or "heads")
 folder = heads / "val" if (heads / "val").is_dir() else heads
 models = Path(config["models"]) if config["models"] else None
@@ -24,10 +24,11 @@ def told(rows):
 
 plain = list(told(evaluate.heads(folder, segmenter)))
 write_atomic(Path(output.table), evaluate.table(plain))
-known = data.cached(folder, Path(snakemake.params.cache), segmenter.plan.mm)
+known = data.cached(folder, Path(params.cache), segmenter.plan.mm)
 write_atomic(Path(output.cascade), evaluate.compared(known, segmenter))
 evaluate.picture(folder, plain, segmenter, Path(output.picture))
-rows = plain + list(told(evaluate.transformed(folder, segmenter, snakemake.params.transformed)))
+rows = plain + list(told(evaluate.transformed(folder, segmenter, params.transformed)))
+rows += told(evaluate.combined(folder, segmenter, params.combined))
 write_atomic(Path(output.transformed), evaluate.groups(rows))
 figure.draw(evaluate.groups(rows), Path(output.figure))
 write_atomic(Path(output.cases), evaluate.table(rows))

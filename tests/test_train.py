@@ -7,12 +7,24 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from nibabel.affines import apply_affine
 
 from efface.errors import EffaceError
 from efface.phantom import phantom
 from efface.segment import Plan, Segmenter, calibration, of_torch
 from efface.segment.cascade import Cascade
-from efface.train import agree, calibrate, cut, data, evaluate, export, label, loop
+from efface.train import (
+    agree,
+    calibrate,
+    combine,
+    cut,
+    data,
+    evaluate,
+    export,
+    label,
+    loop,
+    transform,
+)
 from efface.train.augment import example
 
 TINY = loop.Settings(
@@ -220,3 +232,20 @@ def test_certainty_is_calibrated_by_how_often_it_was_right():
     for s in (0.7, 0.8, 0.9):
         assert abs(calibration.odds(s, offset, slope) - s**4) < 0.06
     assert calibrate.fit(np.array([]), np.array([], bool)) == (0.0, 1.0)
+
+
+def test_several_things_at_once_leave_labels_where_the_organs_are():
+    img, labels = phantom(1, spacing=(4, 4, 4))
+    head = transform.head(img, np.asarray(labels.dataobj))
+    made = list(combine.cases(head, 40))
+    again = list(combine.cases(head, 40))
+    for case, same in zip(made, again, strict=True):
+        assert case.image.shape == case.truth.shape
+        assert np.array_equal(case.image.dataobj, same.image.dataobj)
+        assert {1, 2} <= set(np.unique(case.truth)), case.name
+        # the true eyes lie in front of the true brain, as far as the header knows
+        at = {k: apply_affine(case.image.affine, np.argwhere(case.truth == k)) for k in (1, 2)}
+        if "unknown to the header" not in case.name:
+            assert at[2].mean(0)[1] > at[1].mean(0)[1] + 20, case.name
+    words = " ".join(case.name for case in made)
+    assert all(w in words for w in ("T2w-like", "enhanced", "tumour", "x0.78", "tilted", "slice"))

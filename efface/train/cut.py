@@ -26,12 +26,12 @@ from efface.segment.network import AttentionUNet, Cut
 from efface.train.data import LABEL_VALUES, SCALE, Head
 from efface.train.loop import Settings, example_of, fit
 
-ENOUGH = 100
-"""Voxels of an organ in a box from which on its overlap counts: a sliver's is chance."""
+ENOUGH_MM3 = 800.0
+"""Of an organ in a box, from which on its overlap counts: a sliver's is chance."""
 IN_TURN = 3
 """Boxes of a head, one a step: the face and both ears. Many small steps learn faster."""
-SHIFT = 3
-"""A box may lie off by as many voxels in each direction."""
+SHIFT_MM = 6.0
+"""A box may lie off by as much in each direction."""
 
 
 def train(
@@ -79,21 +79,25 @@ def train(
         shown = head_of(turn)
         if not shown:
             return 0.0
-        one = _shifted(shown[place % len(shown)], np.random.default_rng([settings.seed, step, 2]))
+        chance = np.random.default_rng([settings.seed, step, 2])
+        one = _shifted(shown[place % len(shown)], chance, _off(settings.mm))
         inputs = torch.from_numpy(one.seen[None]).to(device)
         truth = torch.from_numpy(one.truth[None]).to(device)
         with torch.autocast(kind, torch.bfloat16):
             logits = net(inputs.contiguous(memory_format=torch.channels_last_3d))
-        value = loss(logits.float(), truth, one.organs)
+        value = loss(logits.float(), truth, one.organs, enough)
         value.backward()
         return value.item()
 
+    enough = ENOUGH_MM3 / settings.mm**3
     before = settings.steps  # of the curve: the first network's
     return fit(net, learn, own, checkpoint, curve, device, validate, report, seconds, before)
 
 
-def loss(logits: Tensor, labels: Tensor, organs: tuple[int, ...]) -> Tensor:
+def loss(logits: Tensor, labels: Tensor, organs: tuple[int, ...], enough: float) -> Tensor:
     """Cross-entropy, not weighted, plus soft Dice of the brain and the box's own organs.
+
+    ``enough``: voxels of an organ from which on its overlap counts.
 
     Weights would draw borders too wide; the organs fill enough of a box to be learned without.
     """
@@ -101,7 +105,7 @@ def loss(logits: Tensor, labels: Tensor, organs: tuple[int, ...]) -> Tensor:
     lost = []
     for k in (LABELS["brain"], *organs):
         truth = (labels == k).float()
-        if truth.sum() >= ENOUGH:
+        if truth.sum() >= enough:
             both, size = (p[:, k] * truth).sum(), p[:, k].sum() + truth.sum()
             lost.append(1 - (2 * both + 1) / (size + 1))
     entropy = functional.cross_entropy(logits, labels)
@@ -131,21 +135,29 @@ def _known(head: Head, found_in: Callable[[Tensor], Array], mm: float) -> list[_
 
 
 def _boxes(image: Array, labels: NDArray[np.int64], found: Array, mm: float) -> list[_Part]:
-    """The parts of a head, with :data:`SHIFT` more voxels on each side than the network sees."""
-    out = []
+    """The parts of a head, with :data:`SHIFT_MM` more on each side than the network sees."""
+    out, off = [], _off(mm)
     for box in boxes.boxes(parts.components(parts.hardest(found), mm), mm):
-        x, y, z = (s - SHIFT for s in box.start)
-        i, j, k = (n + 2 * SHIFT for n in box.shape)
+        x, y, z = (s - off for s in box.start)
+        i, j, k = (n + 2 * off for n in box.shape)
         wide = replace(box, start=(x, y, z), shape=(i, j, k))
         truth = boxes.cut_out(labels.astype(np.float32)[None], wide, np.zeros(1, np.float32))[0]
         out.append(_Part(box.labels, seen(image, found, wide), truth.astype(np.int64)))
     return out
 
 
-def _shifted(part: _Part, chance: np.random.Generator) -> _Part:
-    """A part a little off its place, in a little other light; a face now and then in the mirror."""
-    first = chance.integers(0, 2 * SHIFT + 1, 3).tolist()
-    at = tuple(slice(f, f + n - 2 * SHIFT) for f, n in zip(first, part.truth.shape, strict=True))
+def _off(mm: float) -> int:
+    """:data:`SHIFT_MM` in voxels."""
+    return round(SHIFT_MM / mm)
+
+
+def _shifted(part: _Part, chance: np.random.Generator, off: int) -> _Part:
+    """A part a little off its place, in a little other light; a face now and then in the mirror.
+
+    ``off``: the most voxels it may be off by.
+    """
+    first = chance.integers(0, 2 * off + 1, 3).tolist()
+    at = tuple(slice(f, f + n - 2 * off) for f, n in zip(first, part.truth.shape, strict=True))
     x, t = part.seen[(slice(None), *at)].astype(np.float32), part.truth[at]
     x[0] = x[0].clip(0, 2) ** math.exp(chance.uniform(-0.2, 0.2))
     x[0] += chance.normal(0, chance.uniform(0, 0.04), x[0].shape)

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from efface import nifti
 from efface.distort import deface_image
 from efface.qc import judge
-from efface.segment import Segmenter
+from efface.segment import Segmenter, pose, turns
 from efface.segment.grid import BLOCK
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.parts import PARTS
-from efface.train import transform
+from efface.train import combine, transform
 from efface.train.data import SCALE, Head, find
 from efface.train.transform import Case
 
@@ -73,6 +73,13 @@ def heads(folder: Path, segmenter: Segmenter) -> Iterator[Row]:
         yield measure(name, Case("as it is", "", img, truth), segmenter)[0]
 
 
+def combined(folder: Path, segmenter: Segmenter, each: int) -> Iterator[Row]:
+    """Rows for every head of the folder with several things amiss at once, in ``each`` ways."""
+    for i, (name, img, truth) in enumerate(_known(folder)):
+        for case in combine.cases(transform.head(img, truth), each, seed=i):
+            yield measure(name, case, segmenter)[0]
+
+
 def transformed(folder: Path, segmenter: Segmenter, count: int) -> Iterator[Row]:
     """Rows for all transformations of ``count`` heads of the folder, and for what is no head."""
     for i, (name, img, truth) in enumerate(_known(folder)):
@@ -91,8 +98,9 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
     from scipy import ndimage
 
     seen = segmenter.segment(case.image)
-    after, mask = deface_image(case.image, seen.labels)
-    status, reasons, _ = judge(case.image, after, seen, mask, "face", "noise", segmenter)
+    lies = pose.head(seen.labels, turns.affine(case.image.affine, seen.turn))
+    after, mask = deface_image(case.image, seen.labels, head=lies)
+    status, reasons, _ = judge(case.image, after, seen, mask, "face", "noise", segmenter, lies)
     dice, cover, missed = {}, {}, []
     for organ, k in LABELS.items():
         a, b = seen.labels == k, case.truth == k

@@ -65,17 +65,17 @@ def head(img: nib.Nifti1Image, labels: Labels) -> Head:
 def cases(h: Head, seed: int = 0) -> Iterator[Case]:
     """All cases of a head, one after the other."""
     rng = np.random.default_rng(seed)
-    yield _case("as it is", "", h)
+    yield case("as it is", "", h)
     for group, name, other in [
         *_orientations(h),
         *_oblique(h),
-        *_positions(h),
+        *(("position other than the header tells", name, other) for name, other in positions(h)),
         *_spacings(h),
         *_views(h),
         *_faults(h, rng),
-        *_contrasts(h, rng),
+        *((f"contrast {name}", "", other) for name, other in contrasts(h, rng)),
     ]:
-        yield _case(group, name, other)
+        yield case(group, name, other)
     yield from _stored(h)
 
 
@@ -105,7 +105,8 @@ def no_heads(h: Head, defaced: Floats, seed: int = 0) -> Iterator[Case]:
         yield Case("no head", name, _image(v, h.affine), nothing, head=False)
 
 
-def _case(group: str, name: str, h: Head) -> Case:
+def case(group: str, name: str, h: Head) -> Case:
+    """A head as a file would hold it."""
     return Case(group, name, _image(h.v, h.affine), h.labels)
 
 
@@ -138,36 +139,50 @@ def _on(h: Head, affine: Affine, shape: tuple[int, ...]) -> Head:
 
 
 def _oblique(h: Head) -> Iterator[tuple[str, str, Head]]:
-    centre = h.affine @ [*(np.array(h.v.shape) - 1) / 2, 1]
     for axis, degrees in product("xyz", (-30, 30)):
         turn = np.eye(4)
         turn[:3, :3] = Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
-        affine = turn @ h.affine
-        affine[:3, 3] += (centre - affine @ [*(np.array(h.v.shape) - 1) / 2, 1])[:3]
-        yield "oblique ±30°", f"{axis} {degrees}", _on(h, affine, h.v.shape)
+        yield "oblique ±30°", f"{axis} {degrees}", on_turned_grid(h, turn)
 
 
-def _positions(h: Head) -> Iterator[tuple[str, str, Head]]:
+def on_turned_grid(h: Head, turn: Affine) -> Head:
+    """The head on its grid, turned (4, 4) about its middle: the head lies as it did."""
+    centre = h.affine @ [*(np.array(h.v.shape) - 1) / 2, 1]
+    affine = turn @ h.affine
+    affine[:3, 3] += (centre - affine @ [*(np.array(h.v.shape) - 1) / 2, 1])[:3]
+    return _on(h, affine, h.v.shape)
+
+
+def positions(h: Head) -> Iterator[tuple[str, Head]]:
     """The header says supine: the person lay otherwise, so that the affine lies."""
     for name, turns in (("prone", 2), ("left side", 1), ("right side", 3), ("feet first", 0)):
         axis = "z" if turns else "y"
         turn = np.eye(4)
         turn[:3, :3] = Rotation.from_euler(axis, 90 * (turns or 2), degrees=True).as_matrix()
-        yield "position other than the header tells", name, Head(h.v, h.labels, turn @ h.affine)
+        yield name, Head(h.v, h.labels, turn @ h.affine)
+
+
+def within(h: Head, axis: int, start: int, stop: int) -> Head:
+    """A head cut by the field of view: slices ``start`` to ``stop`` along an axis."""
+    cut: list[slice] = [slice(None)] * 3
+    cut[axis] = slice(start, stop)
+    affine = h.affine.copy()
+    affine[:3, 3] += affine[:3, axis] * start
+    return Head(h.v[tuple(cut)], h.labels[tuple(cut)], affine)
 
 
 def _spacings(h: Head) -> Iterator[tuple[str, str, Head]]:
     size = np.linalg.norm(h.affine[:3, :3], axis=0)
     for mm in (0.5, 1.0, 2.0, 4.0):
-        yield f"{mm:g} mm", "", _resampled(h, size, np.full(3, mm))
+        yield f"{mm:g} mm", "", resampled(h, size, np.full(3, mm))
     for thick, (axis, plane) in product(
         (5.0, 7.0), enumerate(("sagittal", "coronal", "transverse"))
     ):
         voxel = np.where(np.arange(3) == axis, thick, 1.0)
-        yield f"1 x 1 x {thick:g} mm", plane, _resampled(h, size, voxel)
+        yield f"1 x 1 x {thick:g} mm", plane, resampled(h, size, voxel)
 
 
-def _resampled(h: Head, size: Affine, mm: Affine) -> Head:
+def resampled(h: Head, size: Affine, mm: Affine) -> Head:
     """With voxels of ``mm``: averaged where they are coarser, interpolated where finer."""
     sigma = [
         max(0.0, float(np.sqrt(max((m / s) ** 2 - 1, 0)) / 3.5))
@@ -199,11 +214,7 @@ def _views(h: Head) -> Iterator[tuple[str, str, Head]]:
         "without the crown": (2, 0, int(np.percentile(crown, 75))),
     }
     for name, (axis, start, stop) in cuts.items():
-        cut: list[slice] = [slice(None)] * 3
-        cut[axis] = slice(start, stop)
-        affine = h.affine.copy()
-        affine[:3, 3] += affine[:3, axis] * start
-        yield f"field of view cut {name}", "", Head(h.v[tuple(cut)], h.labels[tuple(cut)], affine)
+        yield f"field of view cut {name}", "", within(h, axis, start, stop)
     yield "with neck and shoulders", "", _shoulders(h)
 
 
@@ -247,7 +258,7 @@ def _faults(h: Head, rng: np.random.Generator) -> Iterator[tuple[str, str, Head]
         yield "signal drop-out", "xyz"[axis], made(np.moveaxis(dropped, 0, axis))
 
 
-def _contrasts(h: Head, rng: np.random.Generator) -> Iterator[tuple[str, str, Head]]:
+def contrasts(h: Head, rng: np.random.Generator) -> Iterator[tuple[str, Head]]:
     """Contrasts made from a T1w head by its labels and its intensities."""
     v = np.clip(h.v, 0, 1.2)
     inside = _inside(v)
@@ -274,7 +285,7 @@ def _contrasts(h: Head, rng: np.random.Generator) -> Iterator[tuple[str, str, He
         out = np.where(inside, values + grain * scale, air + np.abs(grain))
         if name == "inverted":
             out = values + grain
-        yield "contrast " + name, "", Head(out.astype(np.float32), h.labels, h.affine)
+        yield name, Head(out.astype(np.float32), h.labels, h.affine)
 
 
 def _inside(v: Floats) -> NDArray[np.bool_]:
@@ -293,17 +304,17 @@ def _stored(h: Head) -> Iterator[Case]:
     """The same voxels in other types, scaled, negative, with NaN, and as a time series."""
     group = "types and scaling"
 
-    def case(name: str, img: nib.Nifti1Image) -> Case:
+    def of(name: str, img: nib.Nifti1Image) -> Case:
         return Case(group, name, img, h.labels)
 
     for dtype in (np.uint8, np.uint16, np.float32, np.float64):
-        yield case(np.dtype(dtype).name, _image(h.v, h.affine, dtype))
+        yield of(np.dtype(dtype).name, _image(h.v, h.affine, dtype))
     scaled = bytearray(_image(h.v, h.affine).to_bytes())
     struct.pack_into("<ff", scaled, 112, 0.0037, -2.5)  # scl_slope and scl_inter of NIfTI-1
-    yield case("scl_slope", nib.Nifti1Image.from_bytes(bytes(scaled)))
-    yield case("negative", _image(h.v - 5, h.affine, np.float32))
+    yield of("scl_slope", nib.Nifti1Image.from_bytes(bytes(scaled)))
+    yield of("negative", _image(h.v - 5, h.affine, np.float32))
     holes = h.v.copy()
     holes[_inside(np.clip(h.v, 0, 1.2)) == 0] = np.nan
-    yield case("NaN for air", _image(holes, h.affine, np.float32))
+    yield of("NaN for air", _image(holes, h.affine, np.float32))
     series = np.stack([h.v, 0.9 * h.v, 1.1 * h.v], -1)
-    yield case("4D", _image(series, h.affine))
+    yield of("4D", _image(series, h.affine))
