@@ -1,5 +1,8 @@
 """The grid, the network and the model."""
 
+import os
+import subprocess
+import sys
 from itertools import permutations, product
 
 import nibabel as nib
@@ -258,3 +261,19 @@ def test_how_a_head_lies_is_told_without_its_mouth_too(turn, without):
     labels, affine = head_of_parts(without=without)
     lies = turns.affine(affine, turns.inverse(turn))
     assert turns.found(labels, lies) == turn
+
+
+def test_nothing_is_sent_to_the_makers_of_the_runtime(tmp_path):
+    code = """
+import os, sys
+os.fork = None  # telemetry would be sent by a fork from a thread
+from efface.segment import Segmenter
+Segmenter.load(device="cpu")
+assert sys.modules["openvino"]
+assert sys.modules["openvino_telemetry"] is None
+"""
+    home = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # where its client's number would be kept
+    assert not (tmp_path / "intel").exists()

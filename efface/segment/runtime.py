@@ -3,12 +3,15 @@
 For inference on a CPU: it is loaded in a tenth of the time that torch takes to import, and runs
 the convolutions faster. The tests hold both forms to the same probabilities in float32. Where a
 CPU multiplies bfloat16 itself the network runs in that, three times as fast; it gives another label
-to one voxel in two thousand there, at the rims. OpenVINO's telemetry belongs to its model
-converter, which is never called here.
+to one voxel in two thousand there, at the rims.
+
+Importing OpenVINO would send an event to its makers, by a fork from a thread that now and then
+never returns. Nothing here may leave the machine: it is imported without its telemetry.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from openvino import Node
 
     from efface.segment import Plan
+
+# OpenVINO does without where this cannot be imported; must come before any import of it
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 Weights = Mapping[str, Array]
 
