@@ -63,7 +63,7 @@ def deface(
     from efface.distort.methods import method as known
     from efface.distort.region import parse_features
     from efface.qc import judge
-    from efface.segment import Segmenter, pose, turns
+    from efface.segment import Segmenter
 
     nifti.check(img)
     known(method)
@@ -72,7 +72,6 @@ def deface(
     if segmenter is None:
         segmenter = _loaded[models, device] = Segmenter.load(models, device)
     seen = segmenter.segment(img)
-    head = pose.head(seen.labels, turns.affine(img.affine, seen.turn))
-    out, mask = deface_image(img, seen.labels, features, method, seed, head)
-    status, reasons, measures = judge(img, out, seen, mask, features, method, segmenter, head)
+    out, mask = deface_image(img, seen.labels, features, method, seed, seen.head)
+    status, reasons, measures = judge(img, out, seen, mask, features, method, segmenter, seen.head)
     return Result(out, seen.labels, mask, Report(status, tuple(reasons), measures))

@@ -51,6 +51,13 @@ COVERED = 0.9
 at the edge of the field of view, beside organs that were found."""
 CONFIDENCE = 0.5
 """Below this a person looks."""
+CERTAIN = 2
+"""From so many parts on, found with confidence in their places, one knows where the others are."""
+BRAIN_REPLACED_ML = 3.0
+"""Of what must be brain by the pose of the head, and is labelled neither brain nor organ: more of
+it in the region means that the brain was not found there.
+
+Below 2.5 ml in good heads, 3.4 ml and more where 15 ml of brain went (evaluated in combination)."""
 COVERAGE = 0.99
 """Share of each organ's voxels that must lie in the replaced region."""
 REMAINS_SHARE, REMAINS_MM3 = 0.4, 300.0
@@ -119,6 +126,8 @@ def gate(
     if NOT_A_HEAD in verdict.reasons[:1] or verdict.status == "fail":
         return verdict
     verdict = verdict + change(before, after, labels, mask, method, features)
+    if pose is not None and pose.misfit <= MISFIT:
+        verdict = verdict + _spared(labels, mask, straight, anatomy, pose)
     found = again()
     if found is None:
         return verdict.mark("review", f"{FACE_REMAINS}: the scan could not be segmented again")
@@ -173,11 +182,20 @@ def _face(
     if pose.misfit > MISFIT:
         verdict = verdict.mark("review", f"{REVIEW}: the parts found do not make up a head")
 
+    def certain(name: str) -> bool:
+        sure = float(confidence.get(PARTS[name], 0.0)) >= CONFIDENCE
+        there = sure and laid.found(anatomy, view, name)
+        return there and not anatomies.strays(anatomy, pose, name, laid.centres[name])
+
+    enough = sum(map(certain, PARTS)) >= CERTAIN
+
     def covered(name: str) -> bool:
         if mask is None or pose.misfit > MISFIT:
             return False
         box, may = poses.room(small, seen.grid, anatomy, pose, name)
-        return not may.any() or bool(mask[thinned(view.affine)[0]][box][may].mean() >= COVERED)
+        if not may.any():
+            return True
+        return enough and bool(mask[thinned(view.affine)[0]][box][may].mean() >= COVERED)
 
     def is_cut(name: str) -> bool:
         return anatomies.inside(anatomy, pose, view, name) < poses.CUT
@@ -356,6 +374,21 @@ def _may_be(
     for name in (n for n, label in PARTS.items() if label == organ):
         out |= anatomies.may_hold(anatomy, pose, name, points)
     return out
+
+
+def _spared(
+    labels: Labels, mask: Bool, affine: NDArray[np.float64], anatomy: Anatomy, pose: Pose
+) -> Verdict:
+    """Whether brain was spared that the network did not find, as far as the pose tells."""
+    thin, grid = thinned(affine)
+    index = indices(mask[thin] & (labels[thin] == 0))
+    deep = anatomies.must_be_brain(anatomy, pose, apply_affine(grid, index))
+    ml = float(np.count_nonzero(deep) * abs(np.linalg.det(grid[:3, :3])) / 1000)
+    verdict = Verdict("pass", (), {"brain_expected_replaced_ml": round(ml, 2)})
+    if ml > BRAIN_REPLACED_ML:
+        reason = f"{REVIEW}: {ml:.0f} ml were replaced where the brain must be"
+        verdict = verdict.mark("review", reason)
+    return verdict
 
 
 def _features(features: Collection[str]) -> tuple[str, ...]:

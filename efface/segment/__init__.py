@@ -20,11 +20,12 @@ from safetensors import SafetensorError
 from efface import nifti
 from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan, sha256
-from efface.segment import calibration, near, parts, turns
+from efface.segment import calibration, near, parts, pose, turns
 from efface.segment import grid as grids
 from efface.segment.cascade import Array, Cascade, Network
-from efface.segment.labels import LABELS
+from efface.segment.labels import FEATURES, LABELS
 from efface.segment.parts import PARTS
+from efface.segment.pose import Head
 from efface.status import STAGE_FAILED
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 MODEL = "face"
 AROUND_MM = 16.0
 """How far beside the face :meth:`Segmenter.again` looks."""
+SETTLED_CONFIDENCE, SETTLED_ORGANS, SETTLED_MISFIT = 0.5, 2, 1.5
+"""A head of which so many organs were found, so surely and in their places, is no doubt upright."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,28 @@ class Segmentation:
     """How many components of each label were found."""
     turn: str = turns.AS_IT_IS
     """How the head lies in the header's world (:mod:`efface.segment.turns`)."""
+    head: Head | None = None
+    """How it lies by what was found, with the turn undone."""
+
+    @property
+    def misfit(self) -> float:
+        """How badly what was found makes up a head (:class:`efface.segment.anatomy.Pose`)."""
+        return self.head.laid.pose.misfit if self.head and self.head.laid else np.inf
 
     @property
     def evidence(self) -> float:
-        """Sum over the parts of a head of how surely each was found: 7 for a whole one."""
-        return sum(min(n, PARTS[o]) * self.certainty[o] for o, n in self.parts.items())
+        """Sum over the parts of a head of how surely each was found, 7 for a whole one; less the
+        misfit: what a network sees in a head laid wrong is much, but no head.
+        """
+        found = sum(min(n, PARTS[o]) * self.certainty[o] for o, n in self.parts.items())
+        return found - self.misfit
+
+    @property
+    def settled(self) -> bool:
+        """Whether what was found is a head beyond doubt."""
+        found = [o for o in FEATURES if self.parts[o]]
+        sure = all(self.confidence[o] >= SETTLED_CONFIDENCE for o in found)
+        return sure and len(found) >= SETTLED_ORGANS and self.misfit <= SETTLED_MISFIT
 
 
 @dataclass(frozen=True)
@@ -122,14 +142,24 @@ class Segmenter:
     def segment(self, img: nib.Nifti1Image) -> Segmentation:
         """Label a 3D image, or the mean over time of a 4D one.
 
-        Where the organs found lie turned against the header, it looks again with that undone.
+        Where the organs found lie turned against the header, or make up no head beyond doubt, it
+        looks again with that turn undone, and at each of the turns of one who lies prone or on a
+        side. The header is believed unless another look shows more of a head, and the organs found
+        in it say so too.
         """
-        seen = self._seen(img, turns.AS_IT_IS)
-        turn = turns.found(seen.labels, img.affine)
-        if turn == turns.AS_IT_IS:
-            return seen
-        other = self._seen(img, turn)
-        return other if other.evidence > seen.evidence else seen
+        best = self._seen(img, turns.AS_IT_IS)
+        likely = turns.found(best.labels, img.affine)
+        if likely == turns.AS_IT_IS and best.settled:
+            return best
+        for turn in dict.fromkeys((likely, *turns.LYING)):
+            if turn == turns.AS_IT_IS:
+                continue
+            other = self._seen(img, turn)
+            if other.evidence > best.evidence and turns.found(other.labels, img.affine) == turn:
+                best = other
+                if best.settled:
+                    break
+        return best
 
     def _seen(self, img: nib.Nifti1Image, turn: str) -> Segmentation:
         affine = turns.affine(img.affine, turn)
@@ -150,6 +180,7 @@ class Segmenter:
             volume_ml={n: round(float(counts[k] * ml), 3) for n, k in LABELS.items()},
             parts={n: parts.count(kept[k]) for n, k in LABELS.items()},
             turn=turn,
+            head=pose.head(labels, affine),
         )
 
     def again(self, img: nib.Nifti1Image, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:

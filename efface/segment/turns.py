@@ -59,6 +59,10 @@ TURNS = tuple(
 """All 24 of them."""
 
 
+LYING = ("LPS", "PRS", "ALS")
+"""Those of one who lies prone, or on a side."""
+
+
 def inverse(turn: str) -> str:
     """The turn that undoes another."""
     return next(other for other in TURNS if np.array_equal(matrix(other), matrix(turn).T))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from efface import nifti
 from efface.distort import deface_image
 from efface.qc import judge
-from efface.segment import Segmenter, pose, turns
+from efface.segment import Segmenter
 from efface.segment.grid import BLOCK
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.parts import PARTS
@@ -98,9 +98,8 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
     from scipy import ndimage
 
     seen = segmenter.segment(case.image)
-    lies = pose.head(seen.labels, turns.affine(case.image.affine, seen.turn))
-    after, mask = deface_image(case.image, seen.labels, head=lies)
-    status, reasons, _ = judge(case.image, after, seen, mask, "face", "noise", segmenter, lies)
+    after, mask = deface_image(case.image, seen.labels, head=seen.head)
+    status, reasons, _ = judge(case.image, after, seen, mask, "face", "noise", segmenter, seen.head)
     dice, cover, missed = {}, {}, []
     for organ, k in LABELS.items():
         a, b = seen.labels == k, case.truth == k
