@@ -198,6 +198,24 @@ def test_one_brain_voxel_is_a_failure():
     assert verdict.measures["brain_voxels_changed"] == 1
 
 
+def test_brain_that_was_not_found_and_replaced_goes_to_review():
+    labels, affine = head()
+    brain = np.argwhere(labels == LABELS["brain"])
+    missed = tuple(brain[brain[:, 0] > np.percentile(brain[:, 0], 85)].T)
+    labels[missed] = 0
+    before, after, mask = images(labels, affine)
+    told = judged(labels, affine, before=before, after=after, mask=mask)
+    assert told.measures["brain_expected_replaced_ml"] < gate.BRAIN_REPLACED_ML
+    voxels = np.asarray(after.dataobj).copy()
+    voxels[missed] = np.random.default_rng(1).normal(300, 40, len(missed[0]))
+    mask[missed] = True
+    verdict = judged(
+        labels, affine, before=before, after=nib.Nifti1Image(voxels, affine), mask=mask
+    )
+    assert verdict.status == "review"
+    assert any("where the brain must be" in r for r in verdict.reasons)
+
+
 def test_one_voxel_outside_the_region_is_a_failure_also_as_minus_zero_or_in_one_volume():
     labels, affine = head()
     _, _, mask = images(labels, affine)

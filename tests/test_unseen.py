@@ -84,3 +84,15 @@ def test_a_cut_ear_of_which_a_fragment_was_found_is_replaced_whole_and_needs_no_
     labels, affine = head(mm=4.0)
     everything = labels != LABELS["brain"]
     assert gate.face(labels, unsure, affine, mask=everything).status == "review"
+
+
+@pytest.mark.parametrize(
+    ("unsure", "passes"), [((), True), (("nose",), True), (("nose", "eyes", "mouth"), False)]
+)
+def test_only_parts_that_are_sure_excuse_others(unsure, passes):
+    labels, affine = head(mm=2.0, low=(-100, -120, -42))
+    seen = without(labels, "ears")
+    _, mask = added(seen, affine)
+    said = gate.face(seen, SURE | dict.fromkeys(unsure, 0.1), affine, mask=mask)
+    assert (said.measures["left_ear"] == "covered") == passes
+    assert (said.status == "pass") == passes

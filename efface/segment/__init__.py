@@ -36,7 +36,7 @@ MODEL = "face"
 AROUND_MM = 16.0
 """How far beside the face :meth:`Segmenter.again` looks."""
 SETTLED_CONFIDENCE, SETTLED_ORGANS, SETTLED_MISFIT = 0.5, 2, 1.5
-"""A head of which so many organs were found, so surely and in their places, is no doubt upright."""
+"""A head of which so many organs were found so surely, and in their places, is one."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,8 @@ class Segmentation:
     @property
     def settled(self) -> bool:
         """Whether what was found is a head beyond doubt."""
-        found = [o for o in FEATURES if self.parts[o]]
-        sure = all(self.confidence[o] >= SETTLED_CONFIDENCE for o in found)
-        return sure and len(found) >= SETTLED_ORGANS and self.misfit <= SETTLED_MISFIT
+        sure = [o for o in FEATURES if self.parts[o] and self.confidence[o] >= SETTLED_CONFIDENCE]
+        return len(sure) >= SETTLED_ORGANS and self.misfit <= SETTLED_MISFIT
 
 
 @dataclass(frozen=True)

@@ -161,32 +161,47 @@ def _contrast(image: Tensor, labels: Tensor, g: Generator) -> Tensor:
     kind = _u(g, 0, 1)
     if kind < 0.45:
         image = _gamma(image, 0.5, g)
-    elif kind < 0.70:
-        # a random curve over the intensities, the dark end kept as air most of the time
-        knots = torch.rand(6, generator=g)
-        if _chance(g, 0.85):
-            knots[0] = 0.1 * float(knots[0])
-        curve = functional.interpolate(knots[None, None], size=256, mode="linear")[0, 0]
-        image = curve.to(image.device)[(image.clamp(0, 1.4) * 180).long()]
     else:
-        # clusters of intensity, and labels on top of them
-        edges = torch.sort(torch.rand(_pick(g, 6) + 4, generator=g))[0] * 1.1 + 0.06
-        part = torch.bucketize(image, edges.to(image.device))
-        n = len(edges) + 1
-        means, spread = torch.rand(n, generator=g), 0.1 * torch.rand(n, generator=g)
-        if _chance(g, 0.9):
-            means[0], spread[0] = 0.05 * float(means[0]), 0.01
-        noise = torch.randn(image.shape, generator=g).to(image.device)
-        made = means.to(image.device)[part] + spread.to(image.device)[part] * noise
-        if _chance(g, 0.5):  # the vitreous is bright or dark against its surroundings
-            eyes = (labels == 2)[None]
-            made = torch.where(eyes & (part > 0), made * 0.3 + _u(g, 0, 0.8), made)
-        if _chance(g, 0.7):
-            made = functional.avg_pool3d(made, 3, 1, 1)
-        image = made * (1 - (w := _u(g, 0, 0.4))) + w * image
+        made = _curve if kind < 0.70 else _clusters
+        other = made(image, g)
+        if _chance(g, 0.5):
+            # what is dark in T1w is fluid in the brain and bone or air beside it
+            other = torch.where((labels == 1)[None], made(image, g, air=False), other)
+        if _chance(g, 0.3):  # the vitreous is bright or dark against its surroundings
+            eyes = (labels == 2)[None] & (image > 0.06)
+            other = torch.where(eyes, other * 0.3 + _u(g, 0, 0.8), other)
+        if _chance(g, 0.4):
+            other = functional.avg_pool3d(other, 3, 1, 1)
+        image = other
     if _chance(g, 0.08):
         image = image.max() - image
     return image
+
+
+def _curve(image: Tensor, g: Generator, *, air: bool = True) -> Tensor:
+    """A random curve over the intensities; ``air``: the dark end stays dark most of the time."""
+    knots = torch.rand(6, generator=g)
+    if air and _chance(g, 0.85):
+        knots[0] = 0.1 * float(knots[0])
+    curve = functional.interpolate(knots[None, None], size=256, mode="linear")[0, 0]
+    return curve.to(image.device)[(image.clamp(0, 1.4) * 180).long()]
+
+
+def _clusters(image: Tensor, g: Generator, *, air: bool = True) -> Tensor:
+    """Clusters of intensity, each of another mean and spread; something of the image is kept.
+
+    ``air``: the darkest stays dark most of the time.
+    """
+    edges = torch.sort(torch.rand(_pick(g, 6) + 4, generator=g))[0] * 1.1 + 0.06
+    part = torch.bucketize(image, edges.to(image.device))
+    n = len(edges) + 1
+    means, spread = torch.rand(n, generator=g), 0.1 * torch.rand(n, generator=g)
+    if air and _chance(g, 0.9):
+        means[0], spread[0] = 0.05 * float(means[0]), 0.01
+    noise = torch.randn(image.shape, generator=g).to(image.device)
+    made = means.to(image.device)[part] + spread.to(image.device)[part] * noise
+    weight = _u(g, 0, 0.4)
+    return made * (1 - weight) + weight * image
 
 
 def _lesion(image: Tensor, labels: Tensor, g: Generator) -> Tensor:
