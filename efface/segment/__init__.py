@@ -146,27 +146,29 @@ class Segmenter:
         side. The header is believed unless another look shows more of a head, and the organs found
         in it say so too.
         """
-        best = self._seen(img, turns.AS_IT_IS)
+        voxels = grids.volume(nifti.stored(img), *nifti.scaling(img))
+        best = self._seen(voxels, img.affine, turns.AS_IT_IS)
         likely = turns.found(best.labels, img.affine)
         if likely == turns.AS_IT_IS and best.settled:
             return best
         for turn in dict.fromkeys((likely, *turns.LYING)):
             if turn == turns.AS_IT_IS:
                 continue
-            other = self._seen(img, turn)
+            other = self._seen(voxels, img.affine, turn)
             if other.evidence > best.evidence and turns.found(other.labels, img.affine) == turn:
                 best = other
                 if best.settled:
                     break
         return best
 
-    def _seen(self, img: nib.Nifti1Image, turn: str) -> Segmentation:
-        affine = turns.affine(img.affine, turn)
-        p, kept, grid = self._on_grid(nifti.stored(img), affine, nifti.scaling(img), self.network)
-        shape = (img.shape[0], img.shape[1], img.shape[2])
+    def _seen(self, voxels: Array, header: NDArray[np.float64], turn: str) -> Segmentation:
+        """What one look shows of voxels (X, Y, Z), of which the header's affine says where."""
+        affine = turns.affine(header, turn)
+        p, kept, grid = self._on_grid(voxels, affine, self.network)
+        shape = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
         labels = grids.labels_to(p, kept, grid, shape, affine)
         near.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
-        ml = abs(np.linalg.det(img.affine[:3, :3])) / 1000
+        ml = abs(np.linalg.det(affine[:3, :3])) / 1000
         counts = {k: int(np.count_nonzero(labels == k)) for k in LABELS.values()}
         certainty = {
             n: round(float(p[k][kept[k]].mean()), 4) if kept[k].any() else 0.0
@@ -195,23 +197,21 @@ class Segmenter:
         if box is None:
             return self.segment(img).labels[thin]
         part = near.wider(box, AROUND_MM, np.linalg.norm(img.affine[:3, :3], axis=0))
-        voxels, there = nifti.stored(img)[part], _from(img.affine, part)
-        p, kept, grid = self._on_grid(voxels, there, nifti.scaling(img), self.network.find)
+        voxels = grids.volume(nifti.stored(img)[part], *nifti.scaling(img))
+        p, kept, grid = self._on_grid(voxels, _from(img.affine, part), self.network.find)
         kept[LABELS["brain"]] = False  # not asked for, and the costliest to bring back
         shape = labels[thin].shape
         return grids.labels_to(p, kept, grid, (shape[0], shape[1], shape[2]), affine)
 
     def _on_grid(
         self,
-        voxels: NDArray[np.generic],
+        voxels: Array,
         affine: NDArray[np.float64],
-        scaling: tuple[float, float],
         network: Network,
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], grids.Grid]:
         """Class probabilities on the network's grid, what of them is kept, and the grid."""
-        v = grids.volume(voxels, *scaling)
-        grid = grids.around(v.shape, affine, self.plan.mm, grids.BLOCK)
-        on_grid, inside = grids.resample(v, affine, grid)
+        grid = grids.around(voxels.shape, affine, self.plan.mm, grids.BLOCK)
+        on_grid, inside = grids.resample(voxels, affine, grid)
         on_grid = grids.normalise(on_grid, inside)
         box = grids.without_air(on_grid, grid)
         grid, inside = grids.part(grid, box), inside[box]
