@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from efface import nifti
 from efface.distort import deface_image
 from efface.qc import judge
-from efface.segment import Segmenter
+from efface.segment import Segmenter, near
 from efface.segment.grid import BLOCK
 from efface.segment.labels import FEATURES, LABELS
+from efface.segment.organs import voxel_sizes
 from efface.segment.parts import PARTS
 from efface.train import combine, transform
 from efface.train.data import SCALE, Head, find
@@ -45,6 +46,8 @@ class Row:
     """Per label; NaN where neither map holds it."""
     coverage: dict[str, float]
     """Share of each organ's true voxels that the distorted region holds; NaN for none."""
+    possible: dict[str, float]
+    """The same if the true labels had been found: what lies within 2 mm of the true brain stays."""
     brain_changed: int
     """Voxels of the true brain that were replaced."""
     brain_changed_agreed: int
@@ -112,7 +115,15 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
             shown = min(int((sizes >= 0.2 * sizes.max()).sum()), PARTS[organ]) if n else 0
             if seen.parts[organ] < shown:
                 missed.append(organ)
-    brain = mask & (case.truth == LABELS["brain"])
+    true_brain = case.truth == LABELS["brain"]
+    kept = true_brain | near.within(
+        case.truth > LABELS["brain"], true_brain, near.BRAIN_MARGIN, voxel_sizes(case.image.affine)
+    )
+    possible = {
+        o: float(1 - kept[case.truth == LABELS[o]].mean()) if np.isfinite(c) else float("nan")
+        for o, c in cover.items()
+    }
+    brain = mask & true_brain
     row = Row(
         head,
         case.group,
@@ -120,6 +131,7 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
         case.head,
         dice,
         cover,
+        possible,
         int(brain.sum()),
         int((brain & (seen.labels == LABELS["brain"])).sum()),
         tuple(missed),
@@ -139,7 +151,9 @@ def _known(folder: Path) -> Iterator[tuple[str, nib.Nifti1Image, NDArray[np.uint
 
 def table(rows: Sequence[Row]) -> str:
     """One line a case as TSV, then their means, medians and worst."""
-    figures = np.array([[*r.dice.values(), *r.coverage.values()] for r in rows])
+    figures = np.array(
+        [[*r.dice.values(), *r.coverage.values(), *r.possible.values()] for r in rows]
+    )
     lines: list[list[object]] = []
     for r, line in zip(rows, figures, strict=True):
         lines.append(
@@ -160,7 +174,18 @@ def table(rows: Sequence[Row]) -> str:
     lines.append(["mean", "", "", *_round(_of(np.nanmean, figures)), n, missed, passed, ""])
     lines.append(["median", "", "", *_round(_of(np.nanmedian, figures)), "", "", "", ""])
     lines.append(["worst", "", "", *_round(_of(np.nanmin, figures)), "", "", "", ""])
-    names = ("head", "case", "variant", *_COLUMNS, "brain_changed", "missed", "status", "reasons")
+    possible = (f"possible_{o}" for o in FEATURES)
+    names = (
+        "head",
+        "case",
+        "variant",
+        *_COLUMNS,
+        *possible,
+        "brain_changed",
+        "missed",
+        "status",
+        "reasons",
+    )
     return _tsv(names, lines)
 
 
