@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from efface import nifti
-from efface.distort import deface_image
+from efface.distort import deface_image, methods
 from efface.distort.methods import METHODS, replace, statistics
 from efface.distort.region import coverage, parse_features, region
 from efface.errors import EffaceError
@@ -321,3 +321,17 @@ def test_real_heads(data):
         assert min(share["nose"], share["mouth"]) > 0.999
         assert min(share.values()) > 0.94  # the rest lies within 2 mm of the brain
         assert mask.mean() < 0.17
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.tuples(*[st.integers(1, 14)] * 3),
+    st.sampled_from((0.02, 0.1, 0.5)),
+    st.tuples(*[st.integers(0, 2)] * 3),
+)
+def test_the_pieces_of_a_mask_make_it_up_and_do_not_overlap(seed, shape, share, margin):
+    mask = np.asfortranarray(np.random.default_rng(seed).random(shape) < share)
+    seen = np.zeros(shape, int)
+    for box, part in methods._pieces(mask, np.array(margin)):
+        seen[box] += part
+    assert (seen == mask).all()

@@ -183,23 +183,47 @@ def replace(
 def _pieces(mask: Bool, margin: NDArray[np.intp]) -> Iterator[tuple[Box, Bool]]:
     """The connected pieces of a mask, each in its box and so much about it: face, ear, ear.
 
-    The box of all of them holds the brain, where there is nothing to fill.
+    The box of all of them holds the brain, where there is nothing to fill. What two voxels or less
+    part may count as one piece.
     """
     whole = box_of(mask)
     if whole is None:
         return
-    numbered, count = ndimage.label(mask[whole].T)  # row by row: masks lie in Fortran order
+    every = mask[whole].T  # row by row: masks lie in Fortran order
+    halved = _halved(every)
+    numbered, count = ndimage.label(halved)
     if count > _MOST_PIECES:
-        numbered = mask[whole].T.astype(np.uint8)
+        numbered = halved.astype(np.uint8)
     for n, found in enumerate(ndimage.find_objects(numbered), 1):
-        part = (numbered[found] == n).T
+        own = numbered[found] == n
+        fine = tuple(slice(2 * s.start, 2 * s.stop) for s in found)
+        part = every[fine]
+        for axis in range(3):
+            own = np.repeat(own, 2, axis).take(range(part.shape[axis]), axis)
+        part = (part & own).T
         box, room = [], []
-        for s, w, size, m in zip(found[::-1], whole, mask.shape, margin.tolist(), strict=True):
-            start, stop = w.start + s.start, w.start + s.stop
+        sizes = zip(fine[::-1], part.shape, whole, mask.shape, margin.tolist(), strict=True)
+        for s, long, w, size, m in sizes:
+            start = w.start + s.start
+            stop = start + long
             wide = slice(max(0, start - m), min(size, stop + m))
             box.append(wide)
             room.append((start - wide.start, wide.stop - stop))
         yield (box[0], box[1], box[2]), np.pad(part, room)
+
+
+def _halved(mask: Bool) -> Bool:
+    """On a grid of half the size: True where any of 2x2x2 voxels is."""
+    for axis in range(3):
+        even: list[slice] = [slice(None)] * mask.ndim
+        odd = even.copy()
+        even[axis], odd[axis] = slice(0, None, 2), slice(1, None, 2)
+        half = mask[tuple(even)].copy()
+        part = mask[tuple(odd)]
+        even[axis] = slice(0, part.shape[axis])
+        half[tuple(even)] |= part
+        mask = half
+    return mask
 
 
 def statistics(
