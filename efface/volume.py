@@ -73,5 +73,5 @@ def deface(
         segmenter = _loaded[models, device] = Segmenter.load(models, device)
     seen = segmenter.segment(img)
     out, mask = deface_image(img, seen.labels, features, method, seed, seen.head)
-    status, reasons, measures = judge(img, out, seen, mask, features, method, segmenter, seen.head)
+    status, reasons, measures = judge(img, out, seen, mask, features, method, segmenter)
     return Result(out, seen.labels, mask, Report(status, tuple(reasons), measures))

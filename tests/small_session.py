@@ -59,6 +59,7 @@ class Finder:
     confidence: dict = field(default_factory=lambda: dict(SURE))
 
     turn: str = "RAS"
+    head: None = None
 
     def again(self, img, labels):
         return self.labels

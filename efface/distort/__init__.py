@@ -79,8 +79,8 @@ def deface_image(
     ``img``: 3D or 4D; ``labels``: on its grid, shape ``img.shape[:3]``, as
     :data:`efface.segment.labels.LABELS` numbers them; ``features``: ``face``, or any of eyes,
     nose, ears, mouth; ``seed``: from :meth:`efface.pseudonym.Key.seed`; ``head``: what the labels
-    show, where that is known. Header geometry, dtype and
-    scaling are kept and every voxel outside the mask is the same to the bit.
+    show, where that is known. Header geometry, dtype and scaling are kept and every voxel outside
+    the mask is the same to the bit.
 
     Raises :class:`EffaceError` if labels do not fit, or feature or method is unknown.
     """

@@ -21,8 +21,6 @@ from efface.segment.pose import Head
 
 LITTLE = 0.5
 """A cut part of which less than this share of what should be in view was found, is not known."""
-KNOWN = 2
-"""Of so many parts at least the place must be known."""
 
 
 def add_unseen(
@@ -44,7 +42,7 @@ def add_unseen(
         return ()
     anatomy = anatomies.load() if anatomy is None else anatomy
     found = [n for n in PARTS if laid.found(anatomy, seen.view, n)]
-    if laid.pose.misfit > poses.MISFIT or len(found) < KNOWN:
+    if laid.pose.misfit > poses.MISFIT or len(found) < poses.KNOWN:
         return ()
     added = []
     for name, label in PARTS.items():

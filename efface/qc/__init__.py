@@ -47,6 +47,10 @@ class Segmentation(Protocol):
     def turn(self) -> str:
         """How the head lies in the header's world, (:mod:`efface.segment.turns`)."""
 
+    @property
+    def head(self) -> Head | None:
+        """How it lies by the labels, where that was found already."""
+
 
 class Segmenter(Protocol):
     """What finds the organs again; :class:`efface.segment.Segmenter` outside tests."""
@@ -62,6 +66,7 @@ class _Seen:
     labels: NDArray[np.uint8]
     confidence: Mapping[str, float]
     turn: str
+    head: Head | None = None
 
 
 def judge(
@@ -72,13 +77,9 @@ def judge(
     features: str | Collection[str],
     method: str,
     segmenter: Segmenter,
-    head: Head | None = None,
 ) -> tuple[Status, tuple[str, ...], dict[str, Any]]:
-    """Status, reasons and measures of one defaced image; ``seen`` is what ``before`` showed.
-
-    ``head``: how it lies by its labels, where that is known.
-    """
-    verdict = _verdict(before, after, seen, mask, features, method, segmenter, head=head)
+    """Status, reasons and measures of one defaced image; ``seen`` is what ``before`` showed."""
+    verdict = _verdict(before, after, seen, mask, features, method, segmenter)
     return verdict.status, verdict.reasons, verdict.measures
 
 
@@ -191,7 +192,6 @@ def _verdict(
     method: str,
     segmenter: Segmenter,
     known: Sequence[Mapping[str, Any]] = (),
-    head: Head | None = None,
 ) -> Verdict:
     """The gate's word; the image is segmented again while the other questions are asked."""
     with ThreadPoolExecutor(1) as pool:
@@ -207,7 +207,7 @@ def _verdict(
             features,
             known=known,
             turn=seen.turn,
-            head=head,
+            head=seen.head,
         )
 
 

@@ -26,7 +26,7 @@ from efface.segment.anatomy import PARTS, Anatomy, Pose, View
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.near import around_all, box_of, indices, thinned, within
 from efface.segment.organs import voxel_sizes
-from efface.segment.pose import LEAST_MM3, MISFIT, Head
+from efface.segment.pose import LEAST_MM3, MISFIT, Head, Scene
 from efface.status import (
     BRAIN_TOUCHED,
     FACE_REMAINS,
@@ -51,8 +51,6 @@ COVERED = 0.9
 at the edge of the field of view, beside organs that were found."""
 CONFIDENCE = 0.5
 """Below this a person looks."""
-CERTAIN = 2
-"""From so many parts on, found with confidence in their places, one knows where the others are."""
 BRAIN_REPLACED_ML = 3.0
 """Of what must be brain by the pose of the head, and is labelled neither brain nor organ: more of
 it in the region means that the brain was not found there.
@@ -127,7 +125,7 @@ def gate(
         return verdict
     verdict = verdict + change(before, after, labels, mask, method, features)
     if pose is not None and pose.misfit <= MISFIT:
-        verdict = verdict + _spared(labels, mask, straight, anatomy, pose)
+        verdict = verdict + _spared(head.scene, mask, anatomy, pose)
     found = again()
     if found is None:
         return verdict.mark("review", f"{FACE_REMAINS}: the scan could not be segmented again")
@@ -187,7 +185,7 @@ def _face(
         there = sure and laid.found(anatomy, view, name)
         return there and not anatomies.strays(anatomy, pose, name, laid.centres[name])
 
-    enough = sum(map(certain, PARTS)) >= CERTAIN
+    enough = sum(map(certain, PARTS)) >= poses.KNOWN
 
     def covered(name: str) -> bool:
         if mask is None or pose.misfit > MISFIT:
@@ -376,14 +374,12 @@ def _may_be(
     return out
 
 
-def _spared(
-    labels: Labels, mask: Bool, affine: NDArray[np.float64], anatomy: Anatomy, pose: Pose
-) -> Verdict:
+def _spared(seen: Scene, mask: Bool, anatomy: Anatomy, pose: Pose) -> Verdict:
     """Whether brain was spared that the network did not find, as far as the pose tells."""
-    thin, grid = thinned(affine)
-    index = indices(mask[thin] & (labels[thin] == 0))
-    deep = anatomies.must_be_brain(anatomy, pose, apply_affine(grid, index))
-    ml = float(np.count_nonzero(deep) * abs(np.linalg.det(grid[:3, :3])) / 1000)
+    thin, _ = thinned(seen.view.affine)
+    index = indices(mask[thin] & (seen.small == 0))
+    deep = anatomies.must_be_brain(anatomy, pose, apply_affine(seen.grid, index))
+    ml = float(np.count_nonzero(deep) * seen.voxel / 1000)
     verdict = Verdict("pass", (), {"brain_expected_replaced_ml": round(ml, 2)})
     if ml > BRAIN_REPLACED_ML:
         reason = f"{REVIEW}: {ml:.0f} ml were replaced where the brain must be"

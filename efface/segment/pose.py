@@ -25,6 +25,8 @@ LEAST_MM3 = 100.0
 """Connected voxels of a label below this are noise."""
 CUT = 0.9
 """Below this share of it in view, as far as that is known, a part is cut."""
+KNOWN = 2
+"""Of so many parts at least the place must be known, for them to tell where the others are."""
 MISFIT = 2.5
 """Above this, what was found does not fit a head, and geometry proves nothing."""
 
@@ -88,7 +90,7 @@ class Head:
 
 
 def head(labels: Labels, affine: NDArray[np.floating], anatomy: Anatomy | None = None) -> Head:
-    """The head in a label map (X, Y, Z); ``affine`` (4, 4): voxel to world, mm, head first."""
+    """The head in a label map (X, Y, Z); ``affine`` (4, 4): voxel to world, mm, any turn undone."""
     seen = scene(labels, affine)
     if len(seen.brain) < 8:
         return Head(seen, None)
