@@ -60,6 +60,7 @@ class Finder:
 
     turn: str = "RAS"
     head: None = None
+    maybe_brain: None = None
 
     def again(self, img, labels):
         return self.labels

@@ -20,6 +20,7 @@ from efface.distort import deface_image, region
 from efface.qc import gate
 from efface.segment import Segmenter, anatomy
 from efface.segment.labels import LABELS
+from efface.segment.near import thinned
 
 PARTS = [n.replace(" ", "_") for n in anatomy.PARTS]
 
@@ -202,18 +203,21 @@ def test_brain_that_was_not_found_and_replaced_goes_to_review():
     labels, affine = head()
     brain = np.argwhere(labels == LABELS["brain"])
     missed = tuple(brain[brain[:, 0] > np.percentile(brain[:, 0], 85)].T)
+    maybe = (labels == LABELS["brain"])[thinned(affine)[0]]
     labels[missed] = 0
     before, after, mask = images(labels, affine)
-    told = judged(labels, affine, before=before, after=after, mask=mask)
-    assert told.measures["brain_expected_replaced_ml"] < gate.BRAIN_REPLACED_ML
+    told = judged(labels, affine, before=before, after=after, mask=mask, maybe_brain=maybe)
+    assert told.measures["maybe_brain_replaced_ml"] < gate.BRAIN_REPLACED_ML
+    assert not any("may be brain" in r for r in told.reasons)
     voxels = np.asarray(after.dataobj).copy()
     voxels[missed] = np.random.default_rng(1).normal(300, 40, len(missed[0]))
     mask[missed] = True
-    verdict = judged(
-        labels, affine, before=before, after=nib.Nifti1Image(voxels, affine), mask=mask
-    )
+    after = nib.Nifti1Image(voxels, affine)
+    verdict = judged(labels, affine, before=before, after=after, mask=mask, maybe_brain=maybe)
     assert verdict.status == "review"
-    assert any("where the brain must be" in r for r in verdict.reasons)
+    assert any("may be brain" in r for r in verdict.reasons)
+    lost = len(missed[0]) * abs(np.linalg.det(affine[:3, :3])) / 1000
+    assert verdict.measures["maybe_brain_replaced_ml"] == pytest.approx(lost, rel=0.1)
 
 
 def test_one_voxel_outside_the_region_is_a_failure_also_as_minus_zero_or_in_one_volume():

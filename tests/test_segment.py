@@ -230,6 +230,23 @@ def test_nan_and_time_and_scaling():
     assert np.isfinite(out).all()
 
 
+def test_values_of_a_grid_at_the_voxels_of_an_image():
+    """A plane on the grid is the same plane at every voxel that lies within, in world mm."""
+    slope = np.array([0.2, -0.1, 0.05])
+    grid = grids.Grid((30, 20, 25), nib.affines.from_matvec(2 * np.eye(3), [-20, 5, -30]))
+    at = np.stack(np.indices(grid.shape), -1)
+    plane = (nib.affines.apply_affine(grid.affine, at) @ slope).astype(np.float32)
+    turn = Rotation.from_euler("xyz", [10, -20, 70], degrees=True).as_matrix()
+    affine = nib.affines.from_matvec(1.5 * turn, [-10, 20, 10])
+    got = grids.values_at(plane, grid, (12, 9, 7), affine)
+    world = nib.affines.apply_affine(affine, np.stack(np.indices(got.shape), -1))
+    index = nib.affines.apply_affine(np.linalg.inv(grid.affine), world)
+    within = ((index >= 0) & (index <= np.array(grid.shape) - 1)).all(-1)
+    assert 0 < within.sum() < within.size
+    assert np.allclose(got[within], (world @ slope)[within], atol=1e-3)
+    assert (got[((index < -1) | (index > np.array(grid.shape))).any(-1)] == 0).all()
+
+
 @pytest.mark.parametrize("edge", ["nearest", "constant"])
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_interpolation_axis_by_axis_is_that_of_scipy(order, edge):

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel
 import pytest
+
+import efface
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,6 +80,19 @@ def test_heads_are_released_and_the_rest_says_why(run):
     assert all(s["reasons"] for s in scans if s["status"] != "pass")
     assert list((out / "release" / "bids").rglob("*_T1w.nii.gz"))
     assert list((out / "release" / "dicom").rglob("*.dcm"))
+
+
+def test_the_workflow_sees_in_a_scan_what_deface_sees(run):
+    """What the gate asks of the voxels must not be lost between the stages' files."""
+    _, out, _ = run
+    path = next((out / "restricted" / "convert").rglob("*_T1w.nii.gz"))
+    name = path.name.removesuffix(".nii.gz")
+    manifests = [json.loads(p.read_text()) for p in (out / "restricted" / "qc").glob("*.json")]
+    scan = next(s for m in manifests for s in m["scans"] if s["scan"] == name)
+    alone = efface.deface(nibabel.load(path)).report
+    assert alone.status == scan["status"]
+    for measure in ("brain_ml", "region_ml", "nose", "maybe_brain_replaced_ml"):
+        assert scan["measures"][measure] == alone.measures[measure]
 
 
 def test_no_needle_leaves(run):

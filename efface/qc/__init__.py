@@ -51,6 +51,10 @@ class Segmentation(Protocol):
     def head(self) -> Head | None:
         """How it lies by the labels, where that was found already."""
 
+    @property
+    def maybe_brain(self) -> NDArray[np.bool_] | None:
+        """Voxels (thinned) that may be brain, labelled so or not; None where nobody asked."""
+
 
 class Segmenter(Protocol):
     """What finds the organs again; :class:`efface.segment.Segmenter` outside tests."""
@@ -67,6 +71,7 @@ class _Seen:
     confidence: Mapping[str, float]
     turn: str
     head: Head | None = None
+    maybe_brain: NDArray[np.bool_] | None = None
 
 
 def judge(
@@ -173,7 +178,13 @@ def _image(
     if labels.shape != before.shape[:3] or mask.shape != before.shape[:3]:
         return _once(scan, "fail", f"{STAGE_FAILED}: labels or mask on another grid")
     said = segmented.measures
-    segmentation = _Seen(labels, said.get("confidence", {}), said.get("turn", turns.AS_IT_IS))
+    maybe = segmented.files.get("maybe_brain")
+    segmentation = _Seen(
+        labels,
+        said.get("confidence", {}),
+        said.get("turn", turns.AS_IT_IS),
+        maybe_brain=_labels(stages[1][0] / maybe) > 0 if maybe else None,
+    )
     known = said.get("propagated", {}).get("organs", ())
     verdict = _verdict(before, after, segmentation, mask, features, method, segmenter, known)
     files = _draw(scan.scan, before, after, labels, mask, folder)
@@ -208,6 +219,7 @@ def _verdict(
             known=known,
             turn=seen.turn,
             head=seen.head,
+            maybe_brain=seen.maybe_brain,
         )
 
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 MODEL = "face"
 AROUND_MM = 16.0
 """How far beside the face :meth:`Segmenter.again` looks."""
+MAYBE = 0.1
+"""From this probability on a voxel that is labelled nothing may be brain after all."""
 SETTLED_CONFIDENCE, SETTLED_ORGANS, SETTLED_MISFIT = 0.5, 2, 1.5
 """A head of which so many organs were found so surely, and in their places, is one."""
 
@@ -56,6 +58,9 @@ class Segmentation:
     """How the head lies in the header's world (:mod:`efface.segment.turns`)."""
     head: Head | None = None
     """How it lies by what was found, with the turn undone."""
+    maybe_brain: NDArray[np.bool_] | None = None
+    """On the voxels that :func:`efface.segment.near.thinned` chooses: whether the network gives
+    brain at least the probability :data:`MAYBE`."""
 
     @property
     def misfit(self) -> float:
@@ -168,6 +173,9 @@ class Segmenter:
         shape = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
         labels = grids.labels_to(p, kept, grid, shape, affine)
         near.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
+        thin, coarse = near.thinned(affine)
+        few = labels[thin].shape
+        brain = grids.values_at(p[LABELS["brain"]], grid, (few[0], few[1], few[2]), coarse)
         ml = abs(np.linalg.det(affine[:3, :3])) / 1000
         counts = {k: int(np.count_nonzero(labels == k)) for k in LABELS.values()}
         certainty = {
@@ -182,6 +190,7 @@ class Segmenter:
             parts={n: parts.count(kept[k]) for n, k in LABELS.items()},
             turn=turn,
             head=pose.head(labels, affine),
+            maybe_brain=brain >= MAYBE,
         )
 
     def again(self, img: nib.Nifti1Image, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -274,7 +283,9 @@ def _on_gpu(weights: dict[str, Array], plan: Plan) -> Cascade | None:
 
 
 def run(convert: tuple[Path, Manifest], folder: Path, segmenter: Segmenter) -> tuple[Scan, ...]:
-    """Label every NIfTI of a session; writes ``{scan}_labels.nii.gz``.
+    """Label every NIfTI of a session.
+
+    Writes ``{scan}_labels.nii.gz``, and ``{scan}_maybe_brain.nii.gz`` for the gate.
 
     Scans in one frame of reference get the best one's labels as well
     (:mod:`efface.segment.propagate`). A scan that cannot be labelled fails with its reason; the
@@ -299,16 +310,19 @@ def _one(scan: Scan, source: Path, folder: Path, segmenter: Segmenter) -> Scan:
         # without the path that the message starts with: the audit prints the reason
         why = str(e).removeprefix(f"{source / scan.files['nifti']}: ")
         return replace(scan, files={}, measures={}).mark("fail", f"{STAGE_FAILED}: {why}")
-    name = f"{scan.scan}_labels.nii.gz"
-    out = nib.Nifti1Image(seen.labels, img.affine)
-    nifti.save(out, folder / name)
+    files = {"labels": f"{scan.scan}_labels.nii.gz"}
+    nifti.save(nib.Nifti1Image(seen.labels, img.affine), folder / files["labels"])
+    if seen.maybe_brain is not None:
+        files["maybe_brain"] = f"{scan.scan}_maybe_brain.nii.gz"
+        maybe = nib.Nifti1Image(seen.maybe_brain.astype(np.uint8), near.thinned(img.affine)[1])
+        nifti.save(maybe, folder / files["maybe_brain"])
     measures: dict[str, Any] = {
         "confidence": seen.confidence,
         "volume_ml": seen.volume_ml,
         "parts": seen.parts,
         "turn": seen.turn,
     }
-    return replace(scan, files={"labels": name}, measures=measures)
+    return replace(scan, files=files, measures=measures)
 
 
 def model_hash(models: Path | None = None) -> str:

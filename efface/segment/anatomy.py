@@ -50,7 +50,6 @@ _CENTRE_SD, _EXTENT_SD, _VOLUME_SD = 4.0, 3.0, 0.12
 SURE = 2.5
 """Standard deviations from where a part is expected, beyond which it is not."""
 _BRAIN_STEP = 12.0  # between the points of the mean brain, mm
-_DEEP = 0.9  # interpolated between these, 1 inside and 0 outside
 _EDGE_MM = 4.0  # softness of the edge of the field of view, so that the fit is smooth
 
 
@@ -234,21 +233,6 @@ def may_hold(
     away = (pose.to_head(points) - anatomy.parts[name].mean) / _half(anatomy, pose, name, sds)
     may: NDArray[np.bool_] = (away**2).sum(axis=1) <= 1
     return may
-
-
-def must_be_brain(anatomy: Anatomy, pose: Pose, points: Floats) -> NDArray[np.bool_]:
-    """Which world points (n, 3) lie deep enough in the mean brain to be brain in every head.
-
-    Of the validation heads 71 % of the brain are such points, and 0.7 % of such points lie beside
-    the brain.
-    """
-    low = anatomy.brain.min(axis=0) - _BRAIN_STEP
-    index = np.rint((anatomy.brain - low) / _BRAIN_STEP).astype(int)
-    grid = np.zeros(index.max(axis=0) + 2)
-    grid[tuple(index.T)] = 1.0
-    at = (pose.to_head(points) - low) / _BRAIN_STEP
-    deep: NDArray[np.bool_] = ndimage.map_coordinates(grid, at.T, order=1) >= _DEEP
-    return deep
 
 
 def strays(anatomy: Anatomy, pose: Pose, name: str, point: NDArray[np.float64]) -> bool:

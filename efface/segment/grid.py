@@ -225,6 +225,14 @@ def labels_to(
     return out.T
 
 
+def values_at(
+    values: Array, grid: Grid, shape: tuple[int, int, int], affine: NDArray[np.float64]
+) -> Array:
+    """Values (X, Y, Z) of a grid at the voxels of another, trilinear; 0 beyond the first one."""
+    to_grid = np.linalg.inv(grid.affine) @ affine
+    return _interpolated(values, to_grid[:3, :3], to_grid[:3, 3], shape, "constant")
+
+
 Edge = Literal["nearest", "constant"]
 
 

@@ -52,6 +52,8 @@ class Row:
     """Voxels of the true brain that were replaced."""
     brain_changed_agreed: int
     """Of these, the ones that the model calls brain too: none, by construction."""
+    maybe_brain_ml: float
+    """What the gate has against it: replaced, not labelled, and perhaps brain; NaN if not asked."""
     missed: tuple[str, ...]
     """Organs that the case shows and of which the model found too few."""
     certainty: dict[str, float]
@@ -102,7 +104,7 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
 
     seen = segmenter.segment(case.image)
     after, mask = deface_image(case.image, seen.labels, head=seen.head)
-    status, reasons, _ = judge(case.image, after, seen, mask, "face", "noise", segmenter)
+    status, reasons, measures = judge(case.image, after, seen, mask, "face", "noise", segmenter)
     dice, cover, missed = {}, {}, []
     for organ, k in LABELS.items():
         a, b = seen.labels == k, case.truth == k
@@ -134,6 +136,7 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
         possible,
         int(brain.sum()),
         int((brain & (seen.labels == LABELS["brain"])).sum()),
+        measures.get("maybe_brain_replaced_ml", float("nan")),
         tuple(missed),
         seen.certainty,
         status,
@@ -163,6 +166,7 @@ def table(rows: Sequence[Row]) -> str:
                 r.name,
                 *_round(line),
                 r.brain_changed,
+                "" if np.isnan(r.maybe_brain_ml) else f"{r.maybe_brain_ml:.2f}",
                 ",".join(r.missed),
                 r.status,
                 "; ".join(r.reasons),
@@ -171,9 +175,9 @@ def table(rows: Sequence[Row]) -> str:
     passed = f"{sum(r.status == 'pass' for r in rows)} of {len(rows)} pass"
     n = sum(r.brain_changed for r in rows)
     missed = sum(len(r.missed) for r in rows)
-    lines.append(["mean", "", "", *_round(_of(np.nanmean, figures)), n, missed, passed, ""])
-    lines.append(["median", "", "", *_round(_of(np.nanmedian, figures)), "", "", "", ""])
-    lines.append(["worst", "", "", *_round(_of(np.nanmin, figures)), "", "", "", ""])
+    lines.append(["mean", "", "", *_round(_of(np.nanmean, figures)), n, "", missed, passed, ""])
+    lines.append(["median", "", "", *_round(_of(np.nanmedian, figures)), *[""] * 5])
+    lines.append(["worst", "", "", *_round(_of(np.nanmin, figures)), *[""] * 5])
     possible = (f"possible_{o}" for o in FEATURES)
     names = (
         "head",
@@ -182,6 +186,7 @@ def table(rows: Sequence[Row]) -> str:
         *_COLUMNS,
         *possible,
         "brain_changed",
+        "maybe_brain_ml",
         "missed",
         "status",
         "reasons",
