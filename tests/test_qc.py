@@ -199,6 +199,23 @@ def test_one_brain_voxel_is_a_failure():
     assert verdict.measures["brain_voxels_changed"] == 1
 
 
+def test_what_has_a_brain_s_place_and_size_but_not_its_shape_goes_to_review():
+    labels, affine = head()
+    verdict = judged(labels, affine)
+    assert verdict.measures["brain_likeness"] > gate.LIKENESS
+    # the middle turned into four columns of the same volume, as inserts of a test object are
+    brain = labels == LABELS["brain"]
+    at = np.argwhere(brain)
+    low, high = at.min(0), at.max(0)
+    away = np.abs(
+        (np.indices(labels.shape).T - (low + high) / 2).T / (high - low)[:, None, None, None]
+    )
+    columns = (away[:2] > 0.2).all(0) & (away < 0.55).all(0)
+    labels[brain & ~columns] = 0
+    labels[columns & (labels == 0)] = LABELS["brain"]
+    assert any("not shaped as a brain" in r for r in judged(labels, affine).reasons)
+
+
 def test_brain_that_was_not_found_and_replaced_goes_to_review():
     labels, affine = head()
     brain = np.argwhere(labels == LABELS["brain"])

@@ -49,6 +49,8 @@ SHARE_LABELLED = 0.5
 COVERED = 0.9
 """A part that was not found is accounted for if so much of where it may be was replaced: a sliver
 at the edge of the field of view, beside organs that were found."""
+LIKENESS = 0.82
+"""Of the brain that was found with the mean brain (Dice)."""
 CONFIDENCE = 0.5
 """Below this a person looks."""
 BRAIN_REPLACED_ML = 12.0
@@ -179,6 +181,10 @@ def _face(
     verdict = Verdict("pass", (), measures)
     if pose.misfit > MISFIT:
         verdict = verdict.mark("review", f"{REVIEW}: the parts found do not make up a head")
+    like = poses.likeness(seen, pose, anatomy)
+    measures["brain_likeness"] = None if like is None else round(like, 3)
+    if like is not None and like < LIKENESS:
+        verdict = verdict.mark("review", f"{REVIEW}: the brain found is not shaped as a brain")
 
     def certain(name: str) -> bool:
         sure = float(confidence.get(PARTS[name], 0.0)) >= CONFIDENCE

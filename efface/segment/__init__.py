@@ -37,7 +37,7 @@ AROUND_MM = 16.0
 """How far beside the face :meth:`Segmenter.again` looks."""
 MAYBE = 0.1
 """From this probability on a voxel that is labelled nothing may be brain after all."""
-SETTLED_CONFIDENCE, SETTLED_ORGANS, SETTLED_MISFIT = 0.5, 2, 1.5
+SETTLED_CONFIDENCE, SETTLED_ORGANS = 0.5, 2
 """A head of which so many organs were found so surely, and in their places, is one."""
 
 
@@ -79,7 +79,7 @@ class Segmentation:
     def settled(self) -> bool:
         """Whether what was found is a head beyond doubt."""
         sure = [o for o in FEATURES if self.parts[o] and self.confidence[o] >= SETTLED_CONFIDENCE]
-        return len(sure) >= SETTLED_ORGANS and self.misfit <= SETTLED_MISFIT
+        return len(sure) >= SETTLED_ORGANS and self.misfit <= pose.MISFIT
 
 
 @dataclass(frozen=True)

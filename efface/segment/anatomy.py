@@ -235,6 +235,17 @@ def may_hold(
     return may
 
 
+def in_mean_brain(anatomy: Anatomy, pose: Pose, points: Floats) -> NDArray[np.bool_]:
+    """Which world points (n, 3) lie in the mean brain, as the pose lays it."""
+    low = anatomy.brain.min(axis=0) - _BRAIN_STEP
+    index = np.rint((anatomy.brain - low) / _BRAIN_STEP).astype(int)
+    grid = np.zeros(index.max(axis=0) + 2)
+    grid[tuple(index.T)] = 1.0
+    at = (pose.to_head(points) - low) / _BRAIN_STEP
+    within: NDArray[np.bool_] = ndimage.map_coordinates(grid, at.T, order=1) >= 0.5
+    return within
+
+
 def strays(anatomy: Anatomy, pose: Pose, name: str, point: NDArray[np.float64]) -> bool:
     """Whether a part found at a world point (3,) lies farther off than its own size and 5 sd."""
     away = pose.to_head(point[None])[0] - anatomy.parts[name].mean

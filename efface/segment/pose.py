@@ -27,7 +27,9 @@ CUT = 0.9
 """Below this share of it in view, as far as that is known, a part is cut."""
 KNOWN = 2
 """Of so many parts at least the place must be known, for them to tell where the others are."""
-MISFIT = 2.5
+EDGE_MM, FEW = 4.0, 50
+"""Of the mean brain's points those that lie so far inside the view are counted, if so many do."""
+MISFIT = 1.5
 """Above this, what was found does not fit a head, and geometry proves nothing."""
 
 
@@ -145,6 +147,23 @@ def lay(seen: Scene, anatomy: Anatomy) -> Laid:
         }
         pose = anatomies.fit(anatomy, seen.view, brain, ml, whole)
     return Laid(pose, centres, volumes)
+
+
+def likeness(seen: Scene, pose: Pose, anatomy: Anatomy) -> float | None:
+    """How much the brain that was found is shaped as one: Dice with the mean brain, as it lies.
+
+    From 0 to 1, of what is in view; None where too little of it is to say so. The pose is laid by
+    centre, extent and size alone, which a thing that is no brain may have too.
+    """
+    world = pose.to_world(anatomy.brain)
+    world = world[(seen.view.distances(world) > EDGE_MM).all(axis=1)]
+    if len(world) < FEW or not len(seen.brain):
+        return None
+    index = np.rint(apply_affine(np.linalg.inv(seen.grid), world)).astype(np.intp)
+    index = np.clip(index, 0, np.array(seen.small.shape) - 1)
+    filled = float((seen.small[tuple(index.T)] == LABELS["brain"]).mean())
+    agreed = float(anatomies.in_mean_brain(anatomy, pose, seen.points()).mean())
+    return 2 * filled * agreed / max(filled + agreed, 1e-6)
 
 
 def connected(mask: Bool, voxel: float, *, largest: bool = False) -> Bool:

@@ -52,8 +52,8 @@ class Row:
     """Voxels of the true brain that were replaced."""
     brain_changed_agreed: int
     """Of these, the ones that the model calls brain too: none, by construction."""
-    maybe_brain_ml: float
-    """What the gate has against it: replaced, not labelled, and perhaps brain; NaN if not asked."""
+    geometry: dict[str, float]
+    """What the gate measured of the brain and the pose (:data:`GEOMETRY`); NaN if not asked."""
     missed: tuple[str, ...]
     """Organs that the case shows and of which the model found too few."""
     certainty: dict[str, float]
@@ -67,6 +67,8 @@ class Row:
         return not self.is_head or any(v < STAYS for v in self.coverage.values())
 
 
+GEOMETRY = ("maybe_brain_replaced_ml", "brain_likeness", "pose_misfit")
+"""Measures of the gate that its limits are set by."""
 STAYS = 0.80
 """An organ of which less is replaced counts as left in: labels err by a voxel at their rim, which
 is 10 to 15 % of an ear."""
@@ -136,7 +138,7 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
         possible,
         int(brain.sum()),
         int((brain & (seen.labels == LABELS["brain"])).sum()),
-        measures.get("maybe_brain_replaced_ml", float("nan")),
+        {n: float("nan") if (m := measures.get(n)) is None else float(m) for n in GEOMETRY},
         tuple(missed),
         seen.certainty,
         status,
@@ -166,7 +168,7 @@ def table(rows: Sequence[Row]) -> str:
                 r.name,
                 *_round(line),
                 r.brain_changed,
-                "" if np.isnan(r.maybe_brain_ml) else f"{r.maybe_brain_ml:.2f}",
+                *("" if np.isnan(m) else f"{m:.3f}" for m in r.geometry.values()),
                 ",".join(r.missed),
                 r.status,
                 "; ".join(r.reasons),
@@ -175,9 +177,12 @@ def table(rows: Sequence[Row]) -> str:
     passed = f"{sum(r.status == 'pass' for r in rows)} of {len(rows)} pass"
     n = sum(r.brain_changed for r in rows)
     missed = sum(len(r.missed) for r in rows)
-    lines.append(["mean", "", "", *_round(_of(np.nanmean, figures)), n, "", missed, passed, ""])
-    lines.append(["median", "", "", *_round(_of(np.nanmedian, figures)), *[""] * 5])
-    lines.append(["worst", "", "", *_round(_of(np.nanmin, figures)), *[""] * 5])
+    blank = [""] * len(GEOMETRY)
+    mean = _round(_of(np.nanmean, figures))
+    lines.append(["mean", "", "", *mean, n, *blank, missed, passed, ""])
+    rest = [*blank, *[""] * 4]
+    lines.append(["median", "", "", *_round(_of(np.nanmedian, figures)), *rest])
+    lines.append(["worst", "", "", *_round(_of(np.nanmin, figures)), *rest])
     possible = (f"possible_{o}" for o in FEATURES)
     names = (
         "head",
@@ -186,7 +191,7 @@ def table(rows: Sequence[Row]) -> str:
         *_COLUMNS,
         *possible,
         "brain_changed",
-        "maybe_brain_ml",
+        *GEOMETRY,
         "missed",
         "status",
         "reasons",
