@@ -85,10 +85,16 @@ def test_heads_are_released_and_the_rest_says_why(run):
 def test_the_workflow_sees_in_a_scan_what_deface_sees(run):
     """What the gate asks of the voxels must not be lost between the stages' files."""
     _, out, _ = run
-    path = next((out / "restricted" / "convert").rglob("*_T1w.nii.gz"))
-    name = path.name.removesuffix(".nii.gz")
-    manifests = [json.loads(p.read_text()) for p in (out / "restricted" / "qc").glob("*.json")]
-    scan = next(s for m in manifests for s in m["scans"] if s["scan"] == name)
+
+    def scans(stage):
+        manifests = (out / "restricted" / stage).glob("*.json")
+        return {s["scan"]: s for p in manifests for s in json.loads(p.read_text())["scans"]}
+
+    # one that got no labels of another scan of its session
+    alike = (n for n, s in scans("segment").items() if "propagated" not in s["measures"])
+    paths = {p.name: p for p in (out / "restricted" / "convert").rglob("*.nii.gz")}
+    name = next(n for n in alike if f"{n}.nii.gz" in paths)
+    path, scan = paths[f"{name}.nii.gz"], scans("qc")[name]
     alone = efface.deface(nibabel.load(path)).report
     assert alone.status == scan["status"]
     for measure in ("brain_ml", "region_ml", "nose", "maybe_brain_replaced_ml"):
