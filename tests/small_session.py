@@ -61,8 +61,9 @@ class Finder:
     turn: str = "RAS"
     head: None = None
     maybe_brain: None = None
+    negative: bool = False
 
-    def again(self, img, labels):
+    def again(self, img, labels, negative=False):
         return self.labels
 
 

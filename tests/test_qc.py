@@ -3,20 +3,25 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.spatial.transform import Rotation
 from small_session import (
     SERIES,
+    SESSION,
     STEM,
     SURE,
     Finder,
+    hand_on,
     head,
     images,
     session,
     stages,
 )
 
-from efface import qc, status
+from efface import qc, segment, status
 from efface.distort import deface_image, region
+from efface.manifest import Manifest, Scan
+from efface.phantom import phantom
 from efface.qc import gate
 from efface.segment import Segmenter, anatomy
 from efface.segment.labels import LABELS
@@ -377,6 +382,40 @@ def test_run_measures_and_draws(tmp_path):
     roles = {r for r in image.files if r.startswith("after")}
     assert roles == {"after_front", "after_left", "after_right"}
     assert all((folder / f).is_file() for f in image.files.values())
+
+
+def test_what_was_found_in_the_negative_is_looked_for_and_drawn_in_it(tmp_path):
+    img, _ = phantom(3, spacing=(2, 2, 2))
+    v = np.asanyarray(img.dataobj)
+    segmenter = Segmenter.load(None, "cpu", 2)
+    asked, fronts = [], []
+
+    class Watched:
+        def again(self, img, labels, negative):
+            asked.append(negative)
+            return segmenter.again(img, labels, negative)
+
+    for name, voxels in (("dark", v), ("bright", v.max() - v)):
+        folder = tmp_path / name
+        before = nib.Nifti1Image(voxels, img.affine)
+        scan = Scan(STEM, SERIES, "T1w", files={"nifti": "i.nii.gz"})
+        convert = hand_on(folder, "convert", [scan], {"i.nii.gz": before})
+        (folder / "labels").mkdir()
+        (seen,) = segment.run(convert, folder / "labels", segmenter)
+        labels = nib.load(folder / "labels" / seen.files["labels"])
+        after, mask = deface_image(before, np.asanyarray(labels.dataobj))
+        replaced = nib.Nifti1Image(mask.astype(np.uint8), img.affine)
+        files = {"i.nii.gz": after, "m.nii.gz": replaced}
+        done = Scan(STEM, SERIES, "T1w", files={"nifti": "i.nii.gz", "mask": "m.nii.gz"})
+        distort = hand_on(folder, "distort", [done], files)
+        labelled = (folder / "labels", Manifest("segment", SESSION, (seen,)))
+        (scan,) = qc.run(session(), convert, labelled, distort, folder, Watched())
+        assert scan.status == "pass", scan.reasons
+        with Image.open(folder / scan.files["before_front"]) as front:
+            fronts.append(np.asarray(front, float))
+    assert asked == [False, True]
+    assert fronts[0].std() > 20
+    assert np.abs(fronts[0] - fronts[1]).mean() < 2
 
 
 def test_the_dicom_form_shares_the_status_of_its_images(tmp_path):

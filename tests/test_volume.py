@@ -55,6 +55,22 @@ def test_a_header_that_lies_about_the_position_moves_nothing(head, turn):
     assert _dice(result.mask, straight.mask) > 0.97
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32])
+def test_a_head_in_bright_air_is_seen_as_its_negative_is(head, dtype):
+    img, _ = head
+    v = np.asanyarray(img.dataobj).astype(np.float32)
+    bright = nib.Nifti1Image((v.max() - v).astype(dtype), img.affine)
+    result = efface.deface(bright)
+    assert result.report.status == "pass", result.report.reasons
+    straight = efface.deface(img)
+    assert np.mean(result.labels != straight.labels) < 1e-4
+    assert _dice(result.mask, straight.mask) > 0.999
+    assert np.array_equal(
+        np.asanyarray(result.image.dataobj)[~result.mask],
+        np.asanyarray(bright.dataobj)[~result.mask],
+    )
+
+
 def _dice(a, b):
     return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 

@@ -55,11 +55,17 @@ class Segmentation(Protocol):
     def maybe_brain(self) -> NDArray[np.bool_] | None:
         """Voxels (thinned) that may be brain, labelled so or not; None where nobody asked."""
 
+    @property
+    def negative(self) -> bool:
+        """Whether the face was found in the negative of the image."""
+
 
 class Segmenter(Protocol):
     """What finds the organs again; :class:`efface.segment.Segmenter` outside tests."""
 
-    def again(self, img: nib.Nifti1Image, labels: NDArray[np.uint8], /) -> NDArray[np.uint8]:
+    def again(
+        self, img: nib.Nifti1Image, labels: NDArray[np.uint8], negative: bool, /
+    ) -> NDArray[np.uint8]:
         """Labels found in a distorted 3D or 4D image, where ``labels`` say the face was."""
 
 
@@ -72,6 +78,7 @@ class _Seen:
     turn: str
     head: Head | None = None
     maybe_brain: NDArray[np.bool_] | None = None
+    negative: bool = False
 
 
 def judge(
@@ -184,10 +191,11 @@ def _image(
         said.get("confidence", {}),
         said.get("turn", turns.AS_IT_IS),
         maybe_brain=_labels(stages[1][0] / maybe) > 0 if maybe else None,
+        negative=said.get("negative", False),
     )
     known = said.get("propagated", {}).get("organs", ())
     verdict = _verdict(before, after, segmentation, mask, features, method, segmenter, known)
-    files = _draw(scan.scan, before, after, labels, mask, folder)
+    files = _draw(scan.scan, before, after, segmentation, mask, folder)
     scan = replace(scan, files=files, measures={**scan.measures, **verdict.measures})
     for reason in verdict.reasons:
         scan = _once(scan, verdict.status, reason)
@@ -206,7 +214,8 @@ def _verdict(
 ) -> Verdict:
     """The gate's word; the image is segmented again while the other questions are asked."""
     with ThreadPoolExecutor(1) as pool:
-        again = pool.submit(segmenter.again, turns.image(after, seen.turn), seen.labels)
+        straight = turns.image(after, seen.turn)
+        again = pool.submit(segmenter.again, straight, seen.labels, seen.negative)
         return gate.gate(
             before,
             after,
@@ -261,7 +270,7 @@ def _draw(
     name: str,
     before: nib.Nifti1Image,
     after: nib.Nifti1Image,
-    labels: NDArray[np.uint8],
+    seen: Segmentation,
     mask: NDArray[np.bool_],
     folder: Path,
 ) -> dict[str, str]:
@@ -269,7 +278,8 @@ def _draw(
     from efface.qc import render
 
     files: dict[str, str] = {}
-    old, new = _mean(before), _mean(after)
+    labels, sign = seen.labels, -1 if seen.negative else 1  # a render shows what is bright
+    old, new = sign * _mean(before), sign * _mean(after)
     threshold, window = render.skin_threshold(old, before.affine), render.display_window(old)
 
     def save(role: str, picture: NDArray[np.uint8]) -> None:

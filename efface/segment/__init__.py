@@ -61,6 +61,8 @@ class Segmentation:
     maybe_brain: NDArray[np.bool_] | None = None
     """On the voxels that :func:`efface.segment.near.thinned` chooses: whether the network gives
     brain at least the probability :data:`MAYBE`."""
+    negative: bool = False
+    """Whether the image was looked at in the negative: its air is brighter than the head."""
 
     @property
     def misfit(self) -> float:
@@ -146,6 +148,9 @@ class Segmenter:
     def segment(self, img: nib.Nifti1Image) -> Segmentation:
         """Label a 3D image, or the mean over time of a 4D one.
 
+        Where the edges of the image are brighter than the rest it looks at the negative too, and
+        believes what shows more of a head.
+
         Where the organs found lie turned against the header, or make up no head beyond doubt, it
         looks again with that turn undone, and at each of the turns of one who lies prone or on a
         side. The header is believed unless another look shows more of a head, and the organs found
@@ -153,14 +158,24 @@ class Segmenter:
         """
         voxels = grids.volume(nifti.stored(img), *nifti.scaling(img))
         best = self._seen(voxels, img.affine, turns.AS_IT_IS)
-        likely = turns.found(best.labels, img.affine)
+        if grids.bright_about(voxels):
+            other = self._seen(-voxels, img.affine, turns.AS_IT_IS)
+            if other.evidence > best.evidence:
+                return replace(self._turned(-voxels, img.affine, other), negative=True)
+        return self._turned(voxels, img.affine, best)
+
+    def _turned(
+        self, voxels: Array, header: NDArray[np.float64], best: Segmentation
+    ) -> Segmentation:
+        """The best of what is seen with turns undone, and of what was seen as it is."""
+        likely = turns.found(best.labels, header)
         if likely == turns.AS_IT_IS and best.settled:
             return best
         for turn in dict.fromkeys((likely, *turns.LYING)):
             if turn == turns.AS_IT_IS:
                 continue
-            other = self._seen(voxels, img.affine, turn)
-            if other.evidence > best.evidence and turns.found(other.labels, img.affine) == turn:
+            other = self._seen(voxels, header, turn)
+            if other.evidence > best.evidence and turns.found(other.labels, header) == turn:
                 best = other
                 if best.settled:
                     break
@@ -193,8 +208,12 @@ class Segmenter:
             maybe_brain=brain >= MAYBE,
         )
 
-    def again(self, img: nib.Nifti1Image, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def again(
+        self, img: nib.Nifti1Image, labels: NDArray[np.uint8], negative: bool = False
+    ) -> NDArray[np.uint8]:
         """What of a face is found in a distorted image, looking where ``labels`` say it was.
+
+        In the ``negative``, if that is how the face was found.
 
         On the voxels that :func:`efface.segment.near.thinned` chooses: labels in the box of the
         organs and ``AROUND_MM`` about it, 0 elsewhere and for the brain; the whole image is looked
@@ -207,6 +226,7 @@ class Segmenter:
             return self.segment(img).labels[thin]
         part = near.wider(box, AROUND_MM, np.linalg.norm(img.affine[:3, :3], axis=0))
         voxels = grids.volume(nifti.stored(img)[part], *nifti.scaling(img))
+        voxels = -voxels if negative else voxels
         p, kept, grid = self._on_grid(voxels, _from(img.affine, part), self.network.find)
         kept[LABELS["brain"]] = False  # not asked for, and the costliest to bring back
         shape = labels[thin].shape
@@ -321,6 +341,7 @@ def _one(scan: Scan, source: Path, folder: Path, segmenter: Segmenter) -> Scan:
         "volume_ml": seen.volume_ml,
         "parts": seen.parts,
         "turn": seen.turn,
+        "negative": seen.negative,
     }
     return replace(scan, files=files, measures=measures)
 

@@ -99,6 +99,12 @@ def volume(voxels: NDArray[np.generic], slope: float = 1.0, inter: float = 0.0) 
     return v
 
 
+def bright_about(v: Array) -> bool:
+    """Whether a volume (X, Y, Z) is brighter at its edges, where air is, than within."""
+    edges = [np.moveaxis(v, axis, 0)[end].ravel() for axis in range(3) for end in (0, -1)]
+    return bool(np.median(np.concatenate(edges)) > v.mean())
+
+
 def resample(v: Array, affine: NDArray[np.float64], grid: Grid) -> tuple[Array, NDArray[np.bool_]]:
     """``v`` on the grid by trilinear interpolation, and where the grid lies in its field of view.
 
