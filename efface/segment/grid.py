@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,10 @@ LARGEST_MM = 400.0
 
 LEAST = 48
 """Voxels on each axis at least, so that a thin slab has a middle at the coarsest level too."""
+
+ROOM_MM = (160.0, 208.0, 256.0)
+"""What the networks see of a whole image at least, right, anterior and superior: they learned on
+volumes of this size. Means over a slab alone are others, and its crown is taken for a mouth."""
 
 LEAN = 12.0
 """An image whose axes lean no farther than this from the world's, in degrees, keeps its own: heads
@@ -180,6 +185,14 @@ def without_air(v: Array, grid: Grid) -> tuple[slice, slice, slice]:
         start = min(max((start + stop - wide) // 2, 0), n - wide)
         out.append(slice(start, start + wide))
     return out[0], out[1], out[2]
+
+
+def with_room(v: Array, mm: float) -> tuple[Array, tuple[slice, slice, slice]]:
+    """A volume in the middle of at least ``ROOM_MM`` of nothing, and where it lies in that."""
+    room = [max(0, BLOCK * ceil(r / mm / BLOCK) - n) for r, n in zip(ROOM_MM, v.shape, strict=True)]
+    x, y, z = (slice(r // 2, r // 2 + n) for r, n in zip(room, v.shape, strict=True))
+    out = np.pad(v, [(r // 2, r - r // 2) for r in room])
+    return np.ascontiguousarray(out), (x, y, z)
 
 
 def part(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:

@@ -16,6 +16,11 @@ SMALLEST_MM3 = 60.0
 """A component below this volume is noise, not an organ."""
 
 
+BEHIND = 0.4
+"""Cosine of the angle at the eyes, from the brain to a nose or mouth, above which it is none: in a
+head it is negative, for the crown and the neck's nape 0.7 and more."""
+
+
 def hardest(p: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The most probable class of each voxel: as argmax, and ten times faster."""
     best = p[0].copy()
@@ -38,10 +43,38 @@ def components(hard: NDArray[np.integer], mm: float) -> NDArray[np.bool_]:
             continue
         parts, n = ndimage.label(hard[box] == k)
         sizes: Sequence[int] = np.bincount(parts.ravel(), minlength=n + 1)[1:].tolist()
-        for part in sorted(range(n), key=lambda i: -sizes[i])[: PARTS[name]]:
-            if sizes[part] * mm**3 >= SMALLEST_MM3:
-                kept[k][box] |= parts == part + 1
+        likely = [i for i in range(n) if sizes[i] * mm**3 >= SMALLEST_MM3]
+        if name in ("nose", "mouth") and likely:
+            centres = np.array(ndimage.center_of_mass(parts > 0, parts, np.array(likely) + 1))
+            behind = _behind(centres + [s.start for s in box], kept)
+            likely = [i for i, off in zip(likely, behind, strict=True) if not off]
+        for part in sorted(likely, key=lambda i: -sizes[i])[: PARTS[name]]:
+            kept[k][box] |= parts == part + 1
     return kept
+
+
+def _behind(points: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the points (n, 3) lie, as seen from the eyes, where the brain is.
+
+    ``kept``: what of brain and eyes was found; as it may be cut and turned, nothing else is asked.
+    """
+    brain, eyes = (_centre(kept[LABELS[name]]) for name in ("brain", "eyes"))
+    if brain is None or eyes is None:
+        return np.zeros(len(points), bool)
+    to_brain, to_points = brain - eyes, points - eyes
+    length = np.linalg.norm(to_brain) * np.linalg.norm(to_points, axis=1)
+    behind: NDArray[np.bool_] = to_points @ to_brain > BEHIND * length
+    return behind
+
+
+def _centre(mask: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    """Mean index of every second of a mask's voxels along each axis, by their sums."""
+    some = mask[::2, ::2, ::2]
+    total = np.count_nonzero(some)
+    if not total:
+        return None
+    lines = (some.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3))
+    return np.array([2 * float(line @ np.arange(len(line))) / total for line in lines])
 
 
 def count(mask: NDArray[np.bool_]) -> int:

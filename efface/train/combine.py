@@ -67,9 +67,12 @@ def _tilt(h: Head, rng: np.random.Generator) -> tuple[str, Head]:
 
 
 def _slab(h: Head, rng: np.random.Generator) -> tuple[str, Head]:
-    mouth, eyes = (np.argwhere(h.labels == LABELS[o])[:, 2] for o in ("mouth", "eyes"))
-    low = max(0, int(rng.uniform(mouth.min() - 5, eyes.max() - 2)))
-    return f"from slice {low} up", transform.within(h, 2, low, h.v.shape[2])
+    where = {o: np.argwhere(h.labels == LABELS[o])[:, 2] for o in ("mouth", "eyes", "brain")}
+    low = max(0, int(rng.uniform(where["mouth"].min() - 5, where["eyes"].max() - 2)))
+    high = h.v.shape[2]
+    if rng.random() < 0.5:  # no air above the crown
+        high = min(high, int(where["brain"].max() + rng.integers(-4, 8)))
+    return f"slices {low} to {high}", transform.within(h, 2, low, high)
 
 
 def _narrow(h: Head, rng: np.random.Generator) -> tuple[str, Head]:
