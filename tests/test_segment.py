@@ -342,6 +342,30 @@ def test_how_a_slab_of_a_head_lies_is_told_by_looking(turn, thick):
     assert seen.settled
 
 
+@pytest.mark.parametrize("seed", [3, 5, 8])
+def test_a_slab_shows_what_the_whole_head_shows_there(seed):
+    """No air above the crown, no mouth below: what is not in view is not seen in what is."""
+    img, _ = phantom(seed, spacing=(2, 2, 2))
+    model = Segmenter.load(None, "cpu", 2)
+    whole = model.segment(img).labels
+    eyes, brain = (np.argwhere(whole == LABELS[o])[:, 2] for o in ("eyes", "brain"))
+    first, last = int(np.median(eyes)), int(brain.max())
+    slab = model.segment(img.slicer[:, :, first:last])
+    assert slab.parts["mouth"] == 0
+    a, b = slab.labels == LABELS["brain"], whole[:, :, first:last] == LABELS["brain"]
+    assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.95
+
+
+@given(st.tuples(*[st.integers(1, 40)] * 3), st.sampled_from([2.0, 4.0]))
+def test_room_is_made_about_a_volume_and_nothing_lost(blocks, mm):
+    v = np.random.default_rng(0).random([grids.BLOCK * n for n in blocks], np.float32)
+    out, own = grids.with_room(v, mm)
+    assert np.array_equal(out[own], v)
+    assert np.count_nonzero(out) == np.count_nonzero(v)
+    assert all(n % grids.BLOCK == 0 for n in out.shape)
+    assert all(n * mm >= room for n, room in zip(out.shape, grids.ROOM_MM, strict=True))
+
+
 def test_nothing_is_sent_to_the_makers_of_the_runtime(tmp_path):
     code = """
 import os, sys

@@ -23,6 +23,8 @@ DEFACED = 0.25
 found again."""
 CUT = 0.6
 """Share of the heads as they are that may be cut: half an ear is learned from real ones."""
+SLAB = 0.25
+"""Share of the views that are cut as a transverse slab."""
 
 
 def example(
@@ -340,7 +342,37 @@ def _crop(image: Tensor, inside: Tensor, labels: Tensor, g: Generator) -> tuple[
                 side = [slice(None)] * 3
                 side[axis] = slice(0, cut) if low_side else slice(n[axis] - cut, None)
                 keep[tuple(side)] = False
+    if _chance(g, SLAB):
+        keep &= _slab(labels[0].cpu(), g)
     return image, inside & keep.to(image.device)[None, None]
+
+
+def _slab(labels: Tensor, g: Generator) -> Tensor:
+    """Which voxels (X, Y, Z) a slab holds: from mouth or eyes up to the crown, close about it.
+
+    ``labels`` (X, Y, Z). Where neither the mouth nor air above is in view, a network that knows
+    whole heads alone takes the crown for a mouth.
+    """
+    keep = torch.ones(labels.shape, dtype=torch.bool)
+    face, head = torch.nonzero(labels > 1), torch.nonzero(labels)
+    if not len(face):
+        return keep
+    eyes = face[labels[tuple(face.T)] == 2]
+    first, last = int(face[:, 2].min()), int((eyes if len(eyes) else face)[:, 2].max()) + 6
+    keep[:, :, : int(_u(g, first, last + 1))] = False
+    for axis in range(3):
+        for end in (0, 1):
+            if (axis, end) == (2, 0) or not _chance(g, 0.7 if axis == 2 else 0.3):
+                continue
+            at = head[:, axis]
+            room = int(_u(g, -6, 10))  # voxels beyond what is labelled: skin, and some air
+            side = [slice(None)] * 3
+            if end:
+                side[axis] = slice(max(0, int(at.max()) + room), None)
+            else:
+                side[axis] = slice(0, max(0, int(at.min()) - room))
+            keep[tuple(side)] = False
+    return keep
 
 
 def _noise(image: Tensor, g: Generator) -> Tensor:
