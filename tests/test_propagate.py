@@ -14,7 +14,7 @@ from efface import nifti, segment
 from efface.manifest import Manifest, Scan
 from efface.phantom import phantom
 from efface.qc import _as_their_sources, gate
-from efface.segment import motion, propagate, turns
+from efface.segment import motion, near, propagate, turns
 from efface.segment.labels import FEATURES, LABELS
 
 SHAPE = (9, 8, 7)
@@ -222,6 +222,7 @@ class Network:
             {n: segment.PARTS[n] if (labels == k).any() else 0 for n, k in LABELS.items()},
             # wild labels tell of a head that lies somehow
             turns.AS_IT_IS if (labels == LABELS["eyes"]).any() else "IRP",
+            maybe_brain=labels[near.thinned(img.affine)[0]] == LABELS["brain"],
         )
 
 
@@ -364,9 +365,12 @@ def test_a_phase_image_has_the_face_of_its_magnitude(tmp_path):
         ("phase1", phase, wild, 0.8, "series-1"),
     )
     (tmp_path / "a").mkdir()
-    (_, other), (_, got) = session(tmp_path / "a", *scans)
+    (best, other), (_, got) = session(tmp_path / "a", *scans)
     assert other.status == "pass"
     assert other.measures["propagated"]["from"] == "sub-a_magnitude1"
+    # what it takes for brain itself is no more asked: it passes only with the magnitude
+    assert "maybe_brain" in best.files
+    assert "maybe_brain" not in other.files
     assert other.measures["turn"] == turns.AS_IT_IS
     assert np.array_equal(got, as_array(labels))
     # of another series, it may have been acquired later: noise proves nothing
@@ -374,6 +378,7 @@ def test_a_phase_image_has_the_face_of_its_magnitude(tmp_path):
     apart = (scans[0], (*scans[1][:4], "series-2"))
     (_, other), (_, got) = session(tmp_path / "b", *apart)
     assert other.status == "review"
+    assert "maybe_brain" in other.files
     assert np.array_equal(got, wild)
 
 

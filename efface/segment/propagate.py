@@ -533,7 +533,12 @@ def _propagate(source: _Read, scan: _Read, images: Path, folder: Path, *, shared
     # one frame of reference: the head lies in both as where it was seen better
     said = source.scan.measures
     theirs: dict[str, Any] = {k: said[k] for k in ("confidence", "turn") if k in said}
-    return replace(out, measures={**out.measures, **theirs})
+    files = dict(out.files)
+    # where the brain may be besides is theirs to say too, of whom this one passes only if they do
+    doubts = files.pop("maybe_brain", None)
+    if doubts:
+        (folder / doubts).unlink(missing_ok=True)
+    return replace(out, files=files, measures={**out.measures, **theirs})
 
 
 def _written(scan: _Read, labels: Labels, folder: Path, measures: dict[str, Any]) -> Scan:
