@@ -184,7 +184,7 @@ class Segmenter:
     def _seen(self, voxels: Array, header: NDArray[np.float64], turn: str) -> Segmentation:
         """What one look shows of voxels (X, Y, Z), of which the header's affine says where."""
         affine = turns.affine(header, turn)
-        p, kept, grid = self._on_grid(voxels, affine, self.network, whole=True)
+        p, kept, grid = self._on_grid(voxels, affine, self.network)
         shape = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
         labels = grids.labels_to(p, kept, grid, shape, affine)
         near.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
@@ -227,8 +227,7 @@ class Segmenter:
         part = near.wider(box, AROUND_MM, np.linalg.norm(img.affine[:3, :3], axis=0))
         voxels = grids.volume(nifti.stored(img)[part], *nifti.scaling(img))
         voxels = -voxels if negative else voxels
-        affine_of = _from(img.affine, part)
-        p, kept, grid = self._on_grid(voxels, affine_of, self.network.find, whole=False)
+        p, kept, grid = self._on_grid(voxels, _from(img.affine, part), self.network.find)
         kept[LABELS["brain"]] = False  # not asked for, and the costliest to bring back
         shape = labels[thin].shape
         return grids.labels_to(p, kept, grid, (shape[0], shape[1], shape[2]), affine)
@@ -238,23 +237,15 @@ class Segmenter:
         voxels: Array,
         affine: NDArray[np.float64],
         network: Network,
-        *,
-        whole: bool,
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], grids.Grid]:
-        """Class probabilities on the network's grid, what of them is kept, and the grid.
-
-        ``whole``: these are all voxels of an image, not what is looked at again.
-        """
+        """Class probabilities on the network's grid, what of them is kept, and the grid."""
         grid = grids.around(voxels.shape, affine, self.plan.mm, grids.BLOCK)
         on_grid, inside = grids.resample(voxels, affine, grid)
         on_grid = grids.normalise(on_grid, inside)
         box = grids.without_air(on_grid, grid)
         grid, inside = grids.part(grid, box), inside[box]
-        if whole:
-            seen, own = grids.with_room(on_grid[box], self.plan.mm)
-            p = np.ascontiguousarray(network(seen)[(slice(None), *own)])
-        else:
-            p = network(np.ascontiguousarray(on_grid[box]))
+        seen, own = grids.with_room(on_grid[box], self.plan.mm)
+        p = np.ascontiguousarray(network(seen)[(slice(None), *own)])
         hard = parts.hardest(p)
         hard[~inside] = 0
         return p, parts.components(hard, self.plan.mm), grid
