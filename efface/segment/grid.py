@@ -29,8 +29,8 @@ LEAST = 48
 """Voxels on each axis at least, so that a thin slab has a middle at the coarsest level too."""
 
 ROOM_MM = (160.0, 208.0, 256.0)
-"""What the networks see at least, right, anterior and superior: they learned on volumes of this
-size. Means over a slab alone are others, and its crown is taken for a mouth."""
+"""What the networks see at least, right, anterior and superior: they learned on volumes of
+this size or more. Means over a slab alone are others, and its crown is taken for a mouth."""
 
 LEAN = 12.0
 """An image whose axes lean no farther than this from the world's, in degrees, keeps its own: heads

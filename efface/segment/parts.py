@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface.segment.labels import LABELS
-from efface.segment.near import box_of
+from efface.segment.near import box_of, indices
 
 PARTS = {"brain": 1, "eyes": 2, "nose": 1, "ears": 2, "mouth": 1}
 """How many of each a head has."""
@@ -17,8 +17,8 @@ SMALLEST_MM3 = 60.0
 
 
 BEHIND = 0.4
-"""Cosine of the angle at the eyes, from the brain to a nose or mouth, above which it is none: in a
-head it is negative, for the crown and the neck's nape 0.7 and more."""
+"""Cosine of the angle at the eyes, from the brain to a nose or mouth, above which it is none: at
+the landmarks of :mod:`efface.segment.organs` it is -0.9 and -0.4."""
 
 
 def hardest(p: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -68,13 +68,9 @@ def _behind(points: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.
 
 
 def _centre(mask: NDArray[np.bool_]) -> NDArray[np.float64] | None:
-    """Mean index of every second of a mask's voxels along each axis, by their sums."""
-    some = mask[::2, ::2, ::2]
-    total = np.count_nonzero(some)
-    if not total:
-        return None
-    lines = (some.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3))
-    return np.array([2 * float(line @ np.arange(len(line))) / total for line in lines])
+    """Mean index of every second of a mask's voxels along each axis."""
+    index = indices(mask[::2, ::2, ::2])
+    return 2 * index.mean(axis=0) if len(index) else None
 
 
 def count(mask: NDArray[np.bool_]) -> int:
