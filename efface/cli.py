@@ -1,6 +1,7 @@
 """The command line: ``efface run``, ``deface``, ``scrub``, ``verify`` and ``key``.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 needs review (``deface`` only).
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 needs review (``deface``) or nothing was released
+(``run``).
 """
 
 from __future__ import annotations
@@ -254,7 +255,13 @@ def _parser() -> argparse.ArgumentParser:
         help="participant: up to the leak scan of each session; group: all of it, to release and"
         " audit (default, unless people are named)",
     )
-    run.add_argument("--participant-label", **_MANY, metavar="SUB", help="only these (sub-…)")
+    run.add_argument(
+        "--participant-label",
+        **_MANY,
+        metavar="SUB",
+        help="only these people, by their label in"
+        " the source or by pseudonym, with or without sub-",
+    )
     run.add_argument("--cores", type=int, default=os.cpu_count() or 1, metavar="N")
     run.add_argument("--profile", metavar="NAME", help="how to run: slurm, or a profile's folder")
     run.add_argument("--key", type=Path, metavar="FILE", help="default: OUT/restricted/key")

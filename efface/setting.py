@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -152,9 +153,38 @@ def _table(path: Path, _time: int) -> dict[str, str]:
         return {r["session"]: r["fingerprint"] for r in csv.DictReader(f, delimiter="\t")}
 
 
+PEOPLE = "people.tsv"
+"""Beside the inventory's sessions.tsv: pseudonym and own label of each person."""
+
+
 def sessions(path: str | Path, participants: list[str]) -> list[str]:
-    """Sessions of the table, or those of the people named."""
-    return [s for s in table(path) if not participants or s.split("_")[0] in participants]
+    """Sessions of the inventory's table, or those of the people named.
+
+    A person is named by the pseudonym or by the label of the source (the subject label of a BIDS
+    dataset, a PatientID), with or without ``sub-``. Raises :class:`EffaceError` for a name that
+    nobody has.
+    """
+    if not participants:
+        return list(table(path))
+    people = Path(path).with_name(PEOPLE)
+    with people.open(newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f, delimiter="\t"))
+    named: dict[str, set[str]] = {}
+    for row in rows:
+        for name in (row["subject"], row["patient"]):
+            named.setdefault(_bare(name), set()).add(row["subject"])
+    unknown = [p for p in participants if not named.get(_bare(p))]
+    if unknown:
+        raise EffaceError(
+            f"participant {', '.join(unknown)}: nobody in the source has this label; {people} lists"
+            " the labels and pseudonyms"
+        )
+    asked = set().union(*(named[_bare(p)] for p in participants))
+    return [s for s in table(path) if s.split("_")[0] in asked]
+
+
+def _bare(label: str) -> str:
+    return label.strip().removeprefix("sub-")
 
 
 def fingerprint(path: str | Path, session: str) -> str:
@@ -162,11 +192,25 @@ def fingerprint(path: str | Path, session: str) -> str:
     return table(path).get(session, "")
 
 
-def outcome(out: Path) -> str:
-    """What a run came to, in three lines, from audit/scans.tsv."""
-    from collections import Counter
+def outcome(out: Path) -> tuple[str, bool]:
+    """Summary of a run for the terminal, and whether anything was released.
 
-    with (out / "audit" / "scans.tsv").open(newline="") as f:
-        statuses = Counter(r["status"] for r in csv.DictReader(f, delimiter="\t"))
-    counts = ", ".join(f"{statuses[s]} {s}" for s in ("pass", "review", "fail"))
-    return f"scans: {counts}\nrelease: {out / 'release'}\naudit:   {out / 'audit' / 'index.html'}"
+    From ``audit/audit.json``. Where nothing was released, the last line says why.
+    """
+    audit = json.loads((out / "audit" / "audit.json").read_text())
+    summary = audit["summary"]
+    counts = ", ".join(f"{summary[s]} {s}" for s in ("pass", "review", "fail"))
+    lines = [
+        f"scans: {counts}",
+        f"release: {out / 'release'}",
+        f"audit:   {out / 'audit' / 'index.html'}",
+    ]
+    if not summary["released"]:
+        # no scan at all: what the files of the source are
+        reasons = audit["reasons"] or {
+            reason.removeprefix("withheld: "): n for reason, n in audit["files"].items()
+        }
+        why = ", ".join(f"{reason} ({n})" for reason, n in list(reasons.items())[:3])
+        found = "" if summary["scans"] else "no MR image was found in the source: "
+        lines.append(f"nothing was released: {found}{why}")
+    return "\n".join(lines), bool(summary["released"])

@@ -15,9 +15,11 @@ from efface import setting
 from efface.errors import EffaceError
 from efface.manifest import write_atomic
 
+NOTHING_RELEASED = 3
 _JOB = re.compile(r"^ +jobid: (\d+)")
 _WILDCARDS = re.compile(r"^ +wildcards: (.*)")
 _FINISHED = re.compile(r"^Finished jobid: (\d+) \(Rule: (\w+)\)")
+_SENTENCE = re.compile(r"^ *EffaceError: (.+)")
 _DONE = re.compile(r"^(\d+) of (\d+) steps")
 
 
@@ -30,7 +32,7 @@ def run(
     profile: str | None = None,
     verbose: bool = False,
 ) -> int:
-    """Run the workflow on ``source``; returns Snakemake's exit code.
+    """Run the workflow on ``source``; returns 0, or 3 if nothing was released.
 
     All that Snakemake says goes to ``out/restricted/logs/efface.log``. Raises
     :class:`EffaceError` before anything starts if a setting or folder is wrong.
@@ -64,20 +66,25 @@ def run(
     ):
         assert process.stdout
         try:
-            _follow(process.stdout, record, verbose)
+            reason = _follow(process.stdout, record, verbose)
         except BaseException:
             process.terminate()
             raise
     if process.returncode:
-        raise EffaceError(f"the run did not finish; the reason is in {log}")
-    if level == "group":
-        print(setting.outcome(out.resolve()))
-    return 0
+        raise EffaceError(reason or f"the run did not finish; the reason is in {log}")
+    if level == "participant":
+        return 0
+    text, released = setting.outcome(out.resolve())
+    print(text)
+    return 0 if released else NOTHING_RELEASED
 
 
-def _follow(lines: Iterable[str], record: TextIO, verbose: bool) -> None:
-    """Record every line; show all, or one for every job that is done."""
-    job, finished, about = "", "", {}
+def _follow(lines: Iterable[str], record: TextIO, verbose: bool) -> str:
+    """Record every line; show all, or one for every job that is done.
+
+    Returns the message of the first :class:`EffaceError`; empty if there was none.
+    """
+    job, finished, about, reason = "", "", {}, ""
     for line in lines:
         record.write(line)
         record.flush()
@@ -93,6 +100,9 @@ def _follow(lines: Iterable[str], record: TextIO, verbose: bool) -> None:
             print(f"{found[1]:>4} of {found[2]}  {finished}", flush=True)
         elif line.startswith(("WorkflowError", "Error in rule")):
             print(line, end="", file=sys.stderr)
+        elif found := _SENTENCE.match(line):
+            reason = reason or found[1]
+    return reason
 
 
 def _profile(root: Path, name: str) -> Path:

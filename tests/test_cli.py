@@ -108,6 +108,58 @@ def test_noise_is_no_head(command, tmp_path):
     assert not (tmp_path / "o.nii.gz").exists()
 
 
+@pytest.fixture(scope="module")
+def ran(command, tmp_path_factory):
+    """A BIDS source of two people without a usable image, and its results."""
+    source = tmp_path_factory.mktemp("people") / "source"
+    for label in ("01", "Mara2"):
+        image = source / f"sub-{label}" / "anat" / f"sub-{label}_T1w.nii.gz"
+        image.parent.mkdir(parents=True)
+        image.write_text("no image")
+    out = source.parent / "out"
+    return source, out, command("run", source, out, "--cores", "1")
+
+
+def test_a_run_that_released_nothing_says_so(ran):
+    _, _, done = ran
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("nothing was released: not converted (2)")
+
+
+@pytest.mark.parametrize("typed", [["01"], ["sub-01"], ["pseudonym"], ["bare"], ["01", "Mara2"]])
+def test_a_person_is_named_by_label_or_pseudonym(command, ran, typed):
+    from efface import setting
+
+    _, out, _ = ran
+    table = out / "restricted" / "inventory" / "sessions.tsv"
+    people = table.with_name(setting.PEOPLE).read_text().splitlines()[1:]
+    own = {line.split("\t")[1]: line.split("\t")[0] for line in people}
+    words = {"pseudonym": own["sub-01"], "bare": own["sub-01"].removeprefix("sub-")}
+    found = setting.sessions(table, [words.get(t, t) for t in typed])
+    assert {s.split("_")[0] for s in found} == {
+        own["sub-01"],
+        *([own["sub-Mara2"]] * (len(typed) - 1)),
+    }
+
+
+def test_a_name_that_nobody_has_is_told(command, ran):
+    source, out, _ = ran
+    done = command("run", source, out, "--cores", "1", "--participant-label", "01", "nobody")
+    refused(done, 1, "participant nobody: nobody in the source has this label", "people.tsv")
+    # the own labels stay in the restricted zone
+    for zone in ("audit", "release"):
+        for path in (out / zone).rglob("*"):
+            assert path.is_dir() or b"Mara2" not in path.read_bytes()
+
+
+def test_a_source_without_any_image(command, tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "notes.txt").write_text("x")
+    done = command("run", tmp_path / "source", tmp_path / "out", "--cores", "1")
+    assert done.returncode == 3
+    assert "nothing was released: no MR image was found" in done.stdout
+
+
 def test_run_without_source(command, tmp_path):
     refused(command("run", tmp_path / "no", tmp_path / "out"), 1, "no such folder")
     assert not (tmp_path / "out").exists()

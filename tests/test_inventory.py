@@ -310,9 +310,16 @@ def test_bids_source(tmp_path):
     assert bids.is_bids(source)
     found = entries_of(source)
     sessions = inventory.merge(found, KEY)
-    assert len(sessions) == 2
     assert all(s["source"] == "bids" for s in sessions)
-    series = {s["uid"]: s for session in sessions for s in session["series"]}
+    every = [s for session in sessions for s in session["series"]]
+    withheld = {s["uid"]: (s["status"], s["reasons"]) for s in every if s["kind"] == "object"}
+    assert set(withheld) == {
+        "sub-02/ses-a/pet/sub-02_ses-a_pet.nii.gz",
+        "sub-02/anat/sub-02_ses-a_T1w.nii.gz",
+        "derivatives/x/sub-01/anat/sub-01_T1w.nii.gz",
+    }
+    assert all(status == "fail" and len(why) == 1 for status, why in withheld.values())
+    series = {s["uid"]: s for s in every if s["kind"] == "image"}
     files = {uid: [os.path.relpath(f, source) for f in s["files"]] for uid, s in series.items()}
     assert files == {
         "sub-01/anat/sub-01_T1w.nii.gz": [
@@ -342,14 +349,125 @@ def test_bids_source(tmp_path):
     why = reasons(source)
     assert len(why) == 14
     assert why["sub-02/ses-a/pet/sub-02_ses-a_pet.nii.gz"] == "not MR: pet"
-    assert why["sub-02/anat/sub-02_ses-a_T1w.nii.gz"] == "not a BIDS image"
+    assert why["sub-02/anat/sub-02_ses-a_T1w.nii.gz"].startswith("not a BIDS image: name and")
     assert why["task-nback_bold.json"].startswith("not a BIDS image: its metadata")
     assert why["participants.tsv"] == "not a BIDS image"
     # a sidecar at the root changes the sessions that it describes
     marks = {s["session"]: s["fingerprint"] for s in sessions}
     os.utime(source / "task-nback_bold.json", ns=(1, 1))
-    again = inventory.merge(entries_of(source), KEY)
-    assert all(s["fingerprint"] != marks[s["session"]] for s in again)
+    again = {s["session"]: s["fingerprint"] for s in inventory.merge(entries_of(source), KEY)}
+    described = {s["session"] for s in sessions for f in s["series"] if len(f["files"]) > 1}
+    assert len(described) == 2
+    assert all((again[s] != marks[s]) == (s in described) for s in marks)
+
+
+def listed(source):
+    """Path of every image of a source, to status and reasons of its series."""
+    sessions = inventory.merge(entries_of(source), KEY)
+    root = source.absolute()
+    return {
+        os.path.relpath(f, root): (s["status"], s["reasons"])
+        for session in sessions
+        for s in session["series"]
+        for f in s["files"]
+        if bids.is_image(f)
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("sub-Zoë/anat/sub-Zoë_T1w.nii.gz", "rename the file"),
+        ("sub-04_a/anat/sub-04_a_T1w.nii.gz", "rename the file"),
+        ("sub-o'brien/anat/sub-o'brien_T1w.nii", "rename the file"),
+        ("sub-05/anat/sub-05_T1w_defaced.nii.gz", "rename the file"),
+        ("sub-05/anat/sub-05_T1w (copy).nii.gz", "rename the file"),
+        ("sub-05/anat/T1.nii.gz", "name and folders differ"),
+        ("sub-05/anat/sub-05_T1w.hdr", "convert it to .nii.gz"),
+        ("sub-05/anat/sub-06_T1w.nii.gz", "name and folders differ"),
+        ("sub-05/sub-05_T1w.nii.gz", "name and folders differ"),
+        ("sub-05/scans/sub-05_T1w.nii.gz", "none of the datatypes"),
+        ("sub-05/anat/sub-05_desc-brain_mask.nii.gz", "mask"),
+        ("derivatives/p/sub-05/anat/sub-05_T1w.nii.gz", "outside the sub- folders"),
+        ("sourcedata/p.nii.gz", "outside the sub- folders"),
+        ("p.nii.gz", "outside the sub- folders"),
+    ],
+)
+def test_every_image_of_a_bids_source_is_listed(tmp_path, path, reason):
+    for name in ("sub-01/anat/sub-01_T1w.nii.gz", path):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    found = listed(tmp_path)
+    assert found["sub-01/anat/sub-01_T1w.nii.gz"] == ("pass", [])
+    status, (why,) = found[path]
+    assert status == "fail"
+    assert reason in why
+    # a reason stands in the audit
+    assert "Zoë" not in why
+    assert "brien" not in why
+
+
+def test_a_subject_keeps_one_pseudonym_for_what_is_withheld(tmp_path):
+    for name in ("sub-01/anat/sub-01_T1w.nii.gz", "derivatives/a/sub-01/anat/x.nii.gz"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("x")
+    (session,) = inventory.merge(entries_of(tmp_path), KEY)
+    assert [s["status"] for s in session["series"]] == ["fail", "pass"]
+
+
+def test_images_outside_a_bids_dataset_are_listed(tmp_path):
+    for name in ("a.nii.gz", "b/c.NII", "b/d.hdr"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert not bids.is_bids(tmp_path)
+    found = listed(tmp_path)
+    assert set(found) == {"a.nii.gz", "b/c.NII", "b/d.hdr"}
+    assert all(s == "fail" and "no BIDS dataset" in why for s, (why,) in found.values())
+
+
+@pytest.mark.parametrize("folder", ["sub-01/anat", "sub-01/ses-1/func"])
+def test_a_dataset_without_description_is_one(tmp_path, folder):
+    (tmp_path / folder).mkdir(parents=True)
+    assert not bids.is_bids(tmp_path)
+    (tmp_path / folder / "x.dcm").touch()
+    assert not bids.is_bids(tmp_path)
+    (tmp_path / folder / "x.nii.gz").touch()
+    assert bids.is_bids(tmp_path)
+
+
+@pytest.mark.parametrize("git", ["folder", "file"], ids=["repository", "submodule"])
+@pytest.mark.parametrize("inside", [".", "study/rawdata"])
+def test_links_into_the_own_annex_are_followed(tmp_path, git, inside):
+    repository = tmp_path / "repository"
+    source = repository / inside
+    image = source / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    image.parent.mkdir(parents=True)
+    real = repository / ".git" if git == "folder" else tmp_path / "modules" / "m"
+    content = real / "annex" / "objects" / "k" / "k"
+    content.parent.mkdir(parents=True)
+    content.write_text("x")
+    if git == "file":
+        (repository / ".git").write_text("gitdir: ../modules/m\n")
+    image.symlink_to(os.path.relpath(content, image.parent))
+    found = listed(source)
+    assert found == {"sub-01/anat/sub-01_T1w.nii.gz": ("pass", [])}
+    # no other file of the repository, and no other repository's annex
+    wrong = [tmp_path / "other" / ".git" / "annex" / "objects" / "k"]
+    if real.parent != source:
+        wrong.append(real / "config")
+    for target in wrong:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("x")
+        image.unlink()
+        image.symlink_to(target)
+        ((status, (why,)),) = listed(source).values()
+        assert status == "fail"
+        assert "out of the source" in why
+    image.unlink()
+    image.symlink_to("../../.git/annex/objects/gone")
+    ((status, (why,)),) = listed(source).values()
+    assert status == "fail"
+    assert "datalad get" in why
 
 
 def test_nothing_in_a_session_file_name_tells(tmp_path):

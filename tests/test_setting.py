@@ -31,7 +31,7 @@ def test_shipped_config_is_valid():
         {"device": "tpu"},
         {"retain": ["everything"]},
         {"source": "somewhere"},
-        {"participants": ["Mara"]},
+        {"participants": [" "]},
     ],
 )
 def test_wrong_setting_is_named(wrong):

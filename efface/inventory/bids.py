@@ -1,4 +1,8 @@
-"""A source that is a BIDS dataset already: each NIfTI with its sidecars counts as a series."""
+"""A source that is a BIDS dataset already: each NIfTI with its sidecars counts as a series.
+
+An image that cannot be taken (a name that BIDS does not allow, a link without content, another
+datatype) is a series too, with status fail and its reason, so that the audit lists it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,16 @@ from efface.status import EMPTY, NO_IMAGE, NOT_BIDS, NOT_MR
 MR_DATATYPES = ("anat", "dwi", "fmap", "func", "perf")
 OTHER_DATATYPES = ("beh", "eeg", "ieeg", "meg", "micr", "motion", "mrs", "nirs", "pet")
 
+IMAGE = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
+"""Endings of the files that hold NIfTI or Analyze images."""
 _SIDECAR = (".json", ".bval", ".bvec")
 SHARED = f"{NOT_BIDS}: its metadata went into the scans it describes"
+OUTSIDE = (
+    f"{NOT_BIDS}: the source is no BIDS dataset; name the image"
+    " sub-LABEL/anat/sub-LABEL_T1w.nii.gz, or use efface deface for a single image"
+)
+NO_SUBJECT = "outside the sub- folders"
+"""Stands for the study of images that belong to no subject."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +42,31 @@ class Name:
 
 
 def is_bids(source: Path) -> bool:
-    """A folder with ``dataset_description.json`` and at least one ``sub-*`` folder."""
-    return (source / "dataset_description.json").is_file() and any(
-        p.is_dir() for p in source.glob("sub-*")
+    """Whether the folder holds ``sub-*`` folders with NIfTI images, or says that it is a dataset.
+
+    ``dataset_description.json`` beside ``sub-*`` folders is enough. Many datasets lack that file;
+    one datatype folder with a NIfTI image (``sub-01/anat/*.nii.gz``, ``sub-01/ses-1/anat/…``) is
+    enough too.
+    """
+    subjects = sorted(p for p in source.glob("sub-*") if p.is_dir())
+    if not subjects:
+        return False
+    return (source / "dataset_description.json").is_file() or any(map(_has_images, subjects))
+
+
+def _has_images(subject: Path) -> bool:
+    return any(
+        is_image(path.name)
+        for visit in (subject, *subject.glob("ses-*"))
+        for datatype in MR_DATATYPES
+        if (visit / datatype).is_dir()
+        for path in (visit / datatype).iterdir()
     )
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name ends as those of NIfTI and Analyze images do."""
+    return name.lower().endswith(IMAGE)
 
 
 def parse(name: str) -> Name | None:
@@ -64,13 +97,18 @@ def read_entry(source: Path, found: Iterable[Found], key: Key) -> dict[str, Any]
     files = []
     for f in found:
         relative = os.path.relpath(f.path, root)
-        reason = f.reason or (EMPTY if f.bytes == 0 else "")
-        where = ""
-        if not reason:
-            described, reason = _image(relative, key)
-            if described:
-                where = f"{described['session']} {described['series']}"
-                series[where] = {"rank": [0, f.path], **described}
+        name = _described(relative)
+        reason = (
+            f.reason or (EMPTY if f.bytes == 0 else "") or (name if isinstance(name, str) else "")
+        )
+        described = None
+        if not reason and isinstance(name, Name):
+            described = _series(relative, PurePosixPath(relative).parts[-2], name, key)
+        elif _given(relative):
+            described = withheld(relative, key)
+        where = f"{described['session']} {described['series']}" if described else ""
+        if described:
+            series[where] = {"rank": [0, f.path], **described}
         files.append(
             {
                 "path": f.path,
@@ -79,52 +117,88 @@ def read_entry(source: Path, found: Iterable[Found], key: Key) -> dict[str, Any]
                 "mtime_ns": f.mtime_ns,
                 "reason": reason,
                 "series": where,
-                "instance": relative if where else "",
+                "instance": relative if where and not reason else "",
                 "number": None,
             }
         )
     return {"series": series, "files": files}
 
 
-def _image(relative: str, key: Key) -> tuple[dict[str, Any] | None, str]:
-    """The series that a file is, or why it is none."""
+def _given(relative: str) -> bool:
+    """Whether a file is an image that the audit must list.
+
+    Objects of an annex are not: the dataset has links to them.
+    """
+    return is_image(relative) and ".git" not in PurePosixPath(relative).parts
+
+
+def _described(relative: str) -> Name | str:
+    """The parsed name of an image that can be taken, or the reason why the file cannot be."""
     *folders, name = PurePosixPath(relative).parts
     parsed = parse(name)
-    if parsed is None or parsed.extension not in (".nii", ".nii.gz"):
-        return None, NOT_BIDS
-    subject = parsed.entities.get("sub", "")
-    visit = parsed.entities.get("ses", "")
+    if not is_image(name):
+        return NOT_BIDS
+    if not folders or not folders[0].startswith("sub-"):
+        return f"{NOT_BIDS}: it lies outside the sub- folders"
+    if parsed is None:
+        return (
+            f"{NOT_BIDS}: rename the file; a BIDS name is sub-LABEL[_ses-LABEL][_KEY-LABEL]_SUFFIX"
+            " with labels of letters and digits"
+        )
+    if parsed.extension not in (".nii", ".nii.gz"):
+        return f"{NOT_BIDS}: convert it to .nii.gz"
+    subject, visit = parsed.entities.get("sub", ""), parsed.entities.get("ses", "")
     wanted = [f"sub-{subject}"] + ([f"ses-{visit}"] if visit else [])
     if not subject or folders[:-1] != wanted:
-        return None, NOT_BIDS
+        return f"{NOT_BIDS}: name and folders differ in subject or session, or lack the datatype"
     datatype = folders[-1]
     if datatype in OTHER_DATATYPES:
-        return None, f"{NOT_MR}: {datatype}"
+        return f"{NOT_MR}: {datatype}"
     if datatype not in MR_DATATYPES:
-        return None, NOT_BIDS
+        return f"{NOT_BIDS}: the folder is none of the datatypes {', '.join(MR_DATATYPES)}"
     if parsed.suffix in ("defacemask", "mask"):
-        return None, f"{NO_IMAGE}: mask"
-    study = "/".join(wanted)
-    label = subject_label(key, f"sub-{subject}", "bids", "")
+        return f"{NO_IMAGE}: mask"
+    return parsed
+
+
+def _series(relative: str, datatype: str, name: Name, key: Key) -> dict[str, Any]:
+    """The series that an image is."""
+    return _record(relative, key) | {
+        "kind": "image",
+        "modality": "MR",
+        "bids": {"datatype": datatype, "suffix": name.suffix, "entities": name.entities},
+    }
+
+
+def withheld(relative: str, key: Key) -> dict[str, Any]:
+    """A series for an image that cannot be taken, for the audit.
+
+    It belongs to the subject and session of its folders. Images outside all subject folders share
+    one session.
+    """
+    return _record(relative, key) | {"kind": "object", "modality": ""}
+
+
+def _record(relative: str, key: Key) -> dict[str, Any]:
+    folders = PurePosixPath(relative).parts[:-1]
+    at = next((n for n, part in enumerate(folders) if part.startswith("sub-")), None)
+    subject, study = "", NO_SUBJECT
+    if at is not None:
+        visits = [part for part in folders[at + 1 : at + 2] if part.startswith("ses-")]
+        subject, study = folders[at], "/".join([folders[at], *visits])
+    label = subject_label(key, subject, "bids", study)
     return {
         "session": f"{label}_{session_label(key, study)}",
         "subject": label,
-        "patient": [f"sub-{subject}", "bids"],
+        "patient": [subject, "bids"],
         "study": study,
         "series": series_label(key, relative),
         "uid": relative,
-        "kind": "image",
-        "modality": "MR",
         "sop_class": "",
         "frame_of_reference": "",
         "number": None,
         "attributes": {},
-        "bids": {
-            "datatype": datatype,
-            "suffix": parsed.suffix,
-            "entities": parsed.entities,
-        },
-    }, ""
+    }
 
 
 Sidecar = tuple[tuple[str, ...], Name, dict[str, Any]]

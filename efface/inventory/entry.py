@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,14 @@ def run_entry(source: Path, entry: str, key: Key, text: ocr.Mode = "auto") -> En
     files = []
     for found in walk(source, entry):
         head = read(found)
-        where = _series(series, head, found, key) if head.study and head.series else ""
+        where = ""
+        if head.study and head.series:
+            where = _series(series, head, found, key)
+        elif bids.is_image(found.path):
+            head = Header(found.reason or bids.OUTSIDE)
+            described = bids.withheld(os.path.relpath(found.path, source.absolute()), key)
+            where = f"{described['session']} {described['series']}"
+            series[where] = {"rank": [0, found.path], **described}
         files.append(
             {
                 "path": found.path,

@@ -51,8 +51,9 @@ def merge(entries: Sequence[Entry], key: Key) -> list[Session]:
         )
         members = by_series.get(where, [])
         if source == "bids":
-            members = [m for m in members if m["instance"]]
-            members += [s for m in members for s in bids.inherited(m, shared)]
+            # sidecars come by inheritance; an image that cannot be taken has none
+            members = [m for m in members if m["instance"] or m["reason"]]
+            members += [s for m in members if m["instance"] for s in bids.inherited(m, shared)]
         session["series"].append(_series(described, members))
     for session in sessions.values():
         session["series"].sort(key=_order)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -89,14 +89,34 @@ def entry_fingerprint(entry: Path) -> str:
 def walk(source: Path, entry: str) -> Iterator[Found]:
     """Every file of a top-level entry (a folder, or a file at the root), folders in name order.
 
-    Links to folders are not followed, links to files only within the source; folders and files
-    that cannot be read are yielded with the reason.
+    Links to folders are not followed, links to files only within the source and into the annex of
+    the dataset that the source belongs to; folders and files that cannot be read are yielded with
+    the reason.
     """
     root = os.path.realpath(source)
-    yield from _visit(os.path.join(os.path.abspath(source), entry), root)
+    roots = [root, *([found] if (found := annex(root)) else [])]
+    yield from _visit(os.path.join(os.path.abspath(source), entry), roots)
 
 
-def _visit(top: str, root: str) -> Iterator[Found]:
+def annex(folder: str) -> str:
+    """The annex objects of the git repository that holds ``folder`` (git-annex, DataLad).
+
+    A submodule's ``.git`` is a file that names the real folder. Empty if there is no annex.
+    """
+    here = Path(folder)
+    git = next((p / ".git" for p in (here, *here.parents) if (p / ".git").exists()), None)
+    if git is None:
+        return ""
+    try:
+        if git.is_file():
+            git = git.parent / git.read_text("utf-8")[:4096].removeprefix("gitdir:").strip()
+        objects = (git / "annex" / "objects").resolve()
+        return str(objects) if objects.is_dir() else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def _visit(top: str, roots: Sequence[str]) -> Iterator[Found]:
     # no recursion: folders may lie deeper than Python's stack reaches
     stack = [top]
     while stack:
@@ -104,7 +124,7 @@ def _visit(top: str, root: str) -> Iterator[Found]:
         try:
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
-                yield _link(path, root)
+                yield _link(path, roots)
             elif stat.S_ISREG(status.st_mode):
                 yield _file(path, status)
             elif stat.S_ISDIR(status.st_mode):
@@ -119,11 +139,13 @@ def _visit(top: str, root: str) -> Iterator[Found]:
             yield Found(path, reason=UNREADABLE)
 
 
-def _link(path: str, root: str) -> Found:
+def _link(path: str, roots: Sequence[str]) -> Found:
     target = os.path.realpath(path)
     if not os.path.exists(target):
+        if "/annex/objects/" in target:
+            return Found(path, reason=f"{LINK}: its content is not here; run datalad get")
         return Found(path, reason=f"{LINK}: it leads nowhere")
-    if os.path.commonpath([root, target]) != root:
+    if not any(os.path.commonpath([root, target]) == root for root in roots):
         return Found(path, reason=f"{LINK}: it leads out of the source")
     if not os.path.isfile(target):
         return Found(path, reason=f"{LINK}: it leads to a folder")
