@@ -91,7 +91,12 @@ def write_json(path: Path, value: object) -> None:
 
     Escaped to ASCII, so that file names that are no UTF-8 come through too.
     """
-    write_atomic(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+    write_atomic(path, json_text(value))
+
+
+def json_text(value: object) -> str:
+    """The text that :func:`write_json` writes."""
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
 
 @contextmanager

@@ -262,7 +262,10 @@ def test_lacking_metadata():
     dwi = names.Name("dwi", "dwi")
     assert names.lacking(dwi, {}, (4, 4, 4, 9), (9, 9)) == ""
     assert names.lacking(dwi, {}, (4, 4, 4, 9), (8, 9))
-    assert names.lacking(names.Name("perf", "asl"), {}, (4, 4, 4, 9), (0, 0))
+    asl = dict.fromkeys(names._NEEDED["perf", "asl"], 1)
+    assert names.lacking(names.Name("perf", "asl"), asl, (4, 4, 4, 9), (0, 0))
+    assert names.lacking(names.Name("perf", "asl"), asl, (4, 4, 4, 9), (0, 0), 8)
+    assert not names.lacking(names.Name("perf", "asl"), asl, (4, 4, 4, 9), (0, 0), 9)
     assert names.lacking(names.Name("anat", "T2w", {"echo": "1"}), {}, (4, 4, 4), (0, 0))
 
 

@@ -103,6 +103,7 @@ def _stage(
     retain: Iterable[str],
 ) -> Scan:
     """Link a scan's files into the candidate; roles to paths below ``folder``."""
+    from efface.convert import companions, references
     from efface.convert.sidecar import deidentified
     from efface.scrub.table import OPTIONS
 
@@ -130,7 +131,19 @@ def _stage(
                 files[role] = f"{stem}.{role}"
                 _link(convert[0] / given.files[role], folder / files[role])
         files["sidecar"] = f"{stem}.json"
+        for role in companions.SUFFIXES:
+            if role in given.files:
+                files[role] = f"{stem.rpartition('/')[0]}/{given.files[role]}"
+                _link(convert[0] / given.files[role], folder / files[role])
         sidecar = _read(convert[0] / given.files["sidecar"])
+        measures = {
+            **scan.measures,
+            "intended_for": references.intended(sidecar),
+            "fields": references.labels(sidecar, references.IDENTIFIER),
+            "field_sources": references.labels(sidecar, references.SOURCE),
+            "references_dropped": given.measures.get("references_dropped", []),
+        }
+        scan = replace(scan, measures={k: v for k, v in measures.items() if v != []})
         methods = [f"efface {__version__}", f"face: {scan.measures.get('method', 'unknown')}"]
         codes = ["113100", "113102", *sorted(OPTIONS[option][0] for option in retain)]
         write_json(folder / files["sidecar"], deidentified(sidecar, methods, codes))

@@ -250,7 +250,7 @@ _LABEL = "[a-z2-7]{10}"
 _PLACE = re.compile(
     r"bids/(dataset_description\.json|README\.md|participants\.(tsv|json)|scans\.json)"
     rf"|bids/(?P<sub>sub-{_LABEL})/(?P<ses>ses-{_LABEL})/((?P=sub)_(?P=ses)_scans\.tsv"
-    r"|[a-z]+/(?P=sub)_(?P=ses)(_[a-z]+-[A-Za-z0-9+]+)*_[A-Za-z0-9]+\.(nii\.gz|json|bval|bvec))"
+    r"|[a-z]+/(?P=sub)_(?P=ses)(_[a-z]+-[A-Za-z0-9+]+)*_([A-Za-z0-9]+\.(nii\.gz|json|bval|bvec)|(events|aslcontext)\.tsv))"
     rf"|dicom/sub-{_LABEL}/ses-{_LABEL}/series-{_LABEL}/\d+\.dcm"
 )
 """Every name in a release: pseudonyms, and words of BIDS or of the rules for names."""
@@ -293,6 +293,13 @@ def _plain(name: str, data: bytes, matcher: Matcher, uids: bool) -> Iterator[tup
     elif name.endswith(".html"):
         yield from _hits(matcher, data, "byte")
         yield from _hits(matcher, html.unescape(data.decode()).encode(), "byte of the text")
+    elif name.endswith(("_events.tsv", "_aslcontext.tsv")):
+        from efface.convert.companions import cleaned
+
+        yield from _hits(matcher, data, "byte")
+        text = data.decode()
+        if cleaned(name.rpartition("_")[2].removesuffix(".tsv"), text) != text:
+            yield "structure: a value that is not on the allow-list", "the table"
     elif name.endswith((".tsv", ".md", ".txt")) or name in ("README", "CHANGES", ".bidsignore"):
         yield from _hits(matcher, data, "byte")
     else:

@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 
 from efface import nifti
-from efface.convert import dcm2niix, header, names, sidecar
+from efface.convert import companions, dcm2niix, header, names, references, sidecar
 from efface.errors import EffaceError, of_machine
 from efface.manifest import Scan, write_json
 from efface.pseudonym import Key
@@ -47,6 +47,8 @@ class _Image:
     facts: names.Facts = field(default_factory=dict)
     status: Status = "pass"
     reasons: tuple[str, ...] = ()
+    tables: Mapping[str, str] = field(default_factory=dict)
+    """Text of the tables beside an image of a BIDS source, by suffix; cleaned."""
 
 
 def run(
@@ -90,9 +92,13 @@ def run(
             scans += [s for s in found if isinstance(s, Scan)]
     images.sort(key=_acquired)
     places = names.numbered([_place(image, table, session, key) for image in images])
-    for image, place in zip(images, places, strict=True):
+    linked = _linked(images, places, session["session"])
+    for image, place, (refs, dropped) in zip(images, places, linked, strict=True):
         try:
-            scans.append(_write(image, place, session["session"], folder))
+            scan = _write(image, place, session["session"], folder, refs)
+            if dropped:
+                scan = replace(scan, measures={**scan.measures, "references_dropped": dropped})
+            scans.append(scan)
         except (OSError, ValueError, EffaceError) as e:
             if of_machine(e):
                 raise
@@ -100,6 +106,23 @@ def run(
             scans.append(_failed(image.series, "the image could not be written"))
     shutil.rmtree(work)
     return tuple(sorted(_once(scans), key=lambda s: s.scan))
+
+
+def _linked(
+    images: Sequence[_Image], places: Sequence[names.Name], session: str
+) -> list[tuple[dict[str, Any], int]]:
+    """The references of each image to others of its session, under their new names."""
+    base = session.replace("_", "/")
+    targets = {
+        str(image.series["uid"]): f"{base}/{place.datatype}/{place.stem(session)}.nii.gz"
+        for image, place in zip(images, places, strict=True)
+        if place.datatype and "bids" in image.series
+    }
+    fields = references.fields(image.raw for image in images)
+    return [
+        references.renamed(image.raw, str(image.series["uid"]).partition("/")[0], targets, fields)
+        for image in images
+    ]
 
 
 def _once(scans: Iterable[Scan]) -> list[Scan]:
@@ -190,8 +213,15 @@ def _from_bids(series: Mapping[str, Any]) -> list[_Image | Scan]:
     image, *others = (Path(p) for p in series["files"])
     by_kind = {p.suffix: p for p in others}
     raw = sidecar.merged(p for p in others if p.suffix == ".json")
+    texts = {
+        p.name.removesuffix(".tsv").rpartition("_")[2]: p.read_text("utf-8", errors="replace")
+        for p in others
+        if p.suffix == ".tsv"
+    }
+    tables = {suffix: companions.cleaned(suffix, text) for suffix, text in texts.items()}
     try:
-        return [_image(series, image, raw, by_kind.get(".bval"), by_kind.get(".bvec"))]
+        found = _image(series, image, raw, by_kind.get(".bval"), by_kind.get(".bvec"))
+        return [replace(found, tables={k: v for k, v in tables.items() if v})]
     except EffaceError as e:
         if of_machine(e):
             raise
@@ -246,8 +276,12 @@ def _place(
     return names.own_name(own["datatype"], own["suffix"], own["entities"], key, subject)
 
 
-def _write(image: _Image, place: names.Name, session: str, folder: Path) -> Scan:
-    kept = sidecar.consistent(sidecar.allowed(image.raw), image.shape[2])
+def _write(
+    image: _Image, place: names.Name, session: str, folder: Path, refs: Mapping[str, Any]
+) -> Scan:
+    kept = sidecar.consistent(sidecar.allowed({**image.raw, **refs}), image.shape[2])
+    for key in references.KEYS - refs.keys():
+        kept.pop(key, None)
     kept.pop("TaskName", None)
     if "task" in place.entities:
         # the validator wants it to agree with the label; the source's own may be a sentence
@@ -256,7 +290,8 @@ def _write(image: _Image, place: names.Name, session: str, folder: Path) -> Scan
         # the validator wants units, and scanners store phase on a scale of their own
         kept.setdefault("Units", "arbitrary")
     counts = [len(rows[0]) if rows else 0 for rows in image.gradients]
-    why = place.why or names.lacking(place, kept, image.shape, counts)
+    context = max(image.tables.get("aslcontext", "").count("\n") - 1, 0)
+    why = place.why or names.lacking(place, kept, image.shape, counts, context)
     datatype = "" if why else place.datatype
     stem = place.stem(session)
     img = header.clean(nifti.load(image.path))
@@ -269,6 +304,12 @@ def _write(image: _Image, place: names.Name, session: str, folder: Path) -> Scan
         for role, rows in zip(("bval", "bvec"), image.gradients, strict=True):
             files[role] = f"{stem}.{role}"
             (folder / files[role]).write_text(_rows(rows))
+    for suffix, text in image.tables.items():
+        table = companions.name(session, place.entities, names.ORDER, suffix)
+        # the echoes of a series share one table: the first has it
+        if not (folder / table).exists():
+            files[suffix] = table
+            (folder / table).write_text(text)
     spacing = nib.affines.voxel_sizes(img.affine)
     scan = Scan(
         scan=stem,

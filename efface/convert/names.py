@@ -59,6 +59,11 @@ _NEEDED: dict[tuple[str, str], tuple[str, ...]] = {
     ("func", "bold"): ("RepetitionTime", "TaskName"),
     ("func", "cbv"): ("RepetitionTime", "TaskName"),
     ("func", "sbref"): ("TaskName",),
+    ("perf", "asl"): (
+        *("ArterialSpinLabelingType", "PostLabelingDelay", "BackgroundSuppression", "M0Type"),
+        *("RepetitionTimePreparation",),
+    ),
+    ("perf", "m0scan"): ("RepetitionTimePreparation", "IntendedFor"),
     ("fmap", "phasediff"): ("EchoTime1", "EchoTime2"),
     ("fmap", "phase1"): ("EchoTime",),
     ("fmap", "phase2"): ("EchoTime",),
@@ -84,6 +89,14 @@ _NEEDED_BY_ENTITY = {
     "inv": "InversionTime",
     "mt": "MTState",
 }
+
+_NEEDED_BY_VALUE = {
+    ("ArterialSpinLabelingType", "PCASL"): "LabelingDuration",
+    ("ArterialSpinLabelingType", "CASL"): "LabelingDuration",
+    ("ArterialSpinLabelingType", "PASL"): "BolusCutOffFlag",
+    ("M0Type", "Estimate"): "M0Estimate",
+}
+"""What ASL needs beside a value of its sidecar (BIDS 1.11, Arterial Spin Labeling)."""
 
 _FOUR_DIMENSIONS = {("func", "bold"), ("func", "cbv"), ("dwi", "dwi")}
 
@@ -240,17 +253,23 @@ def numbered(names: Sequence[Name]) -> list[Name]:
 
 
 def lacking(
-    place: Name, sidecar: Mapping[str, Any], shape: Sequence[int], gradients: Sequence[int]
+    place: Name,
+    sidecar: Mapping[str, Any],
+    shape: Sequence[int],
+    gradients: Sequence[int],
+    context: int = 0,
 ) -> str:
     """What a valid BIDS file of this place needs and this image has not; empty if nothing.
 
-    ``gradients`` are the numbers of b-values and of b-vectors found.
+    ``gradients`` are the numbers of b-values and of b-vectors found; ``context`` is the number of
+    volumes that the table of an ASL series lists.
     """
     where = (place.datatype, place.suffix)
     needed = (
         *_NEEDED.get(where, ()),
         *(key for entity, key in _NEEDED_BY_ENTITY.items() if entity in place.entities),
         *(["Units"] if place.entities.get("part") == "phase" else []),
+        *(key for (k, v), key in _NEEDED_BY_VALUE.items() if sidecar.get(k) == v),
     )
     missing = [key for key in dict.fromkeys(needed) if key not in sidecar]
     if missing:
@@ -263,8 +282,10 @@ def lacking(
         return "dwi without a gradient for each volume"
     if where == ("fmap", "epi") and "dir" not in place.entities:
         return "epi without a direction"
-    if place.datatype == "perf":
+    if where == ("perf", "asl") and not context:
         return "ASL without its context"
+    if where == ("perf", "asl") and context != (shape[3] if len(shape) > 3 else 1):
+        return "ASL with a context of another number of volumes"
     return ""
 
 

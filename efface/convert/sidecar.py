@@ -20,6 +20,15 @@ _MODEL_NUMBER = re.compile(r"(MR)?\d{1,3}(\.\d{1,2})?[wT]?|MR\d{1,3}w?|[1-7](\.\
 _VERSION = re.compile(
     r"v?\d{1,3}(\.\d{1,8}){0,4}|[A-Z]{1,3}\d{1,3}[A-Z]?(\.\d)?(_R\d\d_\d{4}\.[a-z])?"
 )
+_LABEL = "[a-z2-7]{10}"
+# as efface.convert.references writes them: pseudonyms and words of BIDS
+_REFERENCES = {
+    "image": re.compile(
+        rf"bids::(sub-{_LABEL})/(ses-{_LABEL})/[a-z]+/\1_\2(_[a-z]+-[A-Za-z0-9+]+)*"
+        r"_[A-Za-z0-9]+\.nii\.gz"
+    ),
+    "field": re.compile(r"fieldmap\d{1,4}"),
+}
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,11 @@ def _checked(value: object, rule: Allowed) -> object:
         many = value if isinstance(value, list) else str(value).split("\\")
         kept = [v for v in many if isinstance(v, str) and v in rule.values]
         return kept if isinstance(value, list) else "\\".join(kept) or None
+    if rule.kind in _REFERENCES:
+        one = value if isinstance(value, list) else [value]
+        pattern = _REFERENCES[rule.kind]
+        known = bool(one) and all(isinstance(v, str) and pattern.fullmatch(v) for v in one)
+        return value if known else None
     if not isinstance(value, str):
         return None
     if rule.kind == "word":
@@ -92,9 +106,9 @@ def _checked(value: object, rule: Allowed) -> object:
         return value if value and set(value.split()) <= rule.values else None
     if rule.kind == "label":
         return value if re.fullmatch(r"[A-Za-z0-9]{1,30}", value) else None
-    known, number = _words(rule.kind), {"model": _MODEL_NUMBER, "version": _VERSION}[rule.kind]
+    words, number = _words(rule.kind), {"model": _MODEL_NUMBER, "version": _VERSION}[rule.kind]
     parts = re.split(r"[\s\\]+", value.strip()) if rule.kind == "model" else _version_parts(value)
-    fits = all(p in known or number.fullmatch(p) for p in parts)
+    fits = all(p in words or number.fullmatch(p) for p in parts)
     return value.strip() if parts and fits else None
 
 

@@ -23,6 +23,8 @@ OTHER_DATATYPES = ("beh", "eeg", "ieeg", "meg", "micr", "motion", "mrs", "nirs",
 IMAGE = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 """Endings of the files that hold NIfTI or Analyze images."""
 _SIDECAR = (".json", ".bval", ".bvec")
+_TABLES = {"events": ("bold", "cbv"), "aslcontext": ("asl",)}
+"""Suffix of a table, to the suffixes of the images that it describes."""
 SHARED = f"{NOT_BIDS}: its metadata went into the scans it describes"
 OUTSIDE = (
     f"{NOT_BIDS}: the source is no BIDS dataset; name the image"
@@ -206,13 +208,16 @@ Sidecar = tuple[tuple[str, ...], Name, dict[str, Any]]
 
 
 def sidecars(files: Iterable[dict[str, Any]]) -> list[Sidecar]:
-    """The files that may describe images: JSON, b-values and b-vectors with a BIDS name."""
+    """The files with BIDS names that may describe images: JSON, gradients, events, ASL context."""
     out = []
     for f in files:
         *folders, name = PurePosixPath(f["relative"]).parts
         parsed = parse(name)
         usable = f["reason"] in ("", NOT_BIDS, SHARED) and f["bytes"]
-        if usable and parsed is not None and parsed.extension in _SIDECAR:
+        if not usable or parsed is None:
+            continue
+        table = parsed.extension == ".tsv" and parsed.suffix in _TABLES
+        if parsed.extension in _SIDECAR or table:
             out.append((tuple(folders), parsed, f))
     return out
 
@@ -224,15 +229,17 @@ def inherited(image: dict[str, Any], candidates: Sequence[Sidecar]) -> list[dict
     assert parsed is not None
     hits = []
     for where, candidate, record in candidates:
+        described = _TABLES.get(candidate.suffix, (candidate.suffix,))
         if (
-            candidate.suffix == parsed.suffix
+            parsed.suffix in described
+            and (candidate.suffix == parsed.suffix or candidate.extension == ".tsv")
             and tuple(folders[: len(where)]) == where
             and candidate.entities.items() <= parsed.entities.items()
         ):
             hits.append(((len(where), len(candidate.entities)), candidate.extension, record))
     hits.sort(key=lambda h: (h[0], h[2]["relative"]))
     chosen = [record for _, extension, record in hits if extension == ".json"]
-    for extension in (".bval", ".bvec"):
-        # gradients are not merged: the nearest file counts
+    for extension in (".bval", ".bvec", ".tsv"):
+        # these are not merged: the nearest file counts
         chosen += [record for _, e, record in hits if e == extension][-1:]
     return chosen

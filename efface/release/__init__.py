@@ -14,14 +14,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from efface import __version__
+from efface.convert import references
 from efface.errors import EffaceError
-from efface.manifest import Manifest, Scan, new_folder, sha256, write_atomic
+from efface.manifest import Manifest, Scan, json_text, new_folder, sha256, write_atomic
 
 __all__ = [
     "FORMS",
@@ -127,7 +128,9 @@ def decide(manifest: Manifest, said: Judgements) -> tuple[Decision, ...]:
     person rejected it. A series in DICOM goes out with its images: if it is in review for their
     reasons alone, all of them must be accepted.
     """
-    images = {s.scan: _image(manifest, s, said) for s in manifest.scans if not _is_dicom(s)}
+    images = _referenced(
+        {s.scan: _image(manifest, s, said) for s in manifest.scans if not _is_dicom(s)}
+    )
     out = []
     for scan in manifest.scans:
         if not _is_dicom(scan):
@@ -152,6 +155,55 @@ def decide(manifest: Manifest, said: Judgements) -> tuple[Decision, ...]:
             released, note = False, "no files"
         out.append(Decision(scan, released, note))
     return tuple(out)
+
+
+def _referenced(images: dict[str, Decision]) -> dict[str, Decision]:
+    """The decisions, with a note where an image that IntendedFor names is not released.
+
+    An M0 scan of which no ASL series is released stays in: BIDS has no place for it.
+    """
+    there = _released_images(images.values())
+    return {name: _with_note(decision, there) for name, decision in images.items()}
+
+
+def _with_note(decision: Decision, there: set[str]) -> Decision:
+    named = decision.scan.measures.get("intended_for", [])
+    gone = sum(path not in there for path in named)
+    gone += int(decision.scan.measures.get("references_dropped", 0))
+    if not decision.released or not gone:
+        return decision
+    if decision.scan.modality == "m0scan" and not there.intersection(named):
+        return replace(decision, released=False, note="no released ASL series")
+    note = f"{gone} references to images that are not released were removed"
+    return replace(decision, note="; ".join(filter(None, (decision.note, note))))
+
+
+def _released_images(decisions: Iterable[Decision]) -> set[str]:
+    """Released NIfTI images, relative to the root of the BIDS dataset."""
+    return {
+        d.scan.files["nifti"].removeprefix("bids/")
+        for d in decisions
+        if d.released and d.scan.files.get("nifti", "").startswith("bids/")
+    }
+
+
+def sidecar_of(folder: Path, name: str, scan: str, decisions: Sequence[Decision]) -> bytes | None:
+    """A sidecar without references to what is not released; None where nothing changes.
+
+    ``folder`` is the session's folder of the audit stage, ``name`` a path in it, ``scan`` the scan
+    to which the file belongs.
+    """
+    if not name.endswith(".json"):
+        return None
+    measures = next(d.scan.measures for d in decisions if d.scan.scan == scan)
+    paths = _released_images(decisions)
+    fields = {f for d in decisions if d.released for f in d.scan.measures.get("fields", ())}
+    if paths.issuperset(measures.get("intended_for", ())) and fields.issuperset(
+        measures.get("field_sources", ())
+    ):
+        return None
+    audited = json.loads((folder / name).read_text())
+    return json_text(references.released(audited, paths, fields)).encode()
 
 
 def _image(manifest: Manifest, scan: Scan, said: Judgements) -> Decision:
@@ -254,9 +306,10 @@ def copy(folder: Path, manifest: Manifest, said: Judgements, form: Form, target:
     """
     subject, visit = manifest.session.split("_")
     base = f"{form}/{subject}/{visit}/"
-    names = [n for n, _ in released_paths(manifest, decide(manifest, said), form)]
+    decisions = decide(manifest, said)
+    names = released_paths(manifest, decisions, form)
     with new_folder(target) as temporary:
-        for name in names:
+        for name, scan in names:
             if not name.startswith(base):
                 raise EffaceError(f"{manifest.session}: {name} lies outside its session")
             place = temporary / name.removeprefix(base)
@@ -267,6 +320,9 @@ def copy(folder: Path, manifest: Manifest, said: Judgements, form: Form, target:
                     f"{manifest.session}: {name} is not what was audited; delete "
                     "restricted/audit of this session and run again"
                 )
+            sidecar = sidecar_of(folder, name, scan, decisions)
+            if sidecar is not None:
+                place.write_bytes(sidecar)
             os.utime(place, (MTIME, MTIME))
     return len(names)
 
@@ -398,6 +454,7 @@ def cohort(
     rows: dict[str, dict[str, str]] = {}
     for manifest in manifests:
         decisions = decide(manifest, said)
+        audited = release.parent / "restricted" / "audit" / manifest.session
         for form in FORMS:
             for name, scan in released_paths(manifest, decisions, form):
                 path = release / name
@@ -407,7 +464,9 @@ def cohort(
                         "and run again"
                     )
                 size = str(path.stat().st_size)
-                row = (name, size, manifest.sha256[name], manifest.session, scan)
+                sidecar = sidecar_of(audited, name, scan, decisions)
+                digest = hashlib.sha256(sidecar).hexdigest() if sidecar else manifest.sha256[name]
+                row = (name, size, digest, manifest.session, scan)
                 rows[name] = dict(zip(COLUMNS, row, strict=True))
     for name, content in files.items():
         _put(release / name, content)

@@ -1,0 +1,282 @@
+"""Field maps, ASL and events of a BIDS source keep their references and tables."""
+
+import hashlib
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_session import SERIES, SESSION
+from test_convert import KEY, sessions_of
+
+from efface import convert, release
+from efface.audit import leaks
+from efface.convert import companions, references, sidecar
+from efface.manifest import Manifest, Scan, read_manifest, write_manifest
+
+SUB, SES = SESSION.split("_")
+
+
+def write(root, name, content):
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if name.endswith(".nii.gz"):
+        nib.save(nib.Nifti1Image(np.ones(content, np.int16), np.eye(4)), path)
+    elif isinstance(content, str):
+        path.write_text(content)
+    else:
+        path.write_text(json.dumps(content))
+
+
+ASL = {
+    "ArterialSpinLabelingType": "PCASL",
+    "PostLabelingDelay": 1.8,
+    "LabelingDuration": 1.8,
+    "BackgroundSuppression": False,
+    "M0Type": "Separate",
+    "RepetitionTimePreparation": 2.5,
+}
+
+
+def source(root, intended, b0="pepolar of Mara"):
+    """One visit of Mara with a field map, a task and an ASL series."""
+    place = "sub-mara/ses-1"
+    name = "sub-mara_ses-1"
+    write(root, "dataset_description.json", {"Name": "x", "BIDSVersion": "1.9.0"})
+    write(root, f"{place}/fmap/{name}_dir-AP_epi.nii.gz", (4, 4, 4))
+    write(
+        root,
+        f"{place}/fmap/{name}_dir-AP_epi.json",
+        {
+            "PhaseEncodingDirection": "j",
+            "TotalReadoutTime": 0.05,
+            "IntendedFor": intended,
+            "B0FieldIdentifier": b0,
+        },
+    )
+    for echo in (1, 2):
+        write(root, f"{place}/func/{name}_task-rest_echo-{echo}_bold.nii.gz", (4, 4, 4, 3))
+    write(
+        root,
+        "task-rest_bold.json",
+        {"RepetitionTime": 2, "EchoTime": 0.03, "TaskName": "rest", "B0FieldSource": [b0, "gone"]},
+    )
+    write(
+        root,
+        f"{place}/func/{name}_task-rest_events.tsv",
+        "onset\tduration\ttrial_type\tcomment\n0.5\t1\tgo\tMara pressed late\n2\tn/a\t19710423\t\n",
+    )
+    write(root, f"{place}/perf/{name}_asl.nii.gz", (4, 4, 4, 2))
+    write(root, f"{place}/perf/{name}_asl.json", ASL)
+    write(root, f"{place}/perf/{name}_aslcontext.tsv", "volume_type\ncontrol\nlabel\n")
+    write(root, f"{place}/perf/{name}_m0scan.nii.gz", (4, 4, 4))
+    write(
+        root,
+        f"{place}/perf/{name}_m0scan.json",
+        {
+            "RepetitionTimePreparation": 6,
+            "IntendedFor": f"bids::{place}/perf/{name}_asl.nii.gz",
+        },
+    )
+    return root
+
+
+FUNC = "ses-1/func/sub-mara_ses-1_task-rest_echo-1_bold.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("intended", "dropped"),
+    [
+        (FUNC, 0),
+        ([FUNC], 0),
+        ([f"bids::sub-mara/{FUNC}"], 0),
+        ([FUNC, "ses-1/func/sub-mara_ses-1_task-gone_bold.nii.gz"], 1),
+        ([FUNC, f"bids:other:sub-mara/{FUNC}", "/home/mara/x.nii.gz", 7], 2),
+    ],
+)
+def test_what_names_another_file_gets_its_new_name(tmp_path, intended, dropped):
+    (session,) = sessions_of(source(tmp_path / "in", intended))
+    scans = convert.run(session, tmp_path / "out", KEY)
+    assert {s.status for s in scans} == {"pass"}
+    by = {s.scan.removeprefix(session["session"] + "_"): s for s in scans}
+
+    def read(scan):
+        return json.loads((tmp_path / "out" / by[scan].files["sidecar"]).read_text())
+
+    base = session["session"].replace("_", "/")
+    epi = read("dir-AP_epi")
+    bold = f"{session['session']}_task-rest_echo-1_bold"
+    assert epi["IntendedFor"] == [f"bids::{base}/func/{bold}.nii.gz"]
+    assert epi["B0FieldIdentifier"] == "fieldmap1"
+    assert by["dir-AP_epi"].measures.get("references_dropped", 0) == dropped
+    assert read("task-rest_echo-1_bold")["B0FieldSource"] == "fieldmap1"
+    assert by["task-rest_echo-1_bold"].measures["references_dropped"] == 1
+    asl = f"{session['session']}_asl"
+    assert read("m0scan")["IntendedFor"] == [f"bids::{base}/perf/{asl}.nii.gz"]
+    everything = b"".join(
+        p.name.encode() + p.read_bytes() for p in (tmp_path / "out").iterdir() if p.suffix != ".gz"
+    ).lower()
+    assert b"mara" not in everything
+    assert b"pepolar" not in everything
+
+
+def test_tables_come_through_by_allow_list(tmp_path):
+    (session,) = sessions_of(source(tmp_path / "in", FUNC))
+    scans = convert.run(session, tmp_path / "out", KEY)
+    events = [s.files["events"] for s in scans if "events" in s.files]
+    # both echoes have one table, by a name that is theirs
+    assert events == [f"{session['session']}_task-rest_events.tsv"]
+    text = (tmp_path / "out" / events[0]).read_text()
+    assert text == "onset\tduration\ttrial_type\n0.5\t1\tgo\n2\tn/a\tn/a\n"
+    (context,) = [s.files["aslcontext"] for s in scans if "aslcontext" in s.files]
+    assert (tmp_path / "out" / context).read_text() == "volume_type\ncontrol\nlabel\n"
+
+
+@pytest.mark.parametrize(
+    "context", ["volume_type\ncontrol\n", "volume_type\ncontrol\nof Mara\n", "control\nlabel\n", ""]
+)
+def test_asl_without_a_usable_context_waits(tmp_path, context):
+    root = source(tmp_path / "in", FUNC)
+    write(root, "sub-mara/ses-1/perf/sub-mara_ses-1_aslcontext.tsv", context)
+    (session,) = sessions_of(root)
+    scans = {s.modality: s for s in convert.run(session, tmp_path / "out", KEY)}
+    assert scans["asl"].status == "review"
+    assert "context" in " ".join(scans["asl"].reasons)
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ({"LabelingDuration": None}, "LabelingDuration"),
+        ({"ArterialSpinLabelingType": "PASL"}, "BolusCutOffFlag"),
+        ({"M0Type": "Estimate"}, "M0Estimate"),
+        ({"PostLabelingDelay": None}, "PostLabelingDelay"),
+    ],
+)
+def test_asl_without_what_bids_asks_for_waits(tmp_path, change, missing):
+    root = source(tmp_path / "in", FUNC)
+    raw = {k: v for k, v in {**ASL, **change}.items() if v is not None}
+    write(root, "sub-mara/ses-1/perf/sub-mara_ses-1_asl.json", raw)
+    (session,) = sessions_of(root)
+    scans = {s.modality: s for s in convert.run(session, tmp_path / "out", KEY)}
+    assert f"asl without {missing}" in scans["asl"].reasons[0]
+
+
+CELLS = st.text(st.characters(blacklist_characters="\t\r\n", codec="utf-8"), max_size=12)
+
+
+@given(st.lists(st.tuples(*[CELLS | st.sampled_from(["1.5", "go", "n/a"])] * 4), max_size=5))
+def test_a_cleaned_table_is_clean(rows):
+    lines = [("onset", "duration", "trial_type", "name"), *rows]
+    text = "".join("\t".join(line) + "\n" for line in lines)
+    cleaned = companions.cleaned("events", text)
+    assert companions.cleaned("events", cleaned) == cleaned
+    path = f"bids/{SUB}/{SES}/func/{SESSION}_task-rest_events.tsv"
+    matcher = leaks.Matcher(())
+    if cleaned:
+        assert cleaned.splitlines()[0] == "onset\tduration\ttrial_type"
+        assert len(cleaned.splitlines()) == len(rows) + 1
+        assert leaks.scan(path, cleaned.encode(), matcher) == []
+    if rows:
+        assert leaks.scan(path, text.encode(), matcher) != []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "func/sub-mara_bold.nii.gz",
+        ["bids::sub-mara/func/sub-mara_bold.nii.gz"],
+        f"bids::{SUB}/{SES}/func/{SUB}_ses-ccccccccca_bold.nii.gz",
+        "",
+        [],
+        7,
+    ],
+)
+def test_only_names_of_a_release_may_stand_in_a_sidecar(value):
+    assert "IntendedFor" not in sidecar.allowed({"IntendedFor": value})
+    good = f"bids::{SUB}/{SES}/func/{SESSION}_task-rest_bold.nii.gz"
+    assert sidecar.allowed({"IntendedFor": [good]}) == {"IntendedFor": [good]}
+    assert sidecar.allowed({"B0FieldSource": "of Mara"}) == {}
+
+
+def scan(suffix, datatype, status="pass", **measures):
+    name = f"{SESSION}_{suffix}"
+    stem = f"bids/{SUB}/{SES}/{datatype}/{name}"
+    return Scan(
+        name,
+        f"{SERIES[:-1]}{suffix[0]}",
+        suffix,
+        status,
+        (),
+        {"nifti": f"{stem}.nii.gz", "sidecar": f"{stem}.json"},
+        {"form": "nifti", "datatype": datatype, **measures},
+    )
+
+
+def path(suffix, datatype):
+    return f"{SUB}/{SES}/{datatype}/{SESSION}_{suffix}.nii.gz"
+
+
+def test_references_to_what_is_not_released_are_removed_and_told(tmp_path):
+    wanted = [path("bold", "func"), path("sbref", "func")]
+    scans = [
+        scan("epi", "fmap", intended_for=wanted, fields=["fieldmap1"]),
+        scan("bold", "func", field_sources=["fieldmap1"]),
+        scan("sbref", "func", "review", field_sources=["fieldmap1"]),
+    ]
+    texts = {
+        "epi": {"IntendedFor": [f"bids::{p}" for p in wanted], "B0FieldIdentifier": "fieldmap1"},
+        "bold": {"B0FieldSource": "fieldmap1"},
+        "sbref": {"B0FieldSource": "fieldmap1"},
+    }
+    out = tmp_path / "out"
+    folder = out / "restricted" / "audit" / SESSION
+    for one in scans:
+        for file in one.files.values():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text(json.dumps(texts[one.modality]))
+    written = folder.with_suffix(".json")
+    write_manifest(written, Manifest("audit", SESSION, tuple(scans)), folder)
+    manifest = read_manifest(written)
+    target = out / "release" / "bids" / SUB / SES
+
+    def released(said):
+        release.copy(folder, manifest, said, "bids", target)
+        rows = release.cohort(out / "release", [manifest], said, {})
+        name = f"bids/{SUB}/{SES}/fmap/{SESSION}_epi.json"
+        (digest,) = [r["sha256"] for r in rows if r["path"] == name]
+        content = (out / "release" / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == digest
+        notes = {d.scan.modality: d.note for d in release.decide(manifest, said)}
+        return json.loads(content), notes["epi"]
+
+    sidecar_, note = released({})
+    assert sidecar_["IntendedFor"] == [f"bids::{wanted[0]}"]
+    assert note == "1 references to images that are not released were removed"
+    accepted = {(SESSION, f"{SESSION}_sbref"): release.Judgement(True, "A", "fine")}
+    sidecar_, note = released(accepted)
+    assert sidecar_ == texts["epi"]
+    assert note == ""
+    # the field map itself stays in: nobody may name its field
+    rejected = {(SESSION, f"{SESSION}_epi"): release.Judgement(False, "A", "face")}
+    release.copy(folder, manifest, rejected, "bids", target)
+    bold = json.loads((target / "func" / f"{SESSION}_bold.json").read_text())
+    assert bold == {}
+
+
+def test_an_m0_scan_goes_out_with_its_asl_series_only():
+    m0 = scan("m0scan", "perf", intended_for=[path("asl", "perf")])
+
+    def decided(status):
+        manifest = Manifest("audit", SESSION, (m0, scan("asl", "perf", status)))
+        return {d.scan.modality: d.released for d in release.decide(manifest, {})}
+
+    assert decided("pass") == {"m0scan": True, "asl": True}
+    assert decided("review") == {"m0scan": False, "asl": False}
+
+
+def test_a_sidecar_without_references_is_left_alone():
+    plain = {"EchoTime": 0.03}
+    assert references.released(plain, [], []) == plain
