@@ -85,6 +85,7 @@ def _run(a: argparse.Namespace) -> int:
         "retain": a.retain,
         "device": a.device,
         "participants": a.participant_label,
+        "layout": a.layout,
     }
     if a.key:
         settings["key"] = str(a.key.resolve())
@@ -266,6 +267,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--profile", metavar="NAME", help="how to run: slurm, or a profile's folder")
     run.add_argument("--key", type=Path, metavar="FILE", help="default: OUT/restricted/key")
     run.add_argument("--retain", **_MANY, metavar="OPTION", help=_RETAIN)
+    run.add_argument(
+        "--layout",
+        default="raw",
+        choices=("raw", "derivative"),
+        help="of the BIDS release: raw (default), or derivative, with desc-defaced in the names",
+    )
     run.add_argument("--accept", type=Path, metavar="FILE", help="scans accepted in review")
     run.add_argument("--verbose", action="store_true", help="all that snakemake says")
     _how(run)

@@ -20,5 +20,6 @@ rule audit:
         fingerprint=fingerprint,
         session=f"{OUT}/restricted/inventory/sessions/{{session}}.json",
         retain=config["retain"],
+        layout=config["layout"],
     script:
         "../scripts/audit.py"

@@ -20,7 +20,9 @@ given = {
 def work(folder):
     session = json.loads(Path(params.session).read_text())
     key = read_key(Path(snakemake.input.key))
-    return audit.run(session, **given, folder=folder, retain=params.retain, key=key)
+    return audit.run(
+        session, **given, folder=folder, retain=params.retain, key=key, layout=params.layout
+    )
 
 
 judged = given["qc"][1]

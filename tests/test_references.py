@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 from small_session import SERIES, SESSION
 from test_convert import KEY, sessions_of
 
-from efface import convert, release
+from efface import audit, convert, release
 from efface.audit import leaks
 from efface.convert import companions, references, sidecar
 from efface.manifest import Manifest, Scan, read_manifest, write_manifest
@@ -31,6 +35,10 @@ def write(root, name, content):
 
 
 ASL = {
+    "MagneticFieldStrength": 3,
+    "MRAcquisitionType": "3D",
+    "EchoTime": 0.01,
+    "TotalAcquiredPairs": 1,
     "ArterialSpinLabelingType": "PCASL",
     "PostLabelingDelay": 1.8,
     "LabelingDuration": 1.8,
@@ -77,6 +85,7 @@ def source(root, intended, b0="pepolar of Mara"):
         f"{place}/perf/{name}_m0scan.json",
         {
             "RepetitionTimePreparation": 6,
+            "EchoTime": 0.01,
             "IntendedFor": f"bids::{place}/perf/{name}_asl.nii.gz",
         },
     )
@@ -199,6 +208,59 @@ def test_only_names_of_a_release_may_stand_in_a_sidecar(value):
     good = f"bids::{SUB}/{SES}/func/{SESSION}_task-rest_bold.nii.gz"
     assert sidecar.allowed({"IntendedFor": [good]}) == {"IntendedFor": [good]}
     assert sidecar.allowed({"B0FieldSource": "of Mara"}) == {}
+
+
+@pytest.mark.parametrize("layout", ["raw", "derivative"])
+def test_the_release_is_valid_bids(tmp_path, layout):
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    if not validator.exists():
+        pytest.skip("no BIDS validator here")
+    root = source(tmp_path / "in", [FUNC])
+    place = "sub-mara/ses-1/anat/sub-mara_ses-1_T1w"
+    write(root, f"{place}.nii.gz", (4, 4, 4))
+    (session,) = sessions_of(root)
+    folder = tmp_path / "convert"
+    write_manifest(
+        tmp_path / "convert.json",
+        Manifest("convert", session["session"], convert.run(session, folder, KEY)),
+        folder,
+    )
+    made = read_manifest(tmp_path / "convert.json")
+    # what the stages between hand on, as if every image had passed
+    passed = tuple(
+        replace(
+            s,
+            files={"nifti": s.files["nifti"], "mask": s.files["nifti"]},
+            measures={**s.measures, "form": "nifti", "method": "noise"},
+        )
+        for s in made.scans
+    )
+    checked = tuple(replace(s, files={}) for s in passed)
+    out = tmp_path / "out" / "restricted" / "audit" / session["session"]
+    scans = audit.run(
+        session,
+        (folder, made),
+        (folder, replace(made, scans=passed)),
+        (folder, replace(made, scans=checked)),
+        out,
+        layout=layout,
+    )
+    assert {s.status for s in scans} == {"pass"}, scans
+    write_manifest(out.with_suffix(".json"), Manifest("audit", session["session"], scans), out)
+    manifest = read_manifest(out.with_suffix(".json"))
+    target = tmp_path / "out" / "release" / "bids" / session["session"].replace("_", "/")
+    release.copy(out, manifest, {}, "bids", target)
+    files = release.cohort_files([manifest], {}, layout)
+    release.cohort(tmp_path / "out" / "release", [manifest], {}, files)
+    bids = tmp_path / "out" / "release" / "bids"
+    ran = subprocess.run([validator, bids, "--format", "json"], capture_output=True, check=False)
+    issues = json.loads(ran.stdout)["issues"]["issues"]
+    assert [i for i in issues if i.get("severity") == "error"] == []
+    named = [p.name for p in bids.rglob("*_T1w.nii.gz")]
+    assert ["desc-defaced" in n for n in named] == [layout == "derivative"]
+    for path in bids.rglob("*.json"):
+        for wanted in json.loads(path.read_text()).get("IntendedFor", []):
+            assert (bids / wanted.removeprefix("bids::")).is_file()
 
 
 def scan(suffix, datatype, status="pass", **measures):

@@ -33,6 +33,8 @@ NEEDLES = "needles.json"
 """In a session's folder: its identifiers, for the search of the cohort's files. UIDs are left out:
 a cohort's files may hold no UID but new ones, which is a rule of structure."""
 
+_IMAGE_DERIVATIVE = {"SkullStripped": False}
+"""What BIDS requires of every image in a dataset of type derivative."""
 _MOST_FINDINGS = 8
 # entities that a defacing mask may have in BIDS, beside mod-
 _MASK_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "run")
@@ -46,6 +48,7 @@ def run(
     folder: Path,
     retain: Iterable[str] = (),
     key: Key | None = None,
+    layout: str = "raw",
 ) -> tuple[Scan, ...]:
     """The candidate of a session in ``folder``, and every series of it with its status.
 
@@ -54,6 +57,7 @@ def run(
     removed again. Series that the inventory withheld, or that a stage lost, are scans too.
     ``retain`` are the options of the scrub; what they keep of the person and the day goes into the
     measures ``person`` and ``acq_time``, for the tables of the release. ``key`` shifts the dates.
+    With the ``layout`` ``derivative`` the names of images have ``desc-defaced``.
     """
     retain = tuple(retain)
     sought = needles.of_session(session, retain)
@@ -64,7 +68,7 @@ def run(
         staged = (
             scan
             if scan.status == "fail"
-            else _stage(scan, (subject, visit), convert, distort, qc[0], folder, retain)
+            else _stage(scan, (subject, visit), convert, distort, qc[0], folder, retain, layout)
         )
         if staged.status != "fail":
             staged = _search(staged, folder, matcher, "uids" not in retain)
@@ -101,6 +105,7 @@ def _stage(
     pictures: Path,
     folder: Path,
     retain: Iterable[str],
+    layout: str,
 ) -> Scan:
     """Link a scan's files into the candidate; roles to paths below ``folder``."""
     from efface.convert import companions, references
@@ -123,7 +128,8 @@ def _stage(
             raise KeyError(scan.scan)
         # a scan without a place in BIDS is searched like the others, and told apart by its folder
         datatype = scan.measures.get("datatype") or "none"
-        stem = "/".join(("bids" if datatype != "none" else "rest", *place, datatype, scan.scan))
+        name = image_name(scan.scan, layout)
+        stem = "/".join(("bids" if datatype != "none" else "rest", *place, datatype, name))
         files["nifti"] = f"{stem}.nii.gz"
         _link(distort[0] / new.files["nifti"], folder / files["nifti"])
         for role in ("bval", "bvec"):
@@ -135,7 +141,9 @@ def _stage(
             if role in given.files:
                 files[role] = f"{stem.rpartition('/')[0]}/{given.files[role]}"
                 _link(convert[0] / given.files[role], folder / files[role])
-        sidecar = _read(convert[0] / given.files["sidecar"])
+        sidecar = references.with_names(
+            _read(convert[0] / given.files["sidecar"]), lambda name: image_name(name, layout)
+        )
         measures = {
             **scan.measures,
             "intended_for": references.intended(sidecar),
@@ -146,11 +154,16 @@ def _stage(
         scan = replace(scan, measures={k: v for k, v in measures.items() if v != []})
         methods = [f"efface {__version__}", f"face: {scan.measures.get('method', 'unknown')}"]
         codes = ["113100", "113102", *sorted(OPTIONS[option][0] for option in retain)]
+        if layout == "derivative":
+            sidecar = _IMAGE_DERIVATIVE | sidecar
         write_json(folder / files["sidecar"], deidentified(sidecar, methods, codes))
         mask = mask_name(scan.scan) if datatype == "anat" else ""
         if mask and "mask" in new.files:
             files["mask"] = stem.rpartition("/")[0] + f"/{mask}.nii.gz"
             _link(distort[0] / new.files["mask"], folder / files["mask"])
+            if layout == "derivative":
+                files["mask_sidecar"] = stem.rpartition("/")[0] + f"/{mask}.json"
+                write_json(folder / files["mask_sidecar"], _IMAGE_DERIVATIVE)
         for role, name in scan.files.items():
             # pictures from before show the face: they stay where they are
             if not role.startswith("before"):
@@ -163,6 +176,16 @@ def _stage(
             "fail", f"{STAGE_FAILED}: audit ({type(e).__name__})"
         )
     return replace(scan, files=files)
+
+
+def image_name(scan: str, layout: str) -> str:
+    """BIDS stem of a released image.
+
+    >>> image_name("sub-a_ses-b_T1w", "derivative")
+    'sub-a_ses-b_desc-defaced_T1w'
+    """
+    entities, _, suffix = scan.rpartition("_")
+    return f"{entities}_desc-defaced_{suffix}" if layout == "derivative" else scan
 
 
 def mask_name(scan: str) -> str:

@@ -24,13 +24,13 @@ BEFORE_1925 = 10_436
 number: BIDS tells shifted dates from real ones by a year before 1925. The same for everybody."""
 
 OLDEST = 89
-"""Years from which on ages are pooled, as BIDS recommends."""
+"""Years from which on ages are pooled. BIDS 1.11 writes ages above 89 as 89."""
 
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
 
 
 def of_person(session: Mapping[str, Any], retain: Iterable[str]) -> dict[str, str]:
-    """``age`` (years, or 89+) and ``sex`` (M, F, O) as far as the source and the options tell."""
+    """``age`` (years, at most 89) and ``sex`` (M, F, O), as far as source and options give them."""
     if "patient-characteristics" not in set(retain):
         return {}
     if session["source"] == "bids":
@@ -43,14 +43,14 @@ def of_person(session: Mapping[str, Any], retain: Iterable[str]) -> dict[str, st
 
 
 def age(text: str) -> str:
-    """Years as a number, ``89+`` from 89 on; empty for what is no age.
+    """Years as a number, 89 for all above; empty for what is no age.
 
     >>> age("045Y"), age("018M"), age("8"), age("93.5"), age("89+"), age("Jane"), age("200")
-    ('45', '1', '8', '89+', '89+', '', '')
+    ('45', '1', '8', '89', '89', '', '')
     """
     text = text.strip()
     if text == f"{OLDEST}+":
-        return text
+        return str(OLDEST)  # as BIDS had it before 1.10.1
     found = re.fullmatch(r"(\d{3})([DWMY])|(\d{1,3}(?:\.\d{1,2})?)", text)
     if not found:
         return ""
@@ -60,7 +60,7 @@ def age(text: str) -> str:
         years = int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[found[2]]
     if years > 130:
         return ""
-    return f"{OLDEST}+" if years >= OLDEST else str(math.floor(years))
+    return str(min(OLDEST, math.floor(years)))
 
 
 def acquired(

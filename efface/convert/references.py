@@ -6,7 +6,7 @@ Convert writes the new names. Which images are released is known only at the end
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 INTENDED, IDENTIFIER, SOURCE = "IntendedFor", "B0FieldIdentifier", "B0FieldSource"
@@ -52,6 +52,15 @@ def intended(sidecar: Mapping[str, Any]) -> list[str]:
 def labels(sidecar: Mapping[str, Any], key: str) -> list[str]:
     """Labels of the fields that an image measures (B0FieldIdentifier) or uses (B0FieldSource)."""
     return _texts(sidecar.get(key))
+
+
+def with_names(sidecar: Mapping[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
+    """The sidecar with the file names of IntendedFor, without extension, replaced by ``name``."""
+    out = dict(sidecar)
+    if INTENDED in out:
+        paths = [t.removesuffix(".nii.gz").rpartition("/") for t in _texts(out[INTENDED])]
+        out[INTENDED] = [f"{folder}/{name(stem)}.nii.gz" for folder, _, stem in paths]
+    return out
 
 
 def released(

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from efface import __version__
 from efface.convert import references
@@ -49,7 +49,7 @@ __all__ = [
 Form = Literal["bids", "dicom"]
 FORMS: tuple[Form, ...] = ("bids", "dicom")
 
-SETTINGS = ("features", "method", "retain", "device")
+SETTINGS = ("features", "method", "retain", "device", "layout")
 """Settings that an audit shows: none that holds a path or a site's own words."""
 
 MANIFEST = "manifest.tsv"
@@ -341,16 +341,27 @@ the DICOM PS3.15 Basic Profile, and every file was searched for the identifiers 
 """
 
 
-def cohort_files(manifests: Sequence[Manifest], said: Judgements) -> dict[str, bytes]:
-    """The files of a release that belong to no session, by path below ``OUT/release``."""
+def _container() -> dict[str, Any]:
+    """The container that efface runs in, for GeneratedBy; its path could tell who made it."""
+    inside = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
+    return {"Container": {"Type": "apptainer", "Tag": f"efface:{__version__}"}} if inside else {}
+
+
+def cohort_files(
+    manifests: Sequence[Manifest], said: Judgements, layout: str = "raw"
+) -> dict[str, bytes]:
+    """The files of a release that belong to no session, by path below ``OUT/release``.
+
+    ``layout`` is the DatasetType of the BIDS dataset, ``raw`` or ``derivative``.
+    """
     sessions = [m.session for m in manifests if released_paths(m, decide(m, said), "bids")]
     subjects = sorted({s.split("_")[0] for s in sessions})
     dicom = any(released_paths(m, decide(m, said), "dicom") for m in manifests)
     described = {
         "Name": "Defaced and de-identified head MRI",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "raw",
-        "GeneratedBy": [{"Name": "efface", "Version": __version__}],
+        "BIDSVersion": "1.11.1",
+        "DatasetType": layout,
+        "GeneratedBy": [{"Name": "efface", "Version": __version__, **_container()}],
     }
     text = README.format(
         version=__version__,
@@ -410,7 +421,7 @@ def tables(manifests: Sequence[Manifest], said: Judgements) -> dict[str, bytes]:
 _COLUMNS = {
     "participant_id": {"Description": "keyed pseudonym of the person"},
     "age": {
-        "Description": "age at the first scan; 89 and above are given as 89+",
+        "Description": "age at the first scan; ages above 89 are given as 89",
         "Units": "year",
     },
     "sex": {
@@ -433,7 +444,7 @@ def _person(told: Iterable[Mapping[str, str]]) -> dict[str, str]:
     sexes = {t["sex"] for t in told if "sex" in t}
     out = {}
     if ages:
-        out["age"] = min(ages, key=lambda a: int(a.rstrip("+")))
+        out["age"] = min(ages, key=int)
     if len(sexes) == 1:
         out["sex"] = sexes.pop()
     return out

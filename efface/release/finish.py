@@ -48,7 +48,10 @@ def finish(
     sought = matcher(_needles(restricted, manifests) | of_machine())
     rows, account = _rows(manifests, said, entries, source)
     about = replace(about, files=_counts(account))
-    evidence, described = report(rows, about), cohort_files(manifests, said)
+    evidence, described = (
+        report(rows, about),
+        cohort_files(manifests, said, about.settings.get("layout", "raw")),
+    )
     if search(_placed(evidence, described), sought):
         renamed = [named(m, sought) for m in manifests]
         manifests = [m for m, _ in renamed]
@@ -57,7 +60,10 @@ def finish(
         rows = [row for row, _ in cleaned]
         about, told = plain(replace(about, files=_counts(account)), sought)
         left_out = [*told, *(item for _, items in (*renamed, *cleaned) for item in items)]
-        evidence, described = report(rows, about, left_out), cohort_files(manifests, said)
+        evidence, described = (
+            report(rows, about, left_out),
+            cohort_files(manifests, said, about.settings.get("layout", "raw")),
+        )
         found = search(_placed(evidence, described), sought)
         if found:
             places = ", ".join(sorted({str(f) for f in found})[:5])
