@@ -232,7 +232,7 @@ def test_no_text_gets_into_a_name(facts):
     [
         {"datatype": "anat", "suffix": "T1w"},
         {"match": {}, "datatype": "anat", "suffix": "bold"},
-        {"match": {}, "datatype": "anat", "suffix": "T1w", "entities": {"task": "x"}},
+        {"match": {}, "datatype": "anat", "suffix": "T1w", "entities": {"dir": "x"}},
         {"match": {}, "datatype": "anat", "suffix": "T1w", "entities": {"acq": "../x"}},
         {"match": {}, "suffix": "a/b", "out": "x"},
         {"match": {"te": 5}, "datatype": "anat", "suffix": "T1w"},
@@ -459,6 +459,45 @@ def test_bids_source(tmp_path):
     everything = bytes_of(out).lower()
     assert b"mara" not in everything
     assert b"quillfeather" not in everything
+
+
+@pytest.mark.parametrize(
+    ("path", "raw", "why"),
+    [
+        ("fmap/sub-mara_TB1map.nii.gz", {}, ""),
+        ("fmap/sub-mara_acq-anat_TB1TFL.nii.gz", {}, ""),
+        ("fmap/sub-mara_flip-1_TB1DAM.nii.gz", {"FlipAngle": 60}, ""),
+        ("fmap/sub-mara_TB1DAM.nii.gz", {"FlipAngle": 60}, "TB1DAM without flip in its name"),
+        ("anat/sub-mara_UNIT1.nii.gz", {}, ""),
+        ("anat/sub-mara_echo-1_MEGRE.nii.gz", {"EchoTime": 0.01}, ""),
+        ("anat/sub-mara_MEGRE.nii.gz", {"EchoTime": 0.01}, "MEGRE without echo in its name"),
+        ("dwi/sub-mara_FA.nii.gz", {}, ""),
+        ("anat/sub-mara_hands.nii.gz", {}, "a suffix that efface does not know"),
+    ],
+)
+def test_every_suffix_of_bids_has_a_place(tmp_path, path, raw, why):
+    root = tmp_path / "source"
+    (root / "sub-mara").mkdir(parents=True)
+    image(root / "sub-mara" / path)
+    (root / "sub-mara" / path).with_suffix("").with_suffix(".json").write_text(json.dumps(raw))
+    (session,) = sessions_of(root)
+    (scan,) = convert.run(session, tmp_path / "out", KEY)
+    assert scan.status == ("review" if why else "pass")
+    assert why in "".join(scan.reasons)
+
+
+def test_a_sidecar_with_a_byte_order_mark(tmp_path):
+    root = bids_source(tmp_path / "source")
+    for name in ("T1w.json", "sub-mara/func/sub-mara_task-nback_bold.json"):
+        (root / name).write_bytes(b"\xef\xbb\xbf" + json.dumps({"EchoTime": 0.004}).encode())
+    (session,) = sessions_of(root)
+    scans = convert.run(session, tmp_path / "out", KEY)
+    read = [
+        json.loads((tmp_path / "out" / s.files["sidecar"]).read_text())
+        for s in scans
+        if s.modality in ("T1w", "bold")
+    ]
+    assert [r["EchoTime"] for r in read] == [0.004] * 3
 
 
 def test_gradients_that_hold_a_text_fail_the_scan(tmp_path):

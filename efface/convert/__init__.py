@@ -214,7 +214,7 @@ def _from_bids(series: Mapping[str, Any]) -> list[_Image | Scan]:
     by_kind = {p.suffix: p for p in others}
     raw = sidecar.merged(p for p in others if p.suffix == ".json")
     texts = {
-        p.name.removesuffix(".tsv").rpartition("_")[2]: p.read_text("utf-8", errors="replace")
+        p.name.removesuffix(".tsv").rpartition("_")[2]: p.read_text("utf-8-sig", errors="replace")
         for p in others
         if p.suffix == ".tsv"
     }
@@ -250,7 +250,7 @@ def _numbers(path: Path | None) -> list[list[float]]:
     """Rows of a gradient file; raises :class:`ValueError` if it holds anything but numbers."""
     if path is None:
         return []
-    rows = [[float(v) for v in line.split()] for line in path.read_text().splitlines()]
+    rows = [[float(v) for v in line.split()] for line in path.read_text("utf-8-sig").splitlines()]
     return [row for row in rows if row]
 
 

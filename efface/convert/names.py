@@ -6,6 +6,7 @@ name is a pseudonym, a number, or a word of the rules.
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,34 +27,30 @@ Facts = dict[str, str | float]
 """What is known of an image, see docs/names.md; times in ms."""
 
 ORDER = (
-    *("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "flip", "inv", "mt"),
+    *("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "mod", "echo", "flip", "inv", "mt"),
     *("part", "chunk"),
 )
 """Entities in the order in which they stand in a name (those of raw MR)."""
 
-_STRUCTURE = "T1w T2w PDw T2starw FLAIR inplaneT1 inplaneT2 PDT2 angio UNIT1"
-_MAPS = "T1map T2map T2starmap R1map R2map R2starmap PDmap MTRmap MTsat M0map MWFmap Chimap"
-_PLACES = (
-    ("anat", _STRUCTURE, "acq ce rec run echo part chunk"),
-    ("anat", _MAPS, "acq ce rec run chunk"),
-    ("anat", "MP2RAGE", "acq ce rec run echo flip inv part chunk"),
-    ("anat", "MESE MEGRE", "acq ce rec run echo part chunk"),
-    ("anat", "VFA", "acq ce rec run echo flip part chunk"),
-    ("anat", "IRT1", "acq ce rec run inv part chunk"),
-    ("anat", "MPM MTS", "acq ce rec run echo flip mt part chunk"),
-    ("anat", "MTR", "acq ce rec run mt part chunk"),
-    ("func", "bold cbv sbref", "task acq ce rec dir run echo part chunk"),
-    ("dwi", "dwi sbref", "acq rec dir run part chunk"),
-    ("fmap", "phasediff phase1 phase2 magnitude magnitude1 magnitude2 fieldmap", "acq run chunk"),
-    ("fmap", "epi", "acq ce dir run chunk"),
-    ("perf", "asl m0scan", "acq rec dir run chunk"),
-)
-ENTITIES: dict[tuple[str, str], frozenset[str]] = {
-    (datatype, suffix): frozenset(entities.split())
-    for datatype, suffixes, entities in _PLACES
-    for suffix in suffixes.split()
-}
+
+def _places() -> dict[tuple[str, str], tuple[frozenset[str], frozenset[str]]]:
+    lines = (Path(__file__).parent / "places.tsv").read_text().splitlines()[1:]
+    rows = csv.DictReader(lines, delimiter="\t")
+    return {
+        (row["datatype"], suffix): (
+            frozenset(f"{row['optional']} {row['required']}".split()),
+            frozenset(row["required"].split()),
+        )
+        for row in rows
+        for suffix in row["suffixes"].split()
+    }
+
+
+ENTITIES = {place: entities for place, (entities, _) in _places().items()}
 """Datatype and suffix, to the entities that a name may have beside sub and ses."""
+
+REQUIRED = {place: required for place, (_, required) in _places().items()}
+"""Datatype and suffix, to the entities that a name must have beside sub and ses."""
 
 _NEEDED: dict[tuple[str, str], tuple[str, ...]] = {
     ("func", "bold"): ("RepetitionTime", "TaskName"),
@@ -64,6 +61,13 @@ _NEEDED: dict[tuple[str, str], tuple[str, ...]] = {
         *("RepetitionTimePreparation",),
     ),
     ("perf", "m0scan"): ("RepetitionTimePreparation", "IntendedFor"),
+    ("func", "phase"): ("Units", "TaskName"),
+    ("fmap", "TB1EPI"): ("EchoTime", "FlipAngle", "TotalReadoutTime", "MixingTime"),
+    ("fmap", "TB1AFI"): ("RepetitionTimeExcitation",),
+    ("fmap", "TB1SRGE"): (
+        *("FlipAngle", "InversionTime", "RepetitionTimeExcitation", "RepetitionTimePreparation"),
+        "NumberShots",
+    ),
     ("fmap", "phasediff"): ("EchoTime1", "EchoTime2"),
     ("fmap", "phase1"): ("EchoTime",),
     ("fmap", "phase2"): ("EchoTime",),
@@ -81,7 +85,7 @@ _NEEDED: dict[tuple[str, str], tuple[str, ...]] = {
         *("NumberShots", "MagneticFieldStrength"),
     ),
 }
-"""Metadata without which the BIDS validator (3.0, schema 1.10) reports an error."""
+"""Metadata without which the BIDS validator (3.0, BIDS 1.11) reports an error."""
 
 _NEEDED_BY_ENTITY = {
     "echo": "EchoTime",
@@ -271,6 +275,9 @@ def lacking(
         *(["Units"] if place.entities.get("part") == "phase" else []),
         *(key for (k, v), key in _NEEDED_BY_VALUE.items() if sidecar.get(k) == v),
     )
+    absent = sorted(REQUIRED.get(where, frozenset()) - place.entities.keys())
+    if absent:
+        return f"{place.suffix} without {' and '.join(absent)} in its name"
     missing = [key for key in dict.fromkeys(needed) if key not in sidecar]
     if missing:
         return f"{place.suffix} without {' and '.join(missing)}"

@@ -146,7 +146,7 @@ def merged(paths: Iterable[Path]) -> dict[str, Any]:
     """
     out: dict[str, Any] = {}
     for path in paths:
-        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        value = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
         if not isinstance(value, dict):
             raise ValueError("a sidecar must hold a JSON object")
         out |= value
