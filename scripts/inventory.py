@@ -19,9 +19,22 @@ key = read_key(Path(snakemake.input.key))
 table = Path(snakemake.output[0])
 folder = table.parent / "sessions"
 folder.mkdir(parents=True, exist_ok=True)
-rows = []
-for names in inventory.groups((path, read(path)) for path in snakemake.input.entries):
-    for session in inventory.merge([read(name) for name in names], key):
+rows, people = [], set()
+
+
+def entries():
+    """One by one, so that a large source is never in memory as a whole."""
+    for path in snakemake.input.entries:
+        entry = read(path)
+        people.update(inventory.statements(entry))
+        yield path, entry
+
+
+groups = inventory.groups(entries())
+# of the whole source: a person's studies may lie in several entries
+verdict = inventory.cross_check(people)
+for names in groups:
+    for session in inventory.merge([read(name) for name in names], key, verdict):
         # written only if it changed
         write_json(folder / f"{session['session']}.json", session)
         rows.append((session["session"], session["subject"], session["fingerprint"]))
@@ -34,5 +47,6 @@ for path in (table.parent / "entries").glob("*.json"):
     if str(path) not in snakemake.input.entries:
         path.unlink()
 
+write_atomic(Path(snakemake.output.identity), verdict.text())
 lines = ["\t".join(row) for row in (("session", "subject", "fingerprint"), *sorted(rows))]
 write_atomic(table, "\n".join(lines) + "\n")

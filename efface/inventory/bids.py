@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from efface.inventory.identity import Statement
 from efface.inventory.walk import Found
 from efface.pseudonym import Key, series_label, session_label, subject_label
 from efface.status import EMPTY, NO_IMAGE, NOT_BIDS, NOT_MR
@@ -125,6 +128,23 @@ def _image(relative: str, key: Key) -> tuple[dict[str, Any] | None, str]:
             "entities": parsed.entities,
         },
     }, ""
+
+
+def participants(source: Path, entry: str, key: Key) -> set[Statement]:
+    """What the rows of a BIDS source's participants.tsv state; empty for any other entry."""
+    if entry != "participants.tsv":
+        return set()
+    try:
+        text = (source / entry).read_text(encoding="utf-8-sig", errors="replace")
+        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+    except (OSError, csv.Error):
+        return set()
+    out = set()
+    for row in rows:
+        patient = "sub-" + (row.get("participant_id") or "").strip().removeprefix("sub-")
+        label = subject_label(key, patient, "bids", "")
+        out.add(Statement(f"{label}_", "", patient, "bids", sex=row.get("sex") or ""))
+    return out
 
 
 Sidecar = tuple[tuple[str, ...], Name, dict[str, Any]]
