@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -160,6 +161,13 @@ def sessions(path: str | Path, participants: list[str]) -> list[str]:
 def fingerprint(path: str | Path, session: str) -> str:
     """Fingerprint of one session; empty for one that is no more."""
     return table(path).get(session, "")
+
+
+def identity(out: Path) -> str:
+    """What the cross-check of identities found, in one line, from audit/audit.json; or empty."""
+    counts = json.loads((out / "audit" / "audit.json").read_text())["identity"]
+    found = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+    return f"identity: {found}; see {out / 'restricted' / 'identity.tsv'}" if found else ""
 
 
 def outcome(out: Path) -> str:

@@ -72,6 +72,8 @@ def run(
         raise EffaceError(f"the run did not finish; the reason is in {log}")
     if level == "group":
         print(setting.outcome(out.resolve()))
+        if line := setting.identity(out.resolve()):
+            print(line)
     return 0
 
 

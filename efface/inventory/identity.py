@@ -101,7 +101,8 @@ class Verdict:
     def text(self) -> str:
         """The table, tab-separated; tabs and line breaks in values become blanks."""
         flat = self.table.map(lambda value: " ".join(str(value).split()))
-        return str(flat.to_csv(sep="\t", index=False, lineterminator="\n"))
+        text = str(flat.to_csv(sep="\t", index=False, lineterminator="\n"))
+        return text.encode(errors="backslashreplace").decode()
 
     def place(self, session: str) -> str:
         """The session's pseudonym in the end; sessions without statements keep theirs."""
