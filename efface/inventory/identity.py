@@ -22,7 +22,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,7 @@ def cross_check(statements: Iterable[Statement]) -> Verdict:
     return Verdict(owners, doubts, table, counts)
 
 
+@lru_cache(maxsize=4096)
 def is_placeholder(text: str) -> bool:
     """Whether a patient id or name says that it is none.
 
@@ -246,19 +247,27 @@ def _sessions(table: Any) -> int:  # noqa: ANN401 - a data frame
 
 def _owners(said: Iterable[Statement]) -> dict[str, Owner]:
     """The person of each session, as the files of its study state."""
-    studies: dict[str, list[Statement]] = {}
+    studies: dict[str, dict[str, list[Statement]]] = {}
     for one in said:
         # a row of participants.tsv speaks of a person and of no study
-        studies.setdefault(one.study or one.session, []).append(one)
-    return {one.session: _owner(one, study) for study in studies.values() for one in study}
+        ids = studies.setdefault(one.study or one.session, {})
+        ids.setdefault("" if is_placeholder(one.patient) else one.patient, []).append(one)
+    return {
+        one.session: _owner(one, own, ids)
+        for ids in studies.values()
+        for own, stated in ids.items()
+        for one in stated
+    }
 
 
-def _owner(one: Statement, study: Sequence[Statement]) -> Owner:
-    """What the file states; what it lacks, from the one value that the others of its study have."""
-    own = "" if is_placeholder(one.patient) else one.patient
-    known = {s.patient for s in study if not is_placeholder(s.patient)}
-    patient = own or (known.pop() if len(known) == 1 else "")
-    same = [s for s in study if s.patient == patient] if patient else []
+def _owner(one: Statement, own: str, ids: Mapping[str, Sequence[Statement]]) -> Owner:
+    """What the file states; what it lacks, from the one value that the others of its study have.
+
+    ``own`` is the patient id that the file states, if it is one; ``ids`` are those of the study.
+    """
+    known = ids.keys() - {""}
+    patient = own or (next(iter(known)) if len(known) == 1 else "")
+    same = ids[patient] if patient else []
     for field in ("issuer", "authority"):
         stated = [s for s in same if getattr(s, field)]
         if own and getattr(one, field):
@@ -269,7 +278,9 @@ def _owner(one: Statement, study: Sequence[Statement]) -> Owner:
             # two issuers: in doubt, and what names none stays with neither
             break
     bare = [s for s in same if not (s.issuer or s.authority)]
-    return _as_stated(bare[0]) if bare else Owner(one.session.partition("_")[0])
+    if bare or own:
+        return _as_stated(bare[0] if bare else one)
+    return Owner(one.session.partition("_")[0])
 
 
 def _as_stated(one: Statement) -> Owner:
@@ -294,9 +305,9 @@ def _facts(one: Statement) -> Iterator[tuple[str, str, object]]:
 def _known(facts: Any) -> dict[str, Known]:  # noqa: ANN401 - a data frame
     """Facts of each subject."""
     out: dict[str, Known] = {}
-    of_person = facts[facts["what"].isin(_OF_PERSON)]
-    for (subject, *what), values in of_person.groupby(["subject", "what", "script"])["value"]:
-        out.setdefault(subject, {})[what[0], what[1]] = set(values)
+    columns = facts.loc[facts["what"].isin(_OF_PERSON), ["subject", "what", "script", "value"]]
+    for subject, what, script, value in columns.itertuples(index=False):
+        out.setdefault(subject, {}).setdefault((what, script), set()).add(value)
     return out
 
 
@@ -354,7 +365,8 @@ def _doubts(
 
 def _contradictions(facts: Any, by: str) -> dict[str, list[str]]:  # noqa: ANN401 - a data frame
     """Of each study or subject, what has two values."""
-    numbers = facts.groupby([by, "what", "script"])["value"].nunique()
+    distinct = facts.drop_duplicates([by, "what", "script", "value"])
+    numbers = distinct.groupby([by, "what", "script"], sort=False).size()
     out: dict[str, list[str]] = {}
     for one, what, _ in numbers[numbers > 1].index:
         if what not in out.setdefault(one, []):
