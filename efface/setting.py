@@ -166,8 +166,8 @@ def fingerprint(path: str | Path, session: str) -> str:
 def identity(out: Path) -> str:
     """What the cross-check of identities found, in one line, from audit/audit.json; or empty."""
     counts = json.loads((out / "audit" / "audit.json").read_text())["identity"]
-    found = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
-    return f"identity: {found}; see {out / 'restricted' / 'identity.tsv'}" if found else ""
+    found = ", ".join(f"{what}: {n}" for what, n in counts.items() if n)
+    return f"{found}; see {out / 'restricted' / 'identity.tsv'}" if found else ""
 
 
 def outcome(out: Path) -> str:

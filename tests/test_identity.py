@@ -180,7 +180,7 @@ def test_placeholders_never_merge_two_people(tmp_path, placeholder):
     assert {s["status"] for x in (one, two) for s in x["series"]} == {"pass"}
     report = scrub_folder(source, tmp_path / "out", KEY)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {one["subject"], two["subject"]}
-    assert "2 studies without a usable patient id" in report.summary()
+    assert "studies without a usable patient id: 2" in report.summary()
 
 
 @pytest.mark.parametrize(

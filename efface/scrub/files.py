@@ -57,8 +57,8 @@ class Report:
         counts = Counter(reason for _, reason in self.withheld).most_common()
         left = ", ".join(f"{n} {reason}" for reason, n in counts)
         tail = f"; {len(self.withheld)} left out ({left})" if counts else ""
-        found = ", ".join(f"{n} {what}" for what, n in self.verdict.counts.items() if n)
-        tail += f"; identity: {found}" if found else ""
+        found = ", ".join(f"{what}: {n}" for what, n in self.verdict.counts.items() if n)
+        tail += f"; {found}" if found else ""
         return f"{self.written} files of {self.series} series scrubbed{tail}"
 
 
