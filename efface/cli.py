@@ -158,9 +158,25 @@ def _scrub(a: argparse.Namespace) -> int:
         raise EffaceError(f"{a.dicom}: no such folder of DICOM files")
     if not a.key.exists():
         raise EffaceError(f"{a.key}: no such key; make one with: efface key new {a.key}")
+    if a.identity:
+        if any(a.identity.resolve().is_relative_to(p.resolve()) for p in (a.out, a.dicom)):
+            raise EffaceError(f"{a.identity}: holds names; write it outside source and results")
+        if a.identity.exists():
+            raise EffaceError(f"{a.identity}: is there already; name a new file")
+        _writable(a.identity)
     report = scrub_folder(a.dicom, a.out, read_key(a.key), a.retain, _progress("files"))
     print(report.summary())
-    return OK
+    if a.identity:
+        with os.fdopen(os.open(a.identity, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
+            f.write(report.verdict.text())
+    if not report.in_doubt:
+        return OK
+    print(
+        "efface: left out what contradicts itself; correct the source"
+        f"{'' if a.identity else ' (--identity FILE writes a table of who contradicts whom)'}",
+        file=sys.stderr,
+    )
+    return REVIEW
 
 
 def _verify(a: argparse.Namespace) -> int:
@@ -293,6 +309,12 @@ def _parser() -> argparse.ArgumentParser:
     scrub.add_argument("dicom", type=Path, metavar="DICOM_DIR")
     scrub.add_argument("out", type=Path, metavar="OUT_DIR")
     scrub.add_argument("--key", type=Path, required=True, metavar="FILE", help="project key")
+    scrub.add_argument(
+        "--identity",
+        type=Path,
+        metavar="FILE",
+        help="write the table of identities and their contradictions (holds names; mode 0600)",
+    )
     scrub.add_argument("--retain", **_MANY, metavar="OPTION", help=_RETAIN)
 
     verify = command("verify", _verify, "check a release: manifest, structure, identifiers")

@@ -153,10 +153,6 @@ def _table(path: Path, _time: int) -> dict[str, str]:
         return {r["session"]: r["fingerprint"] for r in csv.DictReader(f, delimiter="\t")}
 
 
-PEOPLE = "people.tsv"
-"""Beside the inventory's sessions.tsv: pseudonym and own label of each person."""
-
-
 def sessions(path: str | Path, participants: list[str]) -> list[str]:
     """Sessions of the inventory's table, or those of the people named.
 
@@ -166,13 +162,15 @@ def sessions(path: str | Path, participants: list[str]) -> list[str]:
     """
     if not participants:
         return list(table(path))
-    people = Path(path).with_name(PEOPLE)
-    with people.open(newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f, delimiter="\t"))
+    import pandas as pd
+
+    people = Path(path).parents[1] / "identity.tsv"
+    known = pd.read_csv(people, sep="\t", dtype=str, keep_default_na=False)
     named: dict[str, set[str]] = {}
-    for row in rows:
-        for name in (row["subject"], row["patient"]):
-            named.setdefault(_bare(name), set()).add(row["subject"])
+    for session, patient in zip(known["session"], known["patient_id"], strict=True):
+        subject = session.partition("_")[0]
+        for name in (subject, patient):
+            named.setdefault(_bare(name), set()).add(subject)
     unknown = [p for p in participants if not named.get(_bare(p))]
     if unknown:
         raise EffaceError(
@@ -190,6 +188,13 @@ def _bare(label: str) -> str:
 def fingerprint(path: str | Path, session: str) -> str:
     """Fingerprint of one session; empty for one that is no more."""
     return table(path).get(session, "")
+
+
+def identity(out: Path) -> str:
+    """What the cross-check of identities found, in one line, from audit/audit.json; or empty."""
+    counts = json.loads((out / "audit" / "audit.json").read_text())["identity"]
+    found = ", ".join(f"{what}: {n}" for what, n in counts.items() if n)
+    return f"{found}; see {out / 'restricted' / 'identity.tsv'}" if found else ""
 
 
 def outcome(out: Path) -> tuple[str, bool]:

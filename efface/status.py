@@ -31,6 +31,7 @@ FACE_REMAINS = "face may remain"
 BRAIN_TOUCHED = "brain would be touched"
 DICOM_UNMAPPED = "DICOM could not be matched to the NIfTI"
 STAGE_FAILED = "stage failed"
+IDENTITY = "identity in doubt"
 
 _ORDER: dict[str, int] = {"pass": 0, "review": 1, "fail": 2}
 

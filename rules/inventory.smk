@@ -32,6 +32,7 @@ checkpoint inventory:
         ),
     output:
         f"{OUT}/restricted/inventory/sessions.tsv",
+        identity=f"{OUT}/restricted/identity.tsv",
     log:
         f"{OUT}/restricted/logs/inventory/sessions.log",
     resources:

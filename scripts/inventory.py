@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from efface import inventory, setting
+from efface import inventory
 from efface.manifest import write_atomic, write_json
 from efface.pseudonym import read_key
 
@@ -20,12 +20,24 @@ table = Path(snakemake.output[0])
 folder = table.parent / "sessions"
 folder.mkdir(parents=True, exist_ok=True)
 rows, people = [], set()
-for names in inventory.groups((path, read(path)) for path in snakemake.input.entries):
-    for session in inventory.merge([read(name) for name in names], key):
+
+
+def entries():
+    """One by one, so that a large source is never in memory as a whole."""
+    for path in snakemake.input.entries:
+        entry = read(path)
+        people.update(inventory.statements(entry))
+        yield path, entry
+
+
+groups = inventory.groups(entries())
+# of the whole source: a person's studies may lie in several entries
+verdict = inventory.cross_check(people)
+for names in groups:
+    for session in inventory.merge([read(name) for name in names], key, verdict):
         # written only if it changed
         write_json(folder / f"{session['session']}.json", session)
         rows.append((session["session"], session["subject"], session["fingerprint"]))
-        people.add((session["subject"], " ".join(session["patient"][0].split())))
 
 known = {session for session, _, _ in rows}
 for path in folder.glob("*.json"):
@@ -35,8 +47,6 @@ for path in (table.parent / "entries").glob("*.json"):
     if str(path) not in snakemake.input.entries:
         path.unlink()
 
-# holds the people's own labels: for --participant-label, in the restricted zone only
-named = ["\t".join(row) for row in (("subject", "patient"), *sorted(people))]
-write_atomic(table.with_name(setting.PEOPLE), "\n".join(named) + "\n")
+write_atomic(Path(snakemake.output.identity), verdict.text())
 lines = ["\t".join(row) for row in (("session", "subject", "fingerprint"), *sorted(rows))]
 write_atomic(table, "\n".join(lines) + "\n")

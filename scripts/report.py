@@ -3,24 +3,26 @@
 import json
 from pathlib import Path
 
-from efface import release
+from efface import inventory, release
 from efface.audit.report import About
 from efface.manifest import read_manifest
 from efface.pseudonym import read_key
 from efface.release.finish import finish
 
 given, params = snakemake.input, snakemake.params
+entries = [json.loads(Path(p).read_text()) for p in given.entries]
 about = About(
     key=read_key(Path(given.key)).fingerprint,
     settings=params.settings,
     code=params.version,
     model=params.model,
+    identity=inventory.cross_check(s for e in entries for s in inventory.statements(e)).counts,
 )
 finish(
     Path(given.gate).parents[1],
     [read_manifest(Path(p)) for p in sorted(given.manifests)],
     release.judgements(Path(given.accept[0]) if given.accept else None),
     about,
-    [json.loads(Path(p).read_text()) for p in given.entries],
+    entries,
     Path(snakemake.config["source"]).resolve(),
 )

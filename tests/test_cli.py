@@ -132,8 +132,8 @@ def test_a_person_is_named_by_label_or_pseudonym(command, ran, typed):
 
     _, out, _ = ran
     table = out / "restricted" / "inventory" / "sessions.tsv"
-    people = table.with_name(setting.PEOPLE).read_text().splitlines()[1:]
-    own = {line.split("\t")[1]: line.split("\t")[0] for line in people}
+    people = (out / "restricted" / "identity.tsv").read_text().splitlines()[1:]
+    own = {line.split("\t")[2]: line.partition("_")[0] for line in people}
     words = {"pseudonym": own["sub-01"], "bare": own["sub-01"].removeprefix("sub-")}
     found = setting.sessions(table, [words.get(t, t) for t in typed])
     assert {s.split("_")[0] for s in found} == {
@@ -145,7 +145,7 @@ def test_a_person_is_named_by_label_or_pseudonym(command, ran, typed):
 def test_a_name_that_nobody_has_is_told(command, ran):
     source, out, _ = ran
     done = command("run", source, out, "--cores", "1", "--participant-label", "01", "nobody")
-    refused(done, 1, "participant nobody: nobody in the source has this label", "people.tsv")
+    refused(done, 1, "participant nobody: nobody in the source has this label", "identity.tsv")
     # the own labels stay in the restricted zone
     for zone in ("audit", "release"):
         for path in (out / zone).rglob("*"):

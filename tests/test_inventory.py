@@ -329,6 +329,7 @@ def test_bids_source(tmp_path):
         "sub-01/func/sub-01_task-nback_bold.nii.gz": [
             "sub-01/func/sub-01_task-nback_bold.nii.gz",
             "task-nback_bold.json",
+            "sub-01/func/sub-01_task-nback_events.tsv",
         ],
         "sub-02/ses-a/dwi/sub-02_ses-a_dwi.nii.gz": [
             "sub-02/ses-a/dwi/sub-02_ses-a_dwi.nii.gz",

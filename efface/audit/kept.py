@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from efface.inventory.identity import SEXES
 from efface.pseudonym import Key
 
 BEFORE_1925 = 10_436
@@ -25,8 +26,6 @@ number: BIDS tells shifted dates from real ones by a year before 1925. The same 
 
 OLDEST = 89
 """Years from which on ages are pooled. BIDS 1.11 writes ages above 89 as 89."""
-
-_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
 
 
 def of_person(session: Mapping[str, Any], retain: Iterable[str]) -> dict[str, str]:
@@ -38,7 +37,7 @@ def of_person(session: Mapping[str, Any], retain: Iterable[str]) -> dict[str, st
         given_age, given_sex = row.get("age", ""), row.get("sex", "")
     else:
         given_age, given_sex = _of_header(session)
-    out = {"age": age(given_age), "sex": _SEXES.get(given_sex.strip().lower(), "")}
+    out = {"age": age(given_age), "sex": SEXES.get(given_sex.strip().lower(), "")}
     return {k: v for k, v in out.items() if v}
 
 

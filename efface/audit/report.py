@@ -89,6 +89,8 @@ class About:
     """Digest of the face model."""
     files: Mapping[str, int] = field(default_factory=dict)
     """Files of the source by what became of them."""
+    identity: Mapping[str, int] = field(default_factory=dict)
+    """Counts of the cross-check of who is one person (:mod:`efface.inventory.identity`)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -139,6 +141,7 @@ def data(rows: Sequence[Row], about: About, left_out: Iterable[LeftOut] = ()) ->
         "packages": {name: _version(name) for name in _PACKAGES},
         "settings": dict(about.settings),
         "files": dict(sorted(about.files.items())),
+        "identity": dict(about.identity),
         "summary": {
             "sessions": len({r.session for r in ordered}),
             "scans": len(ordered),

@@ -31,7 +31,9 @@ def cleaned(suffix: str, text: str) -> str:
     'onset\tduration\n1.0\t2\n'
     """
     try:
-        reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), delimiter="\t")
+        # BIDS quotes nothing: a quotation mark is a letter
+        plain = io.StringIO(text.removeprefix("\ufeff"))
+        reader = csv.DictReader(plain, delimiter="\t", quoting=csv.QUOTE_NONE)
         rows = list(reader)
     except csv.Error:
         return ""

@@ -7,10 +7,12 @@ for exactly once, with the series it belongs to or the reason why it stays out.
 
 from efface.inventory.bids import is_bids
 from efface.inventory.entry import run_entry
-from efface.inventory.sessions import files_table, groups, merge
+from efface.inventory.identity import cross_check
+from efface.inventory.sessions import files_table, groups, merge, statements
 from efface.inventory.walk import entries, entry_fingerprint, entry_label
 
 __all__ = [
+    "cross_check",
     "entries",
     "entry_fingerprint",
     "entry_label",
@@ -19,4 +21,5 @@ __all__ = [
     "is_bids",
     "merge",
     "run_entry",
+    "statements",
 ]

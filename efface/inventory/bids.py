@@ -6,6 +6,8 @@ datatype) is a series too, with status fail and its reason, so that the audit li
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from efface.inventory.identity import Statement
 from efface.inventory.walk import Found
 from efface.pseudonym import Key, series_label, session_label, subject_label
 from efface.status import EMPTY, NO_IMAGE, NOT_BIDS, NOT_MR
@@ -201,6 +204,23 @@ def _record(relative: str, key: Key) -> dict[str, Any]:
         "number": None,
         "attributes": {},
     }
+
+
+def participants(source: Path, entry: str, key: Key) -> set[Statement]:
+    """What the rows of a BIDS source's participants.tsv state; empty for any other entry."""
+    if entry != "participants.tsv":
+        return set()
+    try:
+        text = (source / entry).read_text(encoding="utf-8-sig", errors="replace")
+        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+    except (OSError, csv.Error):
+        return set()
+    out = set()
+    for row in rows:
+        patient = "sub-" + (row.get("participant_id") or "").strip().removeprefix("sub-")
+        label = subject_label(key, patient, "bids", "")
+        out.add(Statement(f"{label}_", "", patient, "bids", sex=row.get("sex") or ""))
+    return out
 
 
 Sidecar = tuple[tuple[str, ...], Name, dict[str, Any]]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from dataclasses import asdict
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from efface.inventory import bids, ocr
+from efface.inventory import bids, identity, ocr
 from efface.inventory.header import Header, read
+from efface.inventory.identity import Statement
 from efface.inventory.walk import Found, entry_label, walk
-from efface.pseudonym import Key, series_label, session_label, subject_label
+from efface.pseudonym import Key, series_label
 
 Entry = dict[str, Any]
-"""``entry`` label, ``source`` kind, ``series`` by id, and ``files``; JSON-able."""
+"""``entry`` label, ``source`` kind, ``series`` by id, ``files`` and ``people``; JSON-able."""
 
 
 def run_entry(source: Path, entry: str, key: Key, text: ocr.Mode = "auto") -> Entry:
@@ -22,19 +25,25 @@ def run_entry(source: Path, entry: str, key: Key, text: ocr.Mode = "auto") -> En
     Returns the entry's label, its series (attributes of the first image of each) and its files in
     a fixed order: ``path`` (absolute), ``bytes``, ``mtime_ns``, ``reason`` (empty: a whole MR
     image), ``series`` (id in ``series``, or empty), ``instance``, ``number``. Files that share an
-    instance UID carry ``sha256``. ``text`` says at which series :mod:`efface.inventory.ocr` looks.
-    Holds identifiers: for the restricted zone only.
+    instance UID carry ``sha256``. ``people`` holds each distinct
+    :class:`~efface.inventory.identity.Statement` once. ``text`` says at which series
+    :mod:`efface.inventory.ocr` looks. Holds identifiers: for the restricted zone only.
     """
-    base: Entry = {"entry": entry_label(key, entry), "series": {}, "files": []}
+    base: Entry = {"entry": entry_label(key, entry), "series": {}, "files": [], "people": []}
     if bids.is_bids(source):
-        return {**base, "source": "bids", **bids.read_entry(source, walk(source, entry), key)}
+        inside = bids.read_entry(source, walk(source, entry), key)
+        stated = _of_folders(inside["series"].values()) | bids.participants(source, entry, key)
+        return {**base, "source": "bids", **inside, "people": _listed(stated)}
     series: dict[str, dict[str, Any]] = {}
     files = []
+    people: set[Statement] = set()
     for found in walk(source, entry):
         head = read(found)
         where = ""
         if head.study and head.series:
-            where = _series(series, head, found, key)
+            one = identity.state(key, head.study, head.patient, head.issuer, **head.person)
+            people.add(one)
+            where = _series(series, head, found, key, one.session)
         elif bids.is_image(found.path):
             head = Header(found.reason or bids.OUTSIDE)
             described = bids.withheld(os.path.relpath(found.path, source.absolute()), key)
@@ -53,7 +62,24 @@ def run_entry(source: Path, entry: str, key: Key, text: ocr.Mode = "auto") -> En
         )
     _look_for_text(series, files, text)
     _digest_twins(files)
-    return {**base, "source": "dicom", "series": series, "files": files}
+    return {
+        **base,
+        "source": "dicom",
+        "series": series,
+        "files": files,
+        "people": _listed(people),
+    }
+
+
+def _of_folders(series: Iterable[dict[str, Any]]) -> set[Statement]:
+    """What a BIDS source states by its folders: the label of the subject."""
+    return {
+        Statement(s["session"], s["study"], *s["patient"][:2]) for s in series if s["patient"][0]
+    }
+
+
+def _listed(people: Iterable[Statement]) -> list[dict[str, Any]]:
+    return [asdict(stated) for stated in sorted(people)]
 
 
 def digest(path: str) -> str:
@@ -65,10 +91,13 @@ def digest(path: str) -> str:
         return ""
 
 
-def _series(series: dict[str, dict[str, Any]], head: Header, found: Found, key: Key) -> str:
-    """Note the file's series, with the attributes of its first image; return the id."""
-    subject = subject_label(key, head.patient, head.issuer, head.study)
-    session = f"{subject}_{session_label(key, head.study)}"
+def _series(
+    series: dict[str, dict[str, Any]], head: Header, found: Found, key: Key, session: str
+) -> str:
+    """Note the file's series, with the attributes of its first image; return the id.
+
+    ``session`` is the one that the file states by itself; merging settles whose it is.
+    """
     # what is no image gets a series of its own, also when it shares the UID with images
     uid = head.series if head.image else f"{head.series} {head.sop_class} {head.reason}"
     label = series_label(key, uid)
@@ -79,7 +108,7 @@ def _series(series: dict[str, dict[str, Any]], head: Header, found: Found, key: 
         series[where] = {
             "rank": rank,
             "session": session,
-            "subject": subject,
+            "subject": session.partition("_")[0],
             "patient": [head.patient, head.issuer],
             "study": head.study,
             "series": label,
@@ -101,13 +130,14 @@ def _look_for_text(
     members: dict[str, list[dict[str, Any]]] = {}
     for f in files:
         if f["series"] and not f["reason"]:
-            members.setdefault(f["series"], []).append(f)
-    for where, whole in members.items():
+            # the whole series, whatever its files state of the person
+            members.setdefault(f["series"].partition("_")[2], []).append(f)
+    for whole in members.values():
         whole.sort(key=lambda f: (f["number"] is None, f["number"] or 0, f["path"]))
         paths = [f["path"] for f in whole]
-        reason, series[where]["text"] = ocr.look(paths, series[where]["attributes"], mode)
+        reason, about = ocr.look(paths, series[whole[0]["series"]]["attributes"], mode)
         for f in whole:
-            f["reason"] = reason
+            f["reason"], series[f["series"]]["text"] = reason, about
 
 
 def _digest_twins(files: list[dict[str, Any]]) -> None:

@@ -48,6 +48,8 @@ _IDENTITY = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
     *("FrameOfReferenceUID", "PatientID", "IssuerOfPatientID", "Modality", "InstanceNumber"),
     *("BurnedInAnnotation", "ConversionType", "PhotometricInterpretation"),
+    *("PatientName", "PatientBirthDate", "PatientSex", "OtherPatientIDs"),
+    *("OtherPatientIDsSequence", "IssuerOfPatientIDQualifiersSequence"),
 )
 
 _TAGS = [tag for k in (*ATTRIBUTES, *_IDENTITY) if (tag := tag_for_keyword(k)) is not None]
@@ -72,6 +74,8 @@ class Header:
     """An MR image, even if a cut one."""
     patient: str = ""
     issuer: str = ""
+    person: dict[str, Any] = field(default_factory=dict)
+    """What else it says of the person, as :func:`efface.inventory.identity.state` takes it."""
     study: str = ""
     series: str = ""
     instance: str = ""
@@ -127,6 +131,7 @@ def _read(f: BinaryIO, size: int) -> Header:
             reason=reason,
             patient=_text(ds, "PatientID"),
             issuer=_text(ds, "IssuerOfPatientID"),
+            person=_person(ds),
             study=_text(ds, "StudyInstanceUID"),
             series=_text(ds, "SeriesInstanceUID"),
             instance=_text(ds, "SOPInstanceUID"),
@@ -267,6 +272,27 @@ def _text(ds: Dataset, keyword: str) -> str:
 def _modality(ds: Dataset) -> str:
     text = _text(ds, "Modality")
     return text if re.fullmatch(r"[A-Z]{2,6}", text) else ""
+
+
+def _person(ds: Dataset) -> dict[str, Any]:
+    others = [str(v).strip(" \0") for v in _listed(ds.get("OtherPatientIDs"))]
+    return {
+        "name": _text(ds, "PatientName"),
+        "birth": _text(ds, "PatientBirthDate"),
+        "sex": _text(ds, "PatientSex"),
+        "authority": next(
+            iter(_of_items(ds, "IssuerOfPatientIDQualifiersSequence", "UniversalEntityID")), ""
+        ),
+        "others": tuple(others + _of_items(ds, "OtherPatientIDsSequence", "PatientID")),
+    }
+
+
+def _of_items(ds: Dataset, sequence: str, keyword: str) -> list[str]:
+    """The values that the items of a sequence have; none where it cannot be read."""
+    try:
+        return [text for item in ds.get(sequence) or () if (text := _text(item, keyword))]
+    except Exception:  # a damaged sequence is no reason to withhold the image
+        return []
 
 
 def _integer(ds: Dataset, keyword: str) -> int | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from efface.inventory import bids
 from efface.inventory.entry import Entry, digest
+from efface.inventory.identity import Statement, Verdict, cross_check
 from efface.pseudonym import Key
 from efface.status import DUPLICATE, STAGE_FAILED, TRUNCATED, Status, worst
 
@@ -22,13 +23,21 @@ _SERIES_FIELDS = (
 )
 
 
-def merge(entries: Sequence[Entry], key: Key) -> list[Session]:
-    """The sessions of some entries that share no session with entries outside.
+def statements(entry: Entry) -> Iterator[Statement]:
+    """Whose the files of an entry say they are."""
+    for stated in entry.get("people", ()):
+        yield Statement(**{**stated, "others": tuple(stated["others"])})
 
-    Sorted, and a function of the entries' content only. A session's ``fingerprint`` covers the
-    size and time of every file, so that an edited file runs its session again.
+
+def merge(entries: Sequence[Entry], key: Key, verdict: Verdict | None = None) -> list[Session]:
+    """The sessions of some entries that share no study with entries outside.
+
+    ``verdict`` is that of the whole source; without one, ``entries`` are the whole source. Sorted,
+    and a function of both only. A session's ``fingerprint`` covers the size and time of every
+    file and the reasons, so that an edited file or another verdict runs its session again.
     """
-    files, series = _settle(entries)
+    verdict = verdict or _verdict(entries)
+    files, series = _settle(entries, verdict)
     by_series: dict[str, list[dict[str, Any]]] = {}
     for f in files:
         if f["series"]:
@@ -54,7 +63,7 @@ def merge(entries: Sequence[Entry], key: Key) -> list[Session]:
             # sidecars come by inheritance; an image that cannot be taken has none
             members = [m for m in members if m["instance"] or m["reason"]]
             members += [s for m in members if m["instance"] for s in bids.inherited(m, shared)]
-        session["series"].append(_series(described, members))
+        session["series"].append(_series(described, members, described["doubts"]))
     for session in sessions.values():
         session["series"].sort(key=_order)
         stats = [s.pop("stats") for s in session["series"]]
@@ -64,7 +73,7 @@ def merge(entries: Sequence[Entry], key: Key) -> list[Session]:
 
 
 def groups(entries: Iterable[tuple[str, Entry]]) -> list[list[str]]:
-    """Which entries must be merged together: those that share a session, all of a BIDS source.
+    """Which entries must be merged together: those that share a study, all of a BIDS source.
 
     Takes name and entry one by one, so that a large source is never in memory as a whole.
     """
@@ -80,12 +89,13 @@ def groups(entries: Iterable[tuple[str, Entry]]) -> list[list[str]]:
     for name, entry in entries:
         names.append(name)
         leader[name] = name
-        shared = {s["session"] for s in entry["series"].values()}
+        # a study may name its person in one entry and not in the other
+        shared = {s["study"] for s in entry["series"].values()}
         if entry["source"] == "bids":
             # sidecars at the root describe every subject
             shared.add("bids")
-        for session in shared:
-            other = find(owner.setdefault(session, name))
+        for study in shared:
+            other = find(owner.setdefault(study, name))
             leader[find(name)] = other
     together: dict[str, list[str]] = {}
     for name in names:
@@ -97,13 +107,13 @@ def files_table(
     entries: Sequence[Entry],
     released: Mapping[tuple[str, str], tuple[str, str]] | None = None,
 ) -> list[dict[str, str]]:
-    """Every file of the entries exactly once.
+    """Every file of the entries, which are the whole source, exactly once.
 
     ``released`` maps session and series to the series' final disposition (``released``,
     ``withheld``) and reason. Rows have ``path``, ``bytes``, ``entry``, ``session``, ``series``,
     ``disposition``, ``reason``; tabs, line breaks and bytes that are no text are escaped in paths.
     """
-    files, series = _settle(entries)
+    files, series = _settle(entries, _verdict(entries))
     known = released or {}
     rows = []
     for f in files:
@@ -129,19 +139,39 @@ def files_table(
     return rows
 
 
+def _verdict(entries: Iterable[Entry]) -> Verdict:
+    return cross_check(stated for entry in entries for stated in statements(entry))
+
+
 def _settle(
-    entries: Sequence[Entry],
+    entries: Sequence[Entry], verdict: Verdict
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """All files in path order with final reasons, and all series; the entries stay untouched."""
+    """All files in path order with final reasons, and all series; the entries stay untouched.
+
+    Series are under the session that ``verdict`` gives them, and so are the files.
+    """
     files = sorted(
         ({**f, "entry": entry["entry"]} for entry in entries for f in entry["files"]),
         key=lambda f: os.fsencode(f["path"]),
     )
     series: dict[str, dict[str, Any]] = {}
+    places: dict[str, str] = {}
     for entry in entries:
-        for where, described in entry["series"].items():
+        for stated, one in entry["series"].items():
+            own = one["session"]
+            described = {**one, "doubts": verdict.doubts.get(own, ())}
+            owner = verdict.owners.get(own)
+            if owner:
+                described |= {
+                    "session": verdict.place(own),
+                    "subject": owner.subject,
+                    "patient": [owner.patient, owner.issuer],
+                }
+            where = places[stated] = f"{described['session']} {described['series']}"
             if where not in series or described["rank"] < series[where]["rank"]:
                 series[where] = described
+    for f in files:
+        f["series"] = places.get(f["series"], "")
     first: dict[tuple[str, str], dict[str, Any]] = {}
     for f in files:
         if f["reason"] or not f["instance"]:
@@ -177,8 +207,10 @@ def _adopt(files: list[dict[str, Any]]) -> None:
             f["reason"] = bids.SHARED
 
 
-def _series(described: dict[str, Any], members: list[dict[str, Any]]) -> dict[str, Any]:
-    """The series as the next stages see it."""
+def _series(
+    described: dict[str, Any], members: list[dict[str, Any]], doubts: Iterable[str]
+) -> dict[str, Any]:
+    """The series as the next stages see it; ``doubts`` are reasons for review."""
     out = {field: described[field] for field in _SERIES_FIELDS}
     out["text"] = described.get("text", "not looked: no DICOM image")
     if "bids" in described:
@@ -189,6 +221,10 @@ def _series(described: dict[str, Any], members: list[dict[str, Any]]) -> dict[st
         whole = [m for m in members if not m["reason"]]
         whole.sort(key=lambda m: (_rank(m["number"]), m["path"]))
         out["status"], out["reasons"] = _judge(whole, members)
+    if out["status"] != "fail":
+        for reason in doubts:
+            out["status"] = worst(out["status"], "review")
+            out["reasons"].append(reason)
     out["files"] = [m["path"] for m in whole or members]
     out["stats"] = [[m["path"], m["bytes"], m["mtime_ns"]] for m in members]
     return out

@@ -425,7 +425,8 @@ _COLUMNS = {
         "Units": "year",
     },
     "sex": {
-        "Description": "sex as the source gave it",
+        "Description": "sex as the source gave it; n/a where it gave none, or where the scans of "
+        "this person contradict each other (the audit gives the reason: identity in doubt)",
         "Levels": {"M": "male", "F": "female", "O": "other"},
     },
 }
@@ -439,7 +440,7 @@ _SCANS = {
 
 
 def _person(told: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Age at the first scan, and sex if all sessions agree."""
+    """Age at the first scan, and sex if all sessions agree; the inventory reports who do not."""
     ages = [t["age"] for t in told if "age" in t]
     sexes = {t["sex"] for t in told if "sex" in t}
     out = {}

@@ -5,21 +5,19 @@ from __future__ import annotations
 import shutil
 import struct
 import uuid
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydicom.charset import convert_encodings
-from pydicom.values import convert_text
-
 from efface import __version__, status
 from efface.errors import EffaceError
+from efface.inventory.identity import Verdict, cross_check
 from efface.inventory.walk import Found, walk
 from efface.manifest import Scan, new_folder, write_whole
-from efface.pseudonym import Key, series_label, session_label, subject_label
+from efface.pseudonym import Key, series_label
+from efface.scrub import people
 from efface.scrub.codec import (
     DamagedError,
     Element,
@@ -29,12 +27,12 @@ from efface.scrub.codec import (
     read_file,
     write_file,
 )
-from efface.scrub.engine import SOP_CLASS, SOP_INSTANCE, encodings, refusal, scrub
+from efface.scrub.engine import SOP_CLASS, SOP_INSTANCE, refusal, scrub
 from efface.scrub.table import check_options, wanted_private
 
 _IMPLEMENTATION = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, 'efface').int}"
 _VERSION_NAME = "EFFACE_" + __version__.replace(".", "_")
-_PATIENT_ID, _ISSUER, _STUDY, _SERIES = 0x00100020, 0x00100021, 0x0020000D, 0x0020000E
+_STUDY, _SERIES = 0x0020000D, 0x0020000E
 _UIDS = frozenset((_STUDY, _SERIES, SOP_INSTANCE))
 
 
@@ -46,12 +44,21 @@ class Report:
     series: int
     withheld: tuple[tuple[str, str], ...]
     """Path relative to the source folder, and the reason (a phrase of :mod:`efface.status`)."""
+    verdict: Verdict = field(default_factory=lambda: cross_check(()), compare=False)
+    """Who is one person; its table holds names."""
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether files were withheld because it is not sure whose they are."""
+        return bool(self.verdict.counts["sessions in doubt"])
 
     def summary(self) -> str:
         """One sentence of counts, which names no file."""
         counts = Counter(reason for _, reason in self.withheld).most_common()
         left = ", ".join(f"{n} {reason}" for reason, n in counts)
         tail = f"; {len(self.withheld)} left out ({left})" if counts else ""
+        found = ", ".join(f"{what}: {n}" for what, n in self.verdict.counts.items() if n)
+        tail += f"; {found}" if found else ""
         return f"{self.written} files of {self.series} series scrubbed{tail}"
 
 
@@ -112,7 +119,9 @@ def scrub_folder(
     """Scrub every MR image below ``src`` into ``dst/sub-…/ses-…/series-…/000001.dcm``.
 
     Nothing in ``dst`` is named after a file or folder of the source. What is no MR image, is
-    damaged or occurs twice is left out and reported. ``progress(done, all)`` is called per file.
+    damaged or occurs twice is left out and reported. All files are read twice: whose they are is
+    cross-checked over the whole folder first, and files of a study or person that contradicts
+    itself are left out. ``progress(done, all)`` is called per file.
     Raises :class:`EffaceError` if ``src`` is missing, or ``dst`` is not empty or within ``src``.
     """
     options = check_options(retain)
@@ -127,10 +136,11 @@ def scrub_folder(
     withheld: list[tuple[str, str]] = []
     counts: dict[Path, int] = {}
     seen: set[bytes] = set()
+    verdict = people.verdict(paths, key)
     with new_folder(dst) as folder:
         for done, found in enumerate(paths, 1):
             try:
-                series, data, uid = _scrub_found(found, key, options)
+                series, data, uid = _scrub_found(found, key, options, verdict)
                 if uid in seen:
                     raise DamagedError(status.DUPLICATE)
                 seen.add(uid)
@@ -140,7 +150,7 @@ def scrub_folder(
                 withheld.append((str(Path(found.path).relative_to(root)), e.args[0]))
             if progress:
                 progress(done, len(paths))
-    return Report(sum(counts.values()), len(counts), tuple(withheld))
+    return Report(sum(counts.values()), len(counts), tuple(withheld), verdict)
 
 
 def run(
@@ -194,7 +204,9 @@ def _run_series(
     return replace(scan, files={"dicom": scan.series}, measures={"sources": sources})
 
 
-def _scrub_found(found: Found, key: Key, options: tuple[str, ...]) -> tuple[Path, bytes, bytes]:
+def _scrub_found(
+    found: Found, key: Key, options: tuple[str, ...], verdict: Verdict
+) -> tuple[Path, bytes, bytes]:
     """The series folder of a file, its scrubbed bytes, and its SOP instance UID."""
     if found.reason:
         raise DamagedError(found.reason)
@@ -207,27 +219,14 @@ def _scrub_found(found: Found, key: Key, options: tuple[str, ...]) -> tuple[Path
         raise DamagedError(reason)
     if not (study and series and uid):
         raise DamagedError(status.UNREADABLE)
-    subject = subject_label(key, *_whose(elements), study)
-    session = session_label(key, study)
+    stated = people.statement(elements, key)
+    if stated is None or stated.session not in verdict.owners:
+        raise DamagedError(f"{status.UNREADABLE}: the file changed while it was read")
+    if stated.session in verdict.doubts:
+        raise DamagedError("; ".join(verdict.doubts[stated.session]))
+    subject, session = verdict.place(stated.session).split("_")
     out = scrub_elements(elements, form, key, subject, session, options)
     return Path(subject, session, series_label(key, series)), out, uid.encode()
-
-
-def _whose(elements: list[Element]) -> tuple[str, str]:
-    """Patient id and its issuer as the inventory reads them, or a person would have two names."""
-    found = {e.tag: e.value for e in elements if e.tag in (_PATIENT_ID, _ISSUER)}
-    charset = encodings(elements, [])
-    return _first(found.get(_PATIENT_ID, b""), charset), _first(found.get(_ISSUER, b""), charset)
-
-
-def _first(value: bytes, charset: list[str]) -> str:
-    """The first of the values, as pydicom decodes it."""
-    if value.isascii() and not (b"\\" in value or b"\x1b" in value):
-        return value.decode().strip(" \0")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        text = convert_text(value, convert_encodings(charset or None), "LO")
-    return (text if isinstance(text, str) else text[0]).strip(" \0")
 
 
 def _meta(elements: list[Element], transfer_syntax: str) -> list[Element]:

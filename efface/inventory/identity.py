@@ -1,0 +1,436 @@
+"""Who is one person: what the files state, cross-checked over the whole source.
+
+Every file states whose it is (:class:`Statement`). :func:`cross_check` compares all statements of a
+source and gives a :class:`Verdict`:
+
+- A study belongs to one person. An issuer or a patient id that some files of a study lack is taken
+  from the others, if they agree.
+- A placeholder (ANONYMOUS, ``***``, 000000) is no patient id. As for an empty one, each study
+  counts as another person, so that two people are never merged.
+- A contradiction (one study with two patient ids, one patient id with two birth dates) puts the
+  sessions in doubt. The reason says what contradicts what, without values.
+- Pseudonyms that may stand for the same person (ids that differ in case, hyphens or blanks) are
+  listed as possible duplicates. They are not merged.
+
+A missing value never contradicts. The table of the verdict holds names: restricted zone only.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cache, lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from efface.pseudonym import Key, session_label, subject_label
+from efface.status import IDENTITY
+
+SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
+"""Spellings of the sex, in lower case, to the values of Patient's Sex (PS3.3 C.7.1.1)."""
+
+COLUMNS = (
+    *("session", "study", "patient_id", "issuer", "name", "birth_date", "sex", "other_ids"),
+    *("person_by", "in_doubt", "possible_duplicates"),
+)
+"""Of the table: what each file states, and what came of it. ``person_by`` says whether the patient
+id or the study decides the pseudonym."""
+
+_OF_PERSON = ("names", "birth dates", "sexes")
+_WHAT = ("patient ids", "issuers", *_OF_PERSON)
+_MOST_LISTED = 5
+_PLACEHOLDERS = Path(__file__).with_name("placeholders.tsv")
+# scripts whose names are written with or without blanks between their parts
+_UNSPACED = frozenset(("CJK", "HANGUL", "HIRAGANA", "KATAKANA"))
+_LETTERS = str.maketrans({"ø": "o", "æ": "a", "œ": "o", "ł": "l", "đ": "d", "ı": "i"})
+# scanners fill a missing birth date with the first day that they know, 19000101 or earlier
+_FIRST_BIRTH = date(1901, 1, 1)
+
+
+Known = dict[tuple[str, str], set[Any]]
+"""What is known of a person: the values, by what they are and by the script of a name."""
+
+
+@dataclass(frozen=True, order=True)
+class Statement:
+    """Whose a file says it is. Texts as decoded, without padding; empty if absent."""
+
+    session: str
+    """Pseudonym of the session (``sub-…_ses-…``) by this statement alone."""
+    study: str
+    """Study Instance UID."""
+    patient: str = ""
+    issuer: str = ""
+    """Issuer of Patient ID."""
+    authority: str = ""
+    """Universal Entity ID in the Issuer of Patient ID Qualifiers Sequence."""
+    name: str = ""
+    birth: str = ""
+    sex: str = ""
+    others: tuple[str, ...] = ()
+    """Other Patient IDs, also those of the sequence."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The person to whom a session belongs in the end."""
+
+    subject: str
+    patient: str = ""
+    """Patient id; empty if the study decides the pseudonym."""
+    issuer: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the cross-check of a source came to."""
+
+    owners: Mapping[str, Owner]
+    """By the session of a :class:`Statement`."""
+    doubts: Mapping[str, tuple[str, ...]]
+    """Reasons for review, by the session of a :class:`Statement`; sessions without doubt lack."""
+    table: Any
+    """Data frame with :data:`COLUMNS`, a row for each distinct statement. Holds identifiers."""
+    counts: Mapping[str, int]
+    """Sessions in doubt, people with possible duplicates, studies without a usable patient id."""
+
+    def text(self) -> str:
+        """The table, tab-separated; tabs and line breaks in values become blanks."""
+        flat = self.table.map(lambda value: " ".join(str(value).split()))
+        text = str(flat.to_csv(sep="\t", index=False, lineterminator="\n"))
+        return text.encode(errors="backslashreplace").decode()
+
+    def place(self, session: str) -> str:
+        """The session's pseudonym in the end; sessions without statements keep theirs."""
+        owner = self.owners.get(session)
+        return f"{owner.subject}_{session.partition('_')[2]}" if owner else session
+
+
+def state(
+    key: Key,
+    study: str,
+    patient: str = "",
+    issuer: str = "",
+    authority: str = "",
+    name: str = "",
+    birth: str = "",
+    sex: str = "",
+    others: Iterable[str] = (),
+) -> Statement:
+    """What one file states, with the pseudonym that it has by itself."""
+    usable = "" if is_placeholder(patient) else patient
+    subject = subject_label(key, usable, issuer or authority, study)
+    known = tuple(sorted({o for o in others if not is_placeholder(o)}))
+    session = f"{subject}_{session_label(key, study)}"
+    return Statement(session, study, patient, issuer, authority, name, birth, sex, known)
+
+
+def cross_check(statements: Iterable[Statement]) -> Verdict:
+    """Compare all statements of a source.
+
+    A function of the set of statements: order and repetition do not matter. Whoever else joins the
+    source, a person without contradictions keeps pseudonym and verdict.
+    """
+    import pandas as pd
+
+    said = sorted(set(statements))
+    owners = _owners(said)
+    facts = pd.DataFrame(
+        [(s.session, s.study, owners[s.session].subject, *f) for s in said for f in _facts(s)],
+        columns=["session", "study", "subject", "what", "script", "value"],
+        dtype=object,
+    )
+    owners = _with_issuer(owners, facts)
+    facts["subject"] = [owners[s].subject for s in facts["session"]]
+    doubts = _doubts(said, owners, facts)
+    alike = _possible_duplicates(said, owners, facts)
+    table = pd.DataFrame(
+        [_row(s, owners[s.session], doubts, alike) for s in said], columns=COLUMNS, dtype=object
+    )
+    counts = {
+        "sessions in doubt": _sessions(table[table["in_doubt"] != ""]),
+        "people with possible duplicates": len(alike),
+        "studies without a usable patient id": _sessions(table[table["person_by"] == "study"]),
+    }
+    return Verdict(owners, doubts, table, counts)
+
+
+@lru_cache(maxsize=4096)
+def is_placeholder(text: str) -> bool:
+    """Whether a patient id or name says that it is none.
+
+    Nothing but punctuation; one character repeated (zeros or x of any number, three letters, five
+    digits); or words of ``placeholders.tsv`` only.
+
+    >>> [is_placeholder(t) for t in ("", "***", "000", "Anonymous", "N/A", "no name", "99999")]
+    [True, True, True, True, True, True, True]
+    >>> [is_placeholder(t) for t in ("HX-77431", "anon17", "11", "2222", "Xu")]
+    [False, False, False, False, False]
+    """
+    words = re.findall(r"[^\W_]+", _folded(text))
+    joined = "".join(words)
+    if len(set(joined)) <= 1:
+        least = {"": 0, "0": 0, "x": 0}.get(joined[:1], 5 if joined.isdigit() else 3)
+        if len(joined) >= least:
+            return True
+    return joined in _placeholders() or all(w in _placeholders() or not w.strip("0") for w in words)
+
+
+def name_words(name: str) -> dict[str, tuple[str, ...]]:
+    """The words of a person's name by script, sorted: family, given and middle name.
+
+    Case, accents, order and the separators between words do not count, nor do the groups of PS3.5
+    6.2.1 and prefix and suffix. Scripts without blanks give characters. Empty for a placeholder.
+
+    >>> name_words("Müller^Anne-Marie^^Dr") == name_words("anne marie MUELLER")
+    True
+    >>> sorted(name_words("Yamada^Tarou=山田^太郎"))
+    ['CJK', 'LATIN']
+    """
+    found: dict[str, set[str]] = {}
+    if is_placeholder(name):
+        return {}
+    for group in name.split("="):
+        text = _folded(" ".join(group.split("^")[:3])).translate(_LETTERS)
+        for word in re.findall(r"[^\W_]+", re.sub(r"['’`]", "", text)):
+            first = next((c for c in word if c.isalpha()), word[0])
+            script = unicodedata.name(first, "OTHER").split()[0]
+            plain = re.sub("([aou])e", r"\1", word) if script == "LATIN" else word
+            found.setdefault(script, set()).update(plain if script in _UNSPACED else [plain])
+    return {script: tuple(sorted(words)) for script, words in sorted(found.items())}
+
+
+def birth_date(text: str) -> str:
+    """``YYYYMMDD`` of a birth date; empty for what is none or a scanner's filler."""
+    digits = re.sub(r"[.\-/ ]", "", text)
+    try:
+        day = date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
+    except ValueError:
+        return ""
+    return day.strftime("%Y%m%d") if len(digits) == 8 and day >= _FIRST_BIRTH else ""
+
+
+def sex(text: str) -> str:
+    """M, F or O; another value as it is, in lower case; empty for one that means unknown."""
+    folded = text.strip().lower()
+    return SEXES.get(folded, "" if folded == "u" or is_placeholder(folded) else folded)
+
+
+def folded_id(text: str) -> str:
+    """A patient id without case, punctuation, blanks and leading zeros.
+
+    >>> {folded_id(t) for t in ("hx-77431", "HX 77431", "HX77431")}
+    {'hx77431'}
+    """
+    return "".join(re.findall(r"[^\W_]+", _folded(text))).lstrip("0")
+
+
+def _folded(text: str) -> str:
+    """Without case, accents and width."""
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in decomposed if not unicodedata.combining(c))
+
+
+@cache
+def _placeholders() -> frozenset[str]:
+    lines = _PLACEHOLDERS.read_text("utf-8").splitlines()[1:]
+    return frozenset(_folded(line.partition("\t")[0]).replace(" ", "") for line in lines)
+
+
+def _sessions(table: Any) -> int:  # noqa: ANN401 - a data frame
+    return int(table.loc[table["study"] != "", "session"].nunique())
+
+
+def _owners(said: Iterable[Statement]) -> dict[str, Owner]:
+    """The person of each session, as the files of its study state."""
+    studies: dict[str, dict[str, list[Statement]]] = {}
+    for one in said:
+        # a row of participants.tsv speaks of a person and of no study
+        ids = studies.setdefault(one.study or one.session, {})
+        ids.setdefault("" if is_placeholder(one.patient) else one.patient, []).append(one)
+    return {
+        one.session: _owner(one, own, ids)
+        for ids in studies.values()
+        for own, stated in ids.items()
+        for one in stated
+    }
+
+
+def _owner(one: Statement, own: str, ids: Mapping[str, Sequence[Statement]]) -> Owner:
+    """What the file states; what it lacks, from the one value that the others of its study have.
+
+    ``own`` is the patient id that the file states, if it is one; ``ids`` are those of the study.
+    """
+    known = ids.keys() - {""}
+    patient = own or (next(iter(known)) if len(known) == 1 else "")
+    same = ids[patient] if patient else []
+    for field in ("issuer", "authority"):
+        stated = [s for s in same if getattr(s, field)]
+        if own and getattr(one, field):
+            return _as_stated(one)
+        if len({getattr(s, field) for s in stated}) == 1:
+            return _as_stated(stated[0])
+        if stated:
+            # two issuers: in doubt, and what names none stays with neither
+            break
+    bare = [s for s in same if not (s.issuer or s.authority)]
+    if bare or own:
+        return _as_stated(bare[0] if bare else one)
+    return Owner(one.session.partition("_")[0])
+
+
+def _as_stated(one: Statement) -> Owner:
+    return Owner(one.session.partition("_")[0], one.patient, one.issuer or one.authority)
+
+
+def _facts(one: Statement) -> Iterator[tuple[str, str, object]]:
+    """What can contradict: what it is, the script of a name, and a value that can be compared."""
+    if not is_placeholder(one.patient):
+        yield "patient ids", "", one.patient
+    if one.issuer:
+        yield "issuers", "", one.issuer
+    if one.authority:
+        yield "issuers", "authority", one.authority
+    for script, words in name_words(one.name).items():
+        yield "names", script, words
+    for what, value in (("birth dates", birth_date(one.birth)), ("sexes", sex(one.sex))):
+        if value:
+            yield what, "", value
+
+
+def _known(facts: Any) -> dict[str, Known]:  # noqa: ANN401 - a data frame
+    """Facts of each subject."""
+    out: dict[str, Known] = {}
+    columns = facts.loc[facts["what"].isin(_OF_PERSON), ["subject", "what", "script", "value"]]
+    for subject, what, script, value in columns.itertuples(index=False):
+        out.setdefault(subject, {}).setdefault((what, script), set()).add(value)
+    return out
+
+
+def _with_issuer(owners: Mapping[str, Owner], facts: Any) -> dict[str, Owner]:  # noqa: ANN401
+    """Give a person without issuer the one issuer that the same patient id has elsewhere.
+
+    Only if name and birth date are known and the same in both.
+    """
+    people = _known(facts)
+    issued: dict[str, set[Owner]] = {}
+    for owner in owners.values():
+        if owner.issuer:
+            issued.setdefault(owner.patient, set()).add(owner)
+    out = {}
+    for session, owner in owners.items():
+        mine = people.get(owner.subject, {})
+        found = [
+            other
+            for other in (issued.get(owner.patient, ()) if not owner.issuer else ())
+            if _same_person(mine, people.get(other.subject, {}))
+        ]
+        out[session] = found[0] if len(found) == 1 else owner
+    return out
+
+
+def _same_person(a: Known, b: Known) -> bool:
+    shared = a.keys() & b.keys()
+    agree = all(len(a[what] | b[what]) == 1 for what in shared)
+    return agree and {"names", "birth dates"} <= {what for what, _ in shared}
+
+
+def _doubts(
+    said: Iterable[Statement],
+    owners: Mapping[str, Owner],
+    facts: Any,  # noqa: ANN401
+) -> dict[str, tuple[str, ...]]:
+    """The reasons of each session whose study contradicts itself, or whose person does."""
+    studies = _contradictions(facts[facts["study"] != ""], "study")
+    people = _contradictions(facts[facts["what"].isin(_OF_PERSON)], "subject")
+    out = {}
+    for session, study in {one.session: one.study for one in said}.items():
+        owner = owners[session]
+        within = studies.get(study, [])
+        beyond = [w for w in people.get(owner.subject, ()) if w not in within]
+        told = [("one study", within), ("one patient id", beyond if owner.patient else [])]
+        reasons = [
+            f"{IDENTITY}: {one} with " + ", ".join(f"two {what}" for what in whats)
+            for one, whats in told
+            if whats
+        ]
+        if reasons:
+            out[session] = tuple(reasons)
+    return out
+
+
+def _contradictions(facts: Any, by: str) -> dict[str, list[str]]:  # noqa: ANN401 - a data frame
+    """Of each study or subject, what has two values."""
+    distinct = facts.drop_duplicates([by, "what", "script", "value"])
+    numbers = distinct.groupby([by, "what", "script"], sort=False).size()
+    out: dict[str, list[str]] = {}
+    for one, what, _ in numbers[numbers > 1].index:
+        if what not in out.setdefault(one, []):
+            out[one].append(what)
+    return {one: sorted(whats, key=_WHAT.index) for one, whats in out.items()}
+
+
+def _possible_duplicates(
+    said: Iterable[Statement],
+    owners: Mapping[str, Owner],
+    facts: Any,  # noqa: ANN401
+) -> dict[str, list[str]]:
+    """Of each subject, others that may be the same person: see :data:`COLUMNS`.
+
+    They share a patient id but for case, punctuation, leading zeros and issuer; or one names the
+    other's id among Other Patient IDs; or name and birth date are the same. Not if sexes, birth
+    dates or all words of the names differ.
+    """
+    people = _known(facts)
+    marks: dict[object, set[str]] = {}
+    for one in said:
+        owner = owners[one.session]
+        ids = (owner.patient, *one.others) if owner.patient else one.others
+        for text in filter(None, map(folded_id, ids)):
+            marks.setdefault(text, set()).add(owner.subject)
+    for subject, known in people.items():
+        for (what, script), names in known.items():
+            if what == "names":
+                for birth in known.get(("birth dates", ""), ()):
+                    for name in names:
+                        marks.setdefault((script, name, birth), set()).add(subject)
+    alike: dict[str, set[str]] = {}
+    for subjects in marks.values():
+        ordered = sorted(subjects) if len(subjects) > 1 else []
+        for a in ordered:
+            mine = people.get(a, {})
+            others = (b for b in ordered if b != a and not _differ(mine, people.get(b, {})))
+            # a cohort may have given everybody the same name and birth date
+            alike.setdefault(a, set()).update(islice(others, _MOST_LISTED))
+    return {subject: sorted(others) for subject, others in sorted(alike.items()) if others}
+
+
+def _differ(a: Known, b: Known) -> bool:
+    """Whether two people have nothing in common of a kind that is known of both."""
+    for what in a.keys() & b.keys():
+        mine, other = a[what], b[what]
+        if what[0] == "names":
+            mine, other = ({word for name in names for word in name} for names in (mine, other))
+        if not mine & other:
+            return True
+    return False
+
+
+def _row(
+    one: Statement,
+    owner: Owner,
+    doubts: Mapping[str, tuple[str, ...]],
+    alike: Mapping[str, list[str]],
+) -> tuple[str, ...]:
+    return (
+        f"{owner.subject}_{one.session.partition('_')[2]}",
+        *(one.study, one.patient, one.issuer or one.authority, one.name, one.birth, one.sex),
+        " ".join(one.others),
+        "patient id" if owner.patient else "study",
+        "; ".join(doubts.get(one.session, ())),
+        " ".join(alike.get(owner.subject, ())),
+    )

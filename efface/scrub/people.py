@@ -1,0 +1,78 @@
+"""Whose a DICOM file says it is, read from its elements as the inventory reads it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+from pydicom.charset import convert_encodings
+from pydicom.values import convert_text
+
+from efface.inventory.identity import Statement, Verdict, cross_check, state
+from efface.inventory.walk import Found
+from efface.pseudonym import Key
+from efface.scrub.codec import DamagedError, Element, load, read_file
+from efface.scrub.engine import encodings
+
+_STUDY, _SERIES = 0x0020000D, 0x0020000E
+_OTHER_IDS, _OTHER_IDS_SEQUENCE = 0x00101000, 0x00101002
+_QUALIFIERS, _AUTHORITY = 0x00100024, 0x00400032
+_PATIENT, _ISSUER = 0x00100020, 0x00100021
+_NAME, _BIRTH, _SEX = 0x00100010, 0x00100030, 0x00100040
+
+
+def statement(elements: Iterable[Element], key: Key) -> Statement | None:
+    """What a file states of its person; ``None`` if it belongs to no study or series."""
+    found = {e.tag: e for e in elements}
+    charset = encodings(list(found.values()), [])
+
+    def text(tag: int, inside: dict[int, Element] = found) -> str:
+        texts = _texts(inside.get(tag), charset)
+        return texts[0] if texts else ""
+
+    def of_items(sequence: int, tag: int) -> list[str]:
+        items = (found[sequence].items if sequence in found else None) or []
+        return [t for item in items if (t := text(tag, {e.tag: e for e in item}))]
+
+    if not (text(_STUDY) and text(_SERIES)):
+        return None
+    others = [*_texts(found.get(_OTHER_IDS), charset), *of_items(_OTHER_IDS_SEQUENCE, _PATIENT)]
+    return state(
+        key,
+        text(_STUDY),
+        text(_PATIENT),
+        text(_ISSUER),
+        authority=next(iter(of_items(_QUALIFIERS, _AUTHORITY)), ""),
+        name=text(_NAME),
+        birth=text(_BIRTH),
+        sex=text(_SEX),
+        others=others,
+    )
+
+
+def verdict(paths: Iterable[Found], key: Key) -> Verdict:
+    """The cross-check of all files of a folder; files that cannot be read state nothing."""
+    said = set()
+    for found in paths:
+        if found.reason:
+            continue
+        try:
+            one = statement(read_file(load(found.path))[1], key)
+        except DamagedError:
+            continue
+        if one is not None:
+            said.add(one)
+    return cross_check(said)
+
+
+def _texts(element: Element | None, charset: list[str]) -> list[str]:
+    """The values of an element, as pydicom decodes them."""
+    if element is None or not element.value:
+        return []
+    value = element.value
+    if value.isascii() and b"\x1b" not in value:
+        return [v.strip(" \0") for v in value.decode().split("\\")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        text = convert_text(value, convert_encodings(charset or None), "LO")
+    return [v.strip(" \0") for v in ([text] if isinstance(text, str) else text)]
