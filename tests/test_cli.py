@@ -63,7 +63,7 @@ def test_truncated_image(command, tmp_path):
 def test_original_is_never_replaced(command, tmp_path):
     image = ok_image(tmp_path / "a.nii.gz")
     before = image.read_bytes()
-    refused(command("deface", image, image), 1, "original")
+    refused(command("deface", image, image), 2, "original")
     assert image.read_bytes() == before
 
 

@@ -206,13 +206,14 @@ def _image(
     bvec: Path | None,
 ) -> _Image:
     img = nifti.load(path)
+    shape = nifti.dimensions(img.shape)
     gradients = (_numbers(bval), _numbers(bvec))
     b_values = [b for row in gradients[0] for b in row]
     affine = np.asarray(img.affine, dtype=np.float64)
-    known = names.facts(series["attributes"], raw, img.shape, affine, b_values)
+    known = names.facts(series["attributes"], raw, shape, affine, b_values)
     status: Status = series["status"]
     return _Image(
-        series, path, raw, img.shape, affine, gradients, known, status, tuple(series["reasons"])
+        series, path, raw, shape, affine, gradients, known, status, tuple(series["reasons"])
     )
 
 
@@ -256,10 +257,11 @@ def _write(image: _Image, place: names.Name, session: str, folder: Path) -> Scan
         # the validator wants units, and scanners store phase on a scale of their own
         kept.setdefault("Units", "arbitrary")
     counts = [len(rows[0]) if rows else 0 for rows in image.gradients]
-    why = place.why or names.lacking(place, kept, image.shape, counts)
+    img = header.clean(nifti.load(image.path))
+    img = nifti.without_singletons(img, names.least_dimensions(place))
+    why = place.why or names.lacking(place, kept, img.shape, counts)
     datatype = "" if why else place.datatype
     stem = place.stem(session)
-    img = header.clean(nifti.load(image.path))
     if place.suffix == "bold" and isinstance(kept.get("RepetitionTime"), (int, float)):
         img = header.with_repetition_time(img, kept["RepetitionTime"])
     files = {"nifti": f"{stem}.nii.gz", "sidecar": f"{stem}.json"}
@@ -280,7 +282,7 @@ def _write(image: _Image, place: names.Name, session: str, folder: Path) -> Scan
         measures={
             **_measures(image.series),
             "datatype": datatype,
-            "shape": [int(n) for n in image.shape],
+            "shape": [int(n) for n in img.shape],
             "spacing": [round(float(s), 4) for s in spacing],
         },
     )

@@ -19,6 +19,8 @@ from efface import __version__, status
 from efface.errors import EffaceError
 from efface.inventory.walk import Found, walk
 from efface.manifest import Scan, new_folder, write_whole
+from efface.paths import Given
+from efface.paths import check as check_paths
 from efface.pseudonym import Key, series_label, session_label, subject_label
 from efface.scrub.codec import (
     DamagedError,
@@ -118,8 +120,7 @@ def scrub_folder(
     options = check_options(retain)
     if not src.is_dir():
         raise EffaceError(f"{src}: no such folder")
-    if dst.resolve().is_relative_to(src.resolve()):
-        raise EffaceError(f"{dst}: lies inside the source folder; choose another place")
+    check_paths([Given("source", src)], [Given("results", dst)])
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise EffaceError(f"{dst}: is there already and not empty; choose a new folder")
     root = src.absolute()
@@ -127,7 +128,8 @@ def scrub_folder(
     withheld: list[tuple[str, str]] = []
     counts: dict[Path, int] = {}
     seen: set[bytes] = set()
-    with new_folder(dst) as folder:
+    # a link to an empty folder stays a link
+    with new_folder(dst.resolve()) as folder:
         for done, found in enumerate(paths, 1):
             try:
                 series, data, uid = _scrub_found(found, key, options)
