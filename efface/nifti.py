@@ -10,7 +10,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import igzip
+from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
 
 from efface.errors import EffaceError
@@ -96,7 +97,7 @@ def _content(path: Path) -> bytes:
         return data
     try:
         return bytes(igzip.decompress(data))
-    except (EOFError, OSError, isal_zlib.error) as e:
+    except (EOFError, OSError, IsalError) as e:  # type: ignore[misc]  # its stub has no base
         raise EffaceError(f"{path}: truncated or damaged: its gzip stream has no proper end") from e
 
 
