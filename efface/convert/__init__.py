@@ -116,11 +116,21 @@ def _failed(series: Mapping[str, Any], why: str) -> Scan:
     scan = Scan(
         scan=series["series"],
         series=series["series"],
-        modality=series["modality"],
+        modality=modality(series),
         reasons=tuple(series["reasons"]),
         measures=_measures(series),
     )
     return scan.mark("fail", f"{NOT_CONVERTED}: {why}")
+
+
+def modality(series: Mapping[str, Any]) -> str:
+    """What a series that yields no image is called: its BIDS suffix, or its DICOM modality.
+
+    Only a suffix that efface knows: another one may be a name.
+    """
+    own = series.get("bids", {})
+    known = (own.get("datatype"), own.get("suffix")) in names.ENTITIES
+    return str(own["suffix"] if known else series.get("modality", ""))
 
 
 def _measures(series: Mapping[str, Any]) -> dict[str, Any]:

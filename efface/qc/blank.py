@@ -69,7 +69,7 @@ def _constant(voxels: NDArray[np.generic], index: NDArray[np.intp]) -> Bool:
     here = voxels[tuple(index.T)]
     steps = np.eye(3, dtype=np.intp)
     equal = [_equal(here, voxels[tuple((index + step).T)]) for step in steps]
-    return np.logical_and.reduce(equal)
+    return equal[0] & equal[1] & equal[2]
 
 
 def _equal(a: NDArray[np.generic], b: NDArray[np.generic]) -> Bool:
