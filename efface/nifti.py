@@ -136,8 +136,8 @@ def check(img: nib.Nifti1Pair, name: str = "image") -> None:
     kind = img.get_data_dtype()
     if kind.fields is not None or kind.kind not in "iuf" or kind.itemsize > 8:
         raise EffaceError(f"{name}: voxels of type {kind} are no scalar image")
-    linear = img.affine[:3, :3]
-    if not np.isfinite(img.affine).all() or abs(np.linalg.det(linear)) < 1e-6:
+    affine = img.affine
+    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
         raise EffaceError(f"{name}: the affine does not say how the voxels lie in space")
 
 
@@ -179,10 +179,11 @@ def with_stored(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1
     return type(img).from_bytes(_bytes(img.header, voxels, *scaling(img)))
 
 
-_GEOMETRY = (
+GEOMETRY = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
+"""Header fields that say where the voxels lie; beside them stand voxel sizes and unit of length."""
 
 
 def like(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1Image:
@@ -193,7 +194,7 @@ def like(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1Image:
     """
     header = type(img.header)(endianness=img.header.endianness)
     header.set_data_shape(voxels.shape)
-    for name in _GEOMETRY:
+    for name in GEOMETRY:
         header[name] = img.header[name]
     header["pixdim"][:4] = img.header["pixdim"][:4]
     header["xyzt_units"] = img.header["xyzt_units"] & 0x07
