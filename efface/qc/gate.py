@@ -261,9 +261,7 @@ def _face(
             verdict = verdict.mark("review", f"{NO_FACE}: skull-stripped?")
         elif gone_before:
             verdict = verdict.mark("review", f"{NO_FACE}: already defaced? {_blank(gone_before)}")
-    if len(missing) == len(PARTS) or (
-        missing and not any(measures[_key(n)] == "found" for n in PARTS)
-    ):
+    if missing and not any(measures[_key(n)] in ("found", "blank") for n in PARTS):
         verdict = verdict.mark("review", f"{NO_FACE}: not found: {', '.join(missing)}")
     else:
         for name in missing:
