@@ -1,7 +1,7 @@
 """The command line: ``efface run``, ``deface``, ``scrub``, ``verify`` and ``key``.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 needs review (``deface``) or nothing was released
-(``run``).
+Exit codes: 0 done, 1 failed, 2 wrong usage (also paths that overwrite each other), 3 needs review
+(``deface``) or nothing was released (``run``).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from efface import __version__
-from efface.errors import EffaceError
+from efface import __version__, paths
+from efface.errors import EffaceError, UsageError
+from efface.paths import Given
 
 OK, FAILED, USAGE, REVIEW = 0, 1, 2, 3
 _RETAIN = (
@@ -30,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
+    except UsageError as e:
+        _say(str(e))
+        return USAGE
     except EffaceError as e:
         return _say(str(e))
     except KeyboardInterrupt:
@@ -88,32 +92,33 @@ def _run(a: argparse.Namespace) -> int:
         "layout": a.layout,
     }
     if a.key:
-        settings["key"] = str(a.key.resolve())
+        settings["key"] = str(paths.resolved(a.key))
     if a.accept:
-        settings["accept"] = str(a.accept.resolve())
+        settings["accept"] = str(paths.resolved(a.accept))
     return run(a.source, a.out, level, settings, a.cores, a.profile, a.verbose)
 
 
 def _deface(a: argparse.Namespace) -> int:
+    writes = [
+        Given(role, path)
+        for role, path in (("OUT", a.out), ("--labels", a.labels), ("--mask", a.mask))
+        if path
+    ]
+    reads = [Given("IN", a.image), *([Given("--models", a.models)] if a.models else [])]
+    paths.check(reads, writes)
+    for write in writes:
+        paths.check_file(write)
+        if not write.path.name.endswith((".nii", ".nii.gz")):
+            raise UsageError(f"{write.role} {write.path}: name it .nii or .nii.gz")
+        _writable(write.path)
+
     from efface import nifti
 
-    if a.out.resolve() == a.image.resolve():
-        raise EffaceError(f"{a.out}: the result must not replace the original")
-    outputs = [p for p in (a.out, a.labels, a.mask) if p]
-    for path in outputs:
-        if not path.name.endswith((".nii", ".nii.gz")):
-            raise EffaceError(f"{path}: name it .nii or .nii.gz")
-        if path.is_dir():
-            raise EffaceError(f"{path}: is a folder; name a file")
-        _writable(path)
     img = nifti.load(a.image)
-
-    import nibabel as nib
-    import numpy as np
 
     from efface.volume import deface
 
-    result = deface(img, a.features, a.method, a.seed, a.models, a.device)
+    result = deface(img, a.features, a.method, a.seed, a.models, a.device, a.keep_header)
     report = result.report
     written = report.status == "pass" or (report.status == "review" and a.allow_review)
     for reason in report.reasons:
@@ -122,11 +127,13 @@ def _deface(a: argparse.Namespace) -> int:
         print(f"efface: {a.image}: {_REFUSED[report.status]}", file=sys.stderr)
         return REVIEW if report.status == "review" else FAILED
     if a.labels:
-        nifti.save(nib.Nifti1Image(result.labels, img.affine), a.labels)
+        nifti.save(nifti.like(result.image, result.labels), a.labels)
     if a.mask:
-        nifti.save(nib.Nifti1Image(result.mask.astype(np.uint8), img.affine), a.mask)
+        nifti.save(nifti.like(result.image, result.mask), a.mask)
     # last, so that where the image is, all of it is
     nifti.save(result.image, a.out)
+    if report.removed:
+        print(f"header: removed {', '.join(report.removed)} (keep with --keep-header)")
     print(f"{a.out}: {report.status}")
     return REVIEW if report.status == "review" else OK
 
@@ -154,6 +161,7 @@ def _scrub(a: argparse.Namespace) -> int:
     from efface.pseudonym import read_key
     from efface.scrub import scrub_folder
 
+    paths.check([Given("DICOM_DIR", a.dicom), Given("--key", a.key)], [Given("OUT_DIR", a.out)])
     if not a.dicom.is_dir():
         raise EffaceError(f"{a.dicom}: no such folder of DICOM files")
     if not a.key.exists():
@@ -301,6 +309,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default 0)")
     one.add_argument("--models", type=Path, metavar="DIR", help="another face model")
     one.add_argument(
+        "--keep-header",
+        action="store_true",
+        help="keep the header's texts and extensions, which may name the person",
+    )
+    one.add_argument(
         "--allow-review", action="store_true", help="write also what a person must look at first"
     )
     _how(one)
@@ -319,7 +332,13 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = command("verify", _verify, "check a release: manifest, structure, identifiers")
     verify.add_argument("release", type=Path, metavar="RELEASE")
-    verify.add_argument("--needles", type=Path, metavar="FILE", help="identifiers, one a line")
+    verify.add_argument(
+        *("--identifiers", "--needles"),
+        dest="needles",
+        type=Path,
+        metavar="FILE",
+        help="identifiers to search for, one a line",
+    )
 
     key = commands.add_parser("key", help="the project key: new, show, rotate, lookup")
     keys = key.add_subparsers(required=True, metavar="COMMAND", title="commands")

@@ -9,6 +9,10 @@ class EffaceError(Exception):
     """One sentence that names the file and says what to do; shown without a traceback."""
 
 
+class UsageError(EffaceError):
+    """The command was given arguments that do not go together; exit code 2."""
+
+
 def of_machine(fault: BaseException | None) -> bool:
     """Whether the machine is at fault and not the input: the disk is full or cannot be written.
 

@@ -3,76 +3,205 @@
 from __future__ import annotations
 
 import io
+import math
+import zlib
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from isal import igzip
+from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
 
 from efface.errors import EffaceError
 from efface.manifest import write_whole
+from efface.paths import in_pair, is_header, pair
 
 _NIFTI2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
 """The first bytes of a NIFTI-2 file: the length of its header, 540, in either byte order."""
+_NIFTI1_HEADER = 348
+"""Bytes of a NIfTI-1 header."""
+
+
+_GZIP = b"\x1f\x8b"
 
 
 def load(path: Path) -> nib.Nifti1Image:
-    """Open a 3D or 4D NIfTI image.
+    """Open a NIfTI image of a 3D volume or a 4D series, gzipped or not, whatever its name says.
 
-    Raises :class:`EffaceError` with one sentence if it is missing, unreadable, no image, of
-    another shape, or has no usable affine.
+    ``path`` may be either file of a ``.hdr``/``.img`` pair; the image returned is a single-file
+    one. Raises :class:`EffaceError` with one sentence if it is missing, unreadable, cut off, no
+    image, of another shape, or has no usable affine.
     """
     if not path.exists():
         raise EffaceError(f"{path}: no such file")
+    if path.is_dir():
+        raise EffaceError(f"{path}: is a folder; name one image, or use efface run for a folder")
+    files = pair(path)
     try:
-        data = _inflate(path) if path.suffix == ".gz" else path.read_bytes()
-        kind = nib.Nifti2Image if data[:4] in _NIFTI2 else nib.Nifti1Image
-        img = kind.from_bytes(data)
+        img = _of_pair(path, files) if len(files) > 1 else _of_file(path)
+        check(img, str(path))
+        _whole(img, path)
+        return single(img)
+    except EffaceError:
+        raise
     except PermissionError as e:
         raise EffaceError(f"{path}: no permission to read it") from e
     except Exception as e:
         raise EffaceError(f"{path}: not a readable NIfTI image ({_short(e)})") from e
-    check(img, str(path))
+
+
+def _of_file(path: Path) -> nib.Nifti1Image:
+    data = _content(path)
+    if in_pair(path) and data[344:348] != b"n+1\0" and data[4:8] != b"n+2\0":
+        raise EffaceError(f"{path}: the other file of the .hdr/.img pair is not beside it")
+    if not data:
+        raise EffaceError(f"{path}: an empty file")
+    if len(data) < _NIFTI1_HEADER:
+        raise EffaceError(
+            f"{path}: not a readable NIfTI image ({len(data)} bytes cannot hold its header)"
+        )
+    kind = nib.Nifti2Image if data[:4] in _NIFTI2 else nib.Nifti1Image
+    return kind.from_bytes(data)
+
+
+def _of_pair(path: Path, files: list[Path]) -> nib.Nifti1Pair:
+    """The image of a ``.hdr``/``.img`` pair."""
+    headers = [f for f in files if is_header(f)]
+    images = [f for f in files if f not in headers]
+    if len(headers) != 1 or len(images) != 1:
+        raise EffaceError(f"{path}: needs one .hdr and one .img file, found {len(files)} files")
+    header = _content(headers[0])
+    if header[344:348] == b"ni1\0":
+        kind = nib.Nifti1Pair
+    elif header[4:8] == b"ni2\0":
+        kind = nib.Nifti2Pair
+    else:
+        raise EffaceError(
+            f"{path}: the header is not NIfTI; an ANALYZE header does not say which side is left:"
+            " convert the image to NIfTI first"
+        )
+    holders = {
+        "header": nib.FileHolder(fileobj=io.BytesIO(header)),
+        "image": nib.FileHolder(fileobj=io.BytesIO(_content(images[0]))),
+    }
+    img: nib.Nifti1Pair = kind.from_file_map(holders)
     return img
 
 
-def check(img: nib.Nifti1Image, name: str = "image") -> None:
-    """Raise :class:`EffaceError` unless ``img`` is a 3D or 4D volume that efface can work on."""
-    if not isinstance(img, nib.Nifti1Image):
+def _content(path: Path) -> bytes:
+    """Bytes of a file, decompressed if they are gzip; its name does not count."""
+    data = path.read_bytes()
+    if data[:2] != _GZIP:
+        return data
+    try:
+        return bytes(igzip.decompress(data))
+    except (EOFError, OSError, IsalError) as e:  # type: ignore[misc]  # its stub has no base
+        raise EffaceError(f"{path}: truncated or damaged: its gzip stream has no proper end") from e
+
+
+def _whole(img: nib.Nifti1Pair, path: Path) -> None:
+    """Raise :class:`EffaceError` if a file ends before its last voxel."""
+    proxy: Any = img.dataobj
+    there = proxy.file_like.seek(0, io.SEEK_END)
+    needed = int(proxy.offset) + math.prod(img.shape) * img.get_data_dtype().itemsize
+    if there < needed:
+        raise EffaceError(f"{path}: truncated: {there} of {needed} bytes are there")
+
+
+def single(img: nib.Nifti1Pair) -> nib.Nifti1Image:
+    """The image as a single-file one, with the header and the stored voxels of a pair."""
+    if isinstance(img, nib.Nifti1Image):
+        return img
+    kind = nib.Nifti2Image if isinstance(img, nib.Nifti2Pair) else nib.Nifti1Image
+    old = img.header
+    header = kind.header_class(old.binaryblock, old.endianness, False, old.extensions)
+    return kind.from_bytes(_bytes(header, stored(img), *scaling(img)))
+
+
+def check(img: nib.Nifti1Pair, name: str = "image") -> None:
+    """Raise :class:`EffaceError` unless ``img`` is a volume or series that efface can work on.
+
+    The shape is (X, Y, Z) or (X, Y, Z, T), with any further dimensions of one.
+    """
+    if not isinstance(img, nib.Nifti1Pair):
         raise EffaceError(f"{name}: not a NIfTI image")
     shape = img.shape
     spatial = shape[:3]
-    if len(shape) not in (3, 4) or min(shape, default=0) < 1:
+    if len(shape) < 3 or min(shape) < 1 or len(dimensions(shape)) > 4:
         raise EffaceError(f"{name}: expected a 3D or 4D volume, found shape {shape}")
     if min(spatial) < 2:
         raise EffaceError(f"{name}: a single slice of shape {shape} is no volume")
     kind = img.get_data_dtype()
-    if kind.fields is not None or kind.kind not in "iuf":
+    if kind.fields is not None or kind.kind not in "iuf" or kind.itemsize > 8:
         raise EffaceError(f"{name}: voxels of type {kind} are no scalar image")
-    linear = img.affine[:3, :3]
-    if not np.isfinite(img.affine).all() or abs(np.linalg.det(linear)) < 1e-6:
+    affine = img.affine
+    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
         raise EffaceError(f"{name}: the affine does not say how the voxels lie in space")
 
 
-def stored(img: nib.Nifti1Image) -> NDArray[np.generic]:
-    """The voxels as stored, before scl_slope and scl_inter. Shape as the image's."""
+def dimensions(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without dimensions of one after the third."""
+    return (*shape[:3], *(n for n in shape[3:] if n != 1))
+
+
+def without_singletons(img: nib.Nifti1Image, least: int = 3) -> nib.Nifti1Image:
+    """The image with dimensions of one after the third dropped, ``least`` dimensions kept.
+
+    A (X, Y, Z, 1, 1) image becomes (X, Y, Z), or (X, Y, Z, 1) where ``least`` is 4; none is added.
+    """
+    shape = dimensions(img.shape)
+    shape += (1,) * (min(least, img.ndim) - len(shape))
+    return img if shape == img.shape else with_stored(img, stored(img).reshape(shape))
+
+
+def stored(img: nib.Nifti1Pair) -> NDArray[np.generic]:
+    """The voxels as stored, before scl_slope and scl_inter. Shape as the image's.
+
+    Raises :class:`EffaceError` if the file they are read from is cut off or damaged.
+    """
     proxy: Any = img.dataobj
     if isinstance(proxy, np.ndarray):
         return proxy
-    return np.asanyarray(proxy.get_unscaled())
+    try:
+        return np.asanyarray(proxy.get_unscaled())
+    except (OSError, EOFError, ValueError, zlib.error) as e:
+        raise EffaceError(f"the image's voxels cannot be read ({_short(e)})") from e
 
 
 def with_stored(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1Image:
     """A copy of ``img`` with other stored voxels: header geometry, dtype and scaling kept.
 
+    The shape may differ from the image's in dimensions of one after the third.
     It is read from bytes, as from a file: an image made of an array would lose the scaling.
     """
     return type(img).from_bytes(_bytes(img.header, voxels, *scaling(img)))
 
 
-def scaling(img: nib.Nifti1Image) -> tuple[float, float]:
+GEOMETRY = (
+    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+"""Header fields that say where the voxels lie; beside them stand voxel sizes and unit of length."""
+
+
+def like(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1Image:
+    """Labels or a mask (X, Y, Z) as a uint8 image in the place of ``img``.
+
+    NIfTI version, byte order, sform, qform, their codes, voxel sizes and the unit of length are
+    copied bit for bit, so that no reader sees the two apart; nothing else of the header is.
+    """
+    header = type(img.header)(endianness=img.header.endianness)
+    header.set_data_shape(voxels.shape)
+    for name in GEOMETRY:
+        header[name] = img.header[name]
+    header["pixdim"][:4] = img.header["pixdim"][:4]
+    header["xyzt_units"] = img.header["xyzt_units"] & 0x07
+    return type(img).from_bytes(_bytes(header, voxels.astype(np.uint8, order="F"), 1.0, 0.0))
+
+
+def scaling(img: nib.Nifti1Pair) -> tuple[float, float]:
     """``scl_slope`` and ``scl_inter``; 1 and 0 where unset, in a file or an array's image."""
     proxy: Any = img.dataobj
     if isinstance(proxy, np.ndarray):
@@ -103,6 +232,10 @@ def _bytes(
     header = header.copy()
     out = io.BytesIO()
     header.set_data_dtype(voxels.dtype)
+    if header.get_data_shape() != voxels.shape:
+        header.set_data_shape(voxels.shape)
+    # an image made of an array may have a header of the other byte order
+    voxels = voxels.astype(header.get_data_dtype(), copy=False)
     header["vox_offset"] = 0
     header["magic"] = header.single_magic
     header.set_slope_inter(None if np.isnan(slope) else slope, None if np.isnan(inter) else inter)
@@ -112,10 +245,6 @@ def _bytes(
     # no copy of voxels that lie in Fortran order, as those of a file do
     rows = np.ascontiguousarray(voxels.T).reshape(-1).view(np.uint8)
     return b"".join((out.getvalue(), rows.data))
-
-
-def _inflate(path: Path) -> bytes:
-    return bytes(igzip.decompress(path.read_bytes()))
 
 
 def _short(e: Exception) -> str:

@@ -12,11 +12,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from efface import paths
 from efface.errors import EffaceError
+from efface.paths import Given
 from efface.pseudonym import new_key, read_key
 
 _PACKAGE = Path(__file__).parent
 _NOT_OF_A_RUN = {"phantom", "train", "cli", "evaluate"}
+_WRITTEN = (
+    *("release", "release/bids", "release/dicom", "audit"),
+    *("restricted/inventory", "restricted/scrub", "restricted/convert", "restricted/segment"),
+    *("restricted/distort", "restricted/qc", "restricted/audit", "restricted/gate"),
+    *("restricted/logs", "restricted/.snakemake", "restricted/config.yaml", "restricted/lock"),
+    *("restricted/files.tsv", "restricted/identity.tsv", "restricted/gate.tsv"),
+    "restricted/lookups.tsv",
+)
+"""What a run writes, replaces or clears below its folder of results."""
 _held: list[int] = []
 
 
@@ -43,7 +54,8 @@ def check(config: dict[str, Any]) -> None:
             config[name] = [v for v in config[name].split(",") if v]
     for name in ("source", "out", "key", "accept", "models", "heads"):
         # absolute, since the jobs work in another folder than the command was typed in
-        config[name] = str(Path(config[name]).resolve()) if config.get(name) else ""
+        config[name] = str(paths.resolved(Path(config[name]))) if config.get(name) else ""
+    compare_paths(config)
     error = jsonschema.exceptions.best_match(
         jsonschema.Draft202012Validator(schema).iter_errors(config)
     )
@@ -79,8 +91,7 @@ def prepare(config: dict[str, Any], lock: bool = True) -> Run:
         raise EffaceError(f"{source}: no such folder; set source to a DICOM tree or BIDS dataset")
     if not source.is_dir():
         raise EffaceError(f"{source}: a file; for one image use efface deface, else name a folder")
-    if out == source or out.is_relative_to(source) or source.is_relative_to(out):
-        raise EffaceError(f"{out}: the results and the source must not lie inside each other")
+    compare_paths(config)
     restricted = out / "restricted"
     try:
         restricted.mkdir(parents=True, exist_ok=True)
@@ -101,6 +112,21 @@ def prepare(config: dict[str, Any], lock: bool = True) -> Run:
         new_key(key)
     entries = inventory.entries(source, read_key(key))
     return Run(str(source), str(out), str(key), entries)
+
+
+def compare_paths(config: dict[str, Any]) -> None:
+    """Compare source, results, key and table of accepted scans before anything is read or written.
+
+    The key and the table may lie in the folder of results, but not in a part of it that a run
+    writes. Raises :class:`efface.errors.UsageError`.
+    """
+    if not config["out"]:
+        return
+    out = Path(config["out"])
+    reads = [Given(n, Path(config[n])) for n in ("source", "key", "accept") if config[n]]
+    paths.check([r for r in reads if r.role == "source"], [Given("out", out)])
+    for name in _WRITTEN:
+        paths.check(reads, [Given("out", out / name)])
 
 
 def _lock(path: Path, out: Path) -> None:

@@ -25,6 +25,8 @@ class Report:
     status: Status
     reasons: tuple[str, ...] = ()
     measures: dict[str, Any] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
+    """Names of the header fields that were cleared, and the number of extensions."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,13 @@ def deface(
     seed: int = 0,
     models: Path | None = None,
     device: str = "auto",
+    keep_header: bool = False,
 ) -> Result:
     """Distort the face in a 3D or 4D image; the brain and every voxel elsewhere stay as they are.
+
+    The image may have further dimensions of one, and keeps them. Its header keeps geometry, voxel
+    type and scaling; texts (``descrip``, ``aux_file``, ``db_name``, …), intent and extensions are
+    removed as in a run (:mod:`efface.convert.header`), unless ``keep_header`` is true.
 
     The fill is a function of the region, of the voxels outside it and of ``seed`` alone, so the
     seed need not be secret. The model is loaded once for many calls.
@@ -59,6 +66,7 @@ def deface(
     method or device that is not there.
     """
     from efface import nifti
+    from efface.convert import header
     from efface.distort import deface_image
     from efface.distort.methods import method as known
     from efface.distort.region import parse_features
@@ -71,7 +79,15 @@ def deface(
     segmenter = _loaded.get((models, device))
     if segmenter is None:
         segmenter = _loaded[models, device] = Segmenter.load(models, device)
-    seen = segmenter.segment(img)
-    out, mask = deface_image(img, seen.labels, features, method, seed, seen.head)
-    status, reasons, measures = judge(img, out, seen, mask, features, method, segmenter)
-    return Result(out, seen.labels, mask, Report(status, tuple(reasons), measures))
+    original = nifti.single(img)
+    removed = () if keep_header else header.removed(original)
+    if not keep_header:
+        original = header.clean(original)
+    before = nifti.without_singletons(original)
+    seen = segmenter.segment(before)
+    after, mask = deface_image(before, seen.labels, features, method, seed, seen.head)
+    status, reasons, measures = judge(before, after, seen, mask, features, method, segmenter)
+    if after.shape != original.shape:
+        after = nifti.with_stored(original, nifti.stored(after).reshape(original.shape))
+    report = Report(status, tuple(reasons), measures, removed)
+    return Result(after, seen.labels, mask, report)

@@ -63,7 +63,7 @@ def test_truncated_image(command, tmp_path):
 def test_original_is_never_replaced(command, tmp_path):
     image = ok_image(tmp_path / "a.nii.gz")
     before = image.read_bytes()
-    refused(command("deface", image, image), 1, "original")
+    refused(command("deface", image, image), 2, "original")
     assert image.read_bytes() == before
 
 
@@ -158,6 +158,32 @@ def test_a_source_without_any_image(command, tmp_path):
     done = command("run", tmp_path / "source", tmp_path / "out", "--cores", "1")
     assert done.returncode == 3
     assert "nothing was released: no MR image was found" in done.stdout
+
+
+def test_deface_says_what_it_took_from_the_header(command, tmp_path):
+    from efface.phantom import phantom
+
+    img, _ = phantom(3, spacing=(2, 2, 2))
+    img.header["descrip"] = b"DOE^JANE 19610203"
+    img.set_qform(np.diag([1.9, 2, 2.1, 1]), 1)
+    img.set_sform(img.affine, 4)
+    nib.save(img, tmp_path / "a.nii.gz")
+    out, mask, labels = (tmp_path / f"{n}.nii.gz" for n in ("o", "m", "l"))
+    words = ("deface", tmp_path / "a.nii.gz", out, "--mask", mask, "--labels", labels)
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert "header: removed descrip (keep with --keep-header)" in done.stdout
+    assert "DOE" not in done.stdout + done.stderr
+    before = nib.load(tmp_path / "a.nii.gz")
+    for path in (out, mask, labels):
+        made = nib.load(path)
+        assert b"DOE" not in made.header.binaryblock
+        for field in nifti.GEOMETRY:
+            assert made.header[field].tobytes() == before.header[field].tobytes(), field
+    done = command(*words, "--keep-header")
+    assert "header" not in done.stdout
+    assert nib.load(out).header["descrip"] == b"DOE^JANE 19610203"
+    assert b"DOE" not in nib.load(mask).header.binaryblock
 
 
 def test_run_without_source(command, tmp_path):

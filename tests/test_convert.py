@@ -505,8 +505,57 @@ def test_gradients_that_hold_a_text_fail_the_scan(tmp_path):
     (source / "sub-mara/dwi/sub-mara_dwi.bval").write_text("0 1000 Mara\n")
     (session,) = sessions_of(source)
     scans = convert.run(session, tmp_path / "out", KEY)
-    assert not [s for s in scans if s.modality == "dwi"]
-    assert len([s for s in scans if s.status == "fail"]) == 2
+    assert {s.modality for s in scans if s.status == "fail"} == {"dwi", "T2w"}
+
+
+@pytest.mark.parametrize("extra", [(1,), (1, 1), (1, 1, 1)])
+def test_dimensions_of_one_are_no_reason(tmp_path, extra):
+    root = tmp_path / "source"
+    root.mkdir()
+    (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    (root / "task-nback_bold.json").write_text('{"RepetitionTime": 2.5, "TaskName": "nback"}')
+    shape = (6, 7, 8)
+    becomes = {"anat/sub-a_T1w": shape, "anat/sub-a_FLAIR": shape, "fmap/sub-a_magnitude1": shape}
+    becomes |= {"func/sub-a_task-nback_bold": (*shape, 1), "dwi/sub-a_dwi": (*shape, 1)}
+    for name in becomes:
+        image(root / f"sub-a/{name}.nii.gz", shape + extra)
+    image(root / "sub-a/func/sub-a_task-nback_run-2_bold.nii.gz", (*shape, 3, *extra))
+    (root / "sub-a/dwi/sub-a_dwi.bval").write_text("0\n")
+    (root / "sub-a/dwi/sub-a_dwi.bvec").write_text("0\n0\n0\n")
+    (session,) = sessions_of(root)
+    scans = convert.run(session, tmp_path / "out", KEY)
+    shapes = {}
+    for scan in scans:
+        assert scan.status == "pass", scan.reasons
+        name = scan.scan.removeprefix(session["session"] + "_")
+        shapes[f"{scan.measures['datatype']}/sub-a_{name}"] = tuple(scan.measures["shape"])
+        assert (
+            nifti.load(tmp_path / "out" / scan.files["nifti"]).shape
+            == shapes[f"{scan.measures['datatype']}/sub-a_{name}"]
+        )
+    assert shapes == becomes | {"func/sub-a_task-nback_run-2_bold": (*shape, 3)}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_truncated_image_fails_in_one_sentence(tmp_path, zipped):
+    source = bids_source(tmp_path / "source")
+    path = source / "sub-mara/anat/sub-mara_acq-mpr_rec-norm_T1w.nii"
+    path.write_bytes(path.read_bytes()[:-100])
+    if zipped:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    (session,) = sessions_of(source)
+    scans = convert.run(session, tmp_path / "out", KEY)
+    (failed,) = [s for s in scans if s.status == "fail" and s.modality == "T1w"]
+    (reason,) = failed.reasons
+    assert reason.startswith("not converted: truncated: ")
+    assert "mara" not in reason
+
+
+def test_a_suffix_that_may_be_a_name_is_not_told():
+    series = {"modality": "MR", "bids": {"datatype": "anat", "suffix": "OSTRANDER"}}
+    assert convert.modality(series) == "MR"
+    assert convert.modality({"modality": "MR"}) == "MR"
+    assert convert.modality(series | {"bids": {"datatype": "anat", "suffix": "FLAIR"}}) == "FLAIR"
 
 
 # real data

@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small_session import (
     SERIES,
@@ -322,6 +323,90 @@ def test_a_part_that_was_missed_and_is_found_beside_the_region_goes_to_review():
     assert gate.remains(labels, only_brain(whole), mask, affine).status == "pass"
 
 
+@pytest.mark.parametrize("organ", ["eyes", "nose", "ears", "mouth"])
+@pytest.mark.parametrize("all_of_it", [True, False])
+def test_an_organ_that_was_missed_is_not_said_to_be_missing_and_found(organ, all_of_it):
+    """One reason, where two would contradict each other."""
+    whole, affine = head()
+    gone = whole == LABELS[organ]
+    if not all_of_it and organ in ("eyes", "ears"):
+        gone[: whole.shape[0] // 2] = False  # the left one is there
+    labels = np.where(gone, 0, whole).astype(np.uint8)
+    again = only_brain(labels)
+    again[gone] = LABELS[organ]
+    verdict = judged(labels, affine, again=again, mask=images(labels, affine)[2] & ~gone)
+    (reason,) = (r for r in verdict.reasons if r.startswith(status.FACE_REMAINS))
+    missing = [n for n in anatomy.PARTS if verdict.measures[n.replace(" ", "_")] == "missing"]
+    assert missing
+    assert reason == (
+        f"{status.FACE_REMAINS}: {organ} found after distorting, {' and '.join(missing)} not before"
+    )
+    assert not [r for r in verdict.reasons if "not found" in r]
+    assert verdict.status == "review"
+
+
+def test_the_other_eye_found_again_is_named():
+    whole, affine = head()
+    left = (whole == LABELS["eyes"]) & (np.arange(len(whole)) < len(whole) / 2)[:, None, None]
+    labels = np.where(left, 0, whole).astype(np.uint8)
+    again = only_brain(labels)
+    again[labels == LABELS["eyes"]] = LABELS["eyes"]
+    verdict = judged(labels, affine, again=again, mask=images(whole, affine)[2] & ~left)
+    assert f"{status.FACE_REMAINS}: right eye found again after distorting" in verdict.reasons
+    assert f"{status.REVIEW}: left eye not found" in verdict.reasons
+
+
+@pytest.mark.parametrize("background", [0, 7, np.nan])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("volumes", [1, 3])
+@pytest.mark.parametrize("what", ["stripped", "defaced", "nothing"])
+def test_what_was_removed_before_is_told(background, dtype, volumes, what):
+    if np.isnan(background) and dtype == np.int16:
+        background = -5
+    whole, affine = head()
+    organs = whole > LABELS["brain"]
+    labels = only_brain(whole)
+    voxels = np.asanyarray(images(whole, affine)[0].dataobj).astype(dtype)
+    if what == "stripped":
+        voxels[whole != LABELS["brain"]] = background
+    elif what == "defaced":
+        face = ndimage.binary_dilation(organs, iterations=3) & (whole != LABELS["brain"])
+        voxels[face] = background
+    if volumes > 1:
+        voxels = np.stack([voxels] * volumes, axis=-1)
+    before = nib.Nifti1Image(voxels, affine)
+    again = np.where(organs, whole, labels)  # even if the network sees organs in it
+    mask = np.zeros(whole.shape, bool)
+    verdict = judged(labels, affine, before=before, after=before, mask=mask, again=again)
+    states = {verdict.measures[p] for p in PARTS}
+    assert verdict.status == "review"
+    if what == "nothing":
+        assert states == {"missing"}
+        assert verdict.reasons[0].startswith(f"{status.NO_FACE}: not found: left eye")
+        return
+    # a brain that is an ellipsoid tells the place of the mouth badly
+    assert {verdict.measures[p] for p in PARTS if p != "mouth"} == {"blank"}
+    said = {"stripped": "skull-stripped?", "defaced": "already defaced?"}[what]
+    assert verdict.reasons[0].startswith(f"{status.NO_FACE}: {said}")
+    assert all("mouth" in r for r in verdict.reasons[1:])
+    assert what == "defaced" or len(verdict.reasons) == 1
+
+
+def test_a_part_of_a_face_that_was_removed_before():
+    whole, affine = head()
+    nose = whole == LABELS["nose"]
+    labels = np.where(nose, 0, whole).astype(np.uint8)
+    before, _, mask = images(labels, affine)
+    voxels = np.asanyarray(before.dataobj).copy()
+    voxels[nose] = 0
+    before = nib.Nifti1Image(voxels, affine)
+    after = np.where(mask, np.asanyarray(images(labels, affine)[1].dataobj), voxels)
+    verdict = judged(labels, affine, before=before, after=nib.Nifti1Image(after, affine))
+    assert verdict.reasons == (
+        f"{status.NO_FACE}: already defaced? one constant value in the place of nose",
+    )
+
+
 @pytest.mark.parametrize(
     ("organ", "lies_at", "what"),
     [
@@ -343,7 +428,9 @@ def test_an_organ_found_again_counts_where_it_can_be_and_eyes_everywhere(organ, 
         mask &= again != LABELS[organ]
     verdict = judged(labels, affine, again=again, mask=mask)
     assert verdict.status == what
-    found = f"{status.FACE_REMAINS}: {organ} found again after distorting"
+    missed = ", nose not before" if organ == "nose" else ""
+    again_ = "" if missed else " again"
+    found = f"{status.FACE_REMAINS}: {organ} found{again_} after distorting{missed}"
     assert (found in verdict.reasons) == (what == "review")
 
 

@@ -71,6 +71,49 @@ def test_a_head_in_bright_air_is_seen_as_its_negative_is(head, dtype):
     )
 
 
+@pytest.mark.parametrize("extra", [(1,), (1, 1)])
+def test_dimensions_of_one_change_nothing(head, extra):
+    img, _ = head
+    voxels = np.asanyarray(img.dataobj)
+    straight = efface.deface(img)
+    result = efface.deface(nib.Nifti1Image(voxels.reshape(voxels.shape + extra), img.affine))
+    assert result.report == straight.report
+    assert result.image.shape == voxels.shape + extra
+    assert np.array_equal(
+        np.asanyarray(result.image.dataobj).reshape(voxels.shape),
+        np.asanyarray(straight.image.dataobj),
+    )
+    assert result.labels.shape == result.mask.shape == voxels.shape
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti1Pair, nib.Nifti2Image])
+def test_the_header_is_cleaned_and_kept_on_demand(head, kind):
+    img, _ = head
+    voxels = np.asanyarray(img.dataobj)
+    named = kind(voxels, img.affine)
+    named.header["descrip"] = b"DOE^JANE"
+    named.header["intent_name"] = b"MRN4471902"
+    named.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"DOE^JANE"))
+    result = efface.deface(named)
+    assert result.report.status == "pass"
+    assert result.report.removed == ("intent_name", "descrip", "1 extension") or (
+        kind is nib.Nifti2Image and set(result.report.removed) >= {"intent_name", "descrip"}
+    )
+    assert type(result.image) is (nib.Nifti2Image if kind is nib.Nifti2Image else nib.Nifti1Image)
+    data = result.image.to_bytes()
+    assert b"DOE" not in data
+    assert b"MRN" not in data
+    after = np.asanyarray(result.image.dataobj)
+    assert after.dtype == voxels.dtype
+    assert np.array_equal(after[~result.mask], voxels[~result.mask])
+    if kind is nib.Nifti1Pair:
+        kept = efface.deface(named, keep_header=True)
+        assert kept.report.removed == ()
+        assert kept.image.header["descrip"] == b"DOE^JANE"
+        assert len(kept.image.header.extensions) == 1
+        assert np.array_equal(np.asanyarray(kept.image.dataobj), after)
+
+
 def _dice(a, b):
     return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 

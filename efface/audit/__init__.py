@@ -233,6 +233,8 @@ def _search(scan: Scan, folder: Path, matcher: Matcher, uids: bool) -> Scan:
 
 def _missing(session: Mapping[str, Any], scans: list[Scan]) -> list[Scan]:
     """Series that no stage speaks of: withheld at inventory, or lost."""
+    from efface.convert import modality
+
     told = {s.series for s in scans}
     out = []
     for series in session["series"]:
@@ -242,7 +244,7 @@ def _missing(session: Mapping[str, Any], scans: list[Scan]) -> list[Scan]:
         reasons = tuple(series["reasons"]) or (f"{STAGE_FAILED}: the series was lost",)
         name = series["series"]
         measures = {"form": "source", "datatype": ""}
-        out.append(Scan(name, name, series.get("modality", ""), status, reasons, {}, measures))
+        out.append(Scan(name, name, modality(series), status, reasons, {}, measures))
     return out
 
 

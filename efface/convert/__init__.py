@@ -139,11 +139,21 @@ def _failed(series: Mapping[str, Any], why: str) -> Scan:
     scan = Scan(
         scan=series["series"],
         series=series["series"],
-        modality=series["modality"],
+        modality=modality(series),
         reasons=tuple(series["reasons"]),
         measures=_measures(series),
     )
     return scan.mark("fail", f"{NOT_CONVERTED}: {why}")
+
+
+def modality(series: Mapping[str, Any]) -> str:
+    """What a series that yields no image is called: its BIDS suffix, or its DICOM modality.
+
+    Only a suffix that efface knows: another one may be a name.
+    """
+    own = series.get("bids", {})
+    known = (own.get("datatype"), own.get("suffix")) in names.ENTITIES
+    return str(own["suffix"] if known else series.get("modality", ""))
 
 
 def _measures(series: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,13 +246,14 @@ def _image(
     bvec: Path | None,
 ) -> _Image:
     img = nifti.load(path)
+    shape = nifti.dimensions(img.shape)
     gradients = (_numbers(bval), _numbers(bvec))
     b_values = [b for row in gradients[0] for b in row]
     affine = np.asarray(img.affine, dtype=np.float64)
-    known = names.facts(series["attributes"], raw, img.shape, affine, b_values)
+    known = names.facts(series["attributes"], raw, shape, affine, b_values)
     status: Status = series["status"]
     return _Image(
-        series, path, raw, img.shape, affine, gradients, known, status, tuple(series["reasons"])
+        series, path, raw, shape, affine, gradients, known, status, tuple(series["reasons"])
     )
 
 
@@ -290,11 +301,12 @@ def _write(
         # the validator wants units, and scanners store phase on a scale of their own
         kept.setdefault("Units", "arbitrary")
     counts = [len(rows[0]) if rows else 0 for rows in image.gradients]
+    img = header.clean(nifti.load(image.path))
+    img = nifti.without_singletons(img, names.least_dimensions(place))
     context = max(image.tables.get("aslcontext", "").count("\n") - 1, 0)
-    why = place.why or names.lacking(place, kept, image.shape, counts, context)
+    why = place.why or names.lacking(place, kept, img.shape, counts, context)
     datatype = "" if why else place.datatype
     stem = place.stem(session)
-    img = header.clean(nifti.load(image.path))
     if place.suffix == "bold" and isinstance(kept.get("RepetitionTime"), (int, float)):
         img = header.with_repetition_time(img, kept["RepetitionTime"])
     files = {"nifti": f"{stem}.nii.gz", "sidecar": f"{stem}.json"}
@@ -321,7 +333,7 @@ def _write(
         measures={
             **_measures(image.series),
             "datatype": datatype,
-            "shape": [int(n) for n in image.shape],
+            "shape": [int(n) for n in img.shape],
             "spacing": [round(float(s), 4) for s in spacing],
         },
     )

@@ -32,6 +32,24 @@ def clean(img: nib.Nifti1Image) -> nib.Nifti1Image:
     return out
 
 
+def removed(img: nib.Nifti1Image) -> tuple[str, ...]:
+    """What :func:`clean` takes out of the header: names of fields in use, and extensions counted.
+
+    Names only: the values may tell who the person is.
+    """
+    old = img.header.structarr
+    empty = type(img.header)(endianness=img.header.endianness).structarr
+    fields = [
+        name
+        for name in old.dtype.names
+        if name not in KEPT
+        and old[name].tobytes().strip(b"\0") not in (b"", b"r")  # "r": ANALYZE's regular
+        and old[name] != empty[name]
+    ]
+    count = len(img.header.extensions)
+    return (*fields, *([f"{count} extension{'s' if count > 1 else ''}"] if count else []))
+
+
 def with_repetition_time(img: nib.Nifti1Image, seconds: float) -> nib.Nifti1Image:
     """The 4D image with its time step set where the header has none or another one."""
     step = float(img.header["pixdim"][4])

@@ -296,6 +296,11 @@ def lacking(
     return ""
 
 
+def least_dimensions(place: Name) -> int:
+    """How many dimensions an image of this place has at least, one of them of a single volume."""
+    return 4 if (place.datatype, place.suffix) in _FOUR_DIMENSIONS else 3
+
+
 def direction(axis: str, affine: NDArray[np.float64]) -> str:
     """Label of a phase encoding direction in the person's space.
 

@@ -200,7 +200,7 @@ def _nifti(
         if measures["outside_changed"]:
             return result.mark("fail", f"{STAGE_FAILED}: voxels outside the face changed"), None
         nifti.save(after, task.folder / image)
-        nifti.save(_mask_image(mask, before), task.folder / mask_name)
+        nifti.save(nifti.like(before, mask), task.folder / mask_name)
     except Exception as e:
         if of_machine(e):
             raise
@@ -327,16 +327,6 @@ def _measure(
         "outside_changed": int((changed & ~mask).sum()),
         "coverage": {k: round(v, 6) for k, v in coverage(labels, mask).items()},
     }
-
-
-def _mask_image(mask: Bool, like: nib.Nifti1Image) -> nib.Nifti1Image:
-    """The mask as uint8 on the image's grid, with nothing else of its header."""
-    img = nib.Nifti1Image(mask.astype(np.uint8, order="F"), like.affine)
-    header = like.header
-    img.set_qform(header.get_qform(), int(header["qform_code"]))
-    img.set_sform(header.get_sform(), int(header["sform_code"]))
-    img.header.set_xyzt_units("mm")
-    return img
 
 
 def _remove(path: Path) -> None:

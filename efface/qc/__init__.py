@@ -118,12 +118,12 @@ def run(
     forms: list[Scan] = []
     for name in names:
         seen = [{s.scan: s for s in m.scans}.get(name) for _, m in stages]
-        scan = _joined([s for s in seen if s is not None])
+        scan = _joined([s for s in seen if s is not None], session["source"])
         origin = series.get(scan.series, {})
         if origin.get("status", "pass") != "pass":
             for reason in origin.get("reasons", ()) or (STAGE_FAILED + ": inventory",):
                 scan = _once(scan, origin["status"], reason)
-        if scan.scan == scan.series:
+        if scan.measures["form"] == "dicom":
             forms.append(scan)
             continue
         try:
@@ -138,8 +138,11 @@ def run(
     return (*images, *(_form(f, images) for f in forms))
 
 
-def _joined(seen: list[Scan]) -> Scan:
-    """One scan from what the stages say of it: all reasons, the most cautious status."""
+def _joined(seen: list[Scan], source: str) -> Scan:
+    """One scan from what the stages say of it: all reasons, the most cautious status.
+
+    In a DICOM source a scan named as its series is the series' DICOM form; a BIDS source has none.
+    """
     last = seen[-1]
     reasons = tuple(dict.fromkeys(r for s in seen for r in s.reasons))
     modality = next((s.modality for s in seen if s.modality), "")
@@ -151,7 +154,7 @@ def _joined(seen: list[Scan]) -> Scan:
         reasons=reasons,
         files={},
         measures={
-            "form": "dicom" if last.scan == last.series else "nifti",
+            "form": "dicom" if source == "dicom" and last.scan == last.series else "nifti",
             "datatype": datatype,
         },
     )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.distort.methods import METHODS
+from efface.qc import blank
 from efface.segment import anatomy as anatomies
 from efface.segment import pose as poses
 from efface.segment import turns
@@ -123,7 +124,7 @@ def gate(
     anatomy = anatomies.load() if anatomy is None else anatomy
     straight = turns.affine(before.affine, turn)
     head = poses.head(labels, straight, anatomy) if head is None else head
-    verdict, pose = _face(head, confidence, anatomy, known, mask)
+    verdict, pose = _face(head, confidence, anatomy, known, mask, before)
     if turn != turns.AS_IT_IS:
         verdict.measures["head_lies"] = turn  # where its right, anterior and superior point
     if NOT_A_HEAD in verdict.reasons[:1] or verdict.status == "fail":
@@ -137,7 +138,21 @@ def gate(
     may_be = None
     if pose is not None and pose.misfit <= MISFIT:
         may_be = partial(_may_be, anatomy, pose, straight)
-    return verdict + remains(labels, found, mask, before.affine, features, may_be)
+    missed = [n for n in PARTS if verdict.measures[_key(n)] == "missing"]
+    # what the network sees of an organ in a blank place is no second finding
+    sought = [f for f in features if not _all_blank(verdict, f)]
+    left = remains(labels, found, mask, before.affine, sought, may_be, missed)
+    told = {f"{REVIEW}: {n} not found" for n in missed if any(n in r for r in left.reasons)}
+    return replace(verdict, reasons=tuple(r for r in verdict.reasons if r not in told)) + left
+
+
+def _key(part: str) -> str:
+    """The measure that holds the state of a part of the face."""
+    return part.replace(" ", "_")
+
+
+def _all_blank(verdict: Verdict, organ: str) -> bool:
+    return all(verdict.measures[_key(n)] == "blank" for n, label in PARTS.items() if label == organ)
 
 
 def face(
@@ -165,8 +180,12 @@ def _face(
     anatomy: Anatomy,
     known: Sequence[Mapping[str, Any]],
     mask: Bool | None,
+    image: nib.Nifti1Image | None = None,
 ) -> tuple[Verdict, Pose | None]:
-    """As :func:`face`, and the pose of the head if there is one."""
+    """As :func:`face`, and the pose of the head if there is one.
+
+    ``image``: the image as it was, to tell parts that were removed before from parts not found.
+    """
     seen, laid = head.scene, head.laid
     view, small, index, ml = seen.view, seen.small, seen.brain, seen.brain_ml
     measures: dict[str, Any] = {"brain_ml": round(ml, 1)}
@@ -211,11 +230,11 @@ def _face(
         """Whether of an organ only cut parts are in view, and all they may take up was replaced."""
         names = [n for n, where in PARTS.items() if where == label]
         return bool(names) and all(
-            measures[n.replace(" ", "_")] in ("outside", "covered") or (is_cut(n) and covered(n))
-            for n in names
+            measures[_key(n)] in ("outside", "covered") or (is_cut(n) and covered(n)) for n in names
         )
 
-    missing, off = [], []
+    missing: list[str] = []
+    off: list[str] = []
     for name in PARTS:
         if laid.found(anatomy, view, name):
             state = "found"
@@ -225,18 +244,24 @@ def _face(
                 off.append(name)
         elif name in told:
             state = _of_told(told[name], laid.volumes.get(name, 0.0))
-            missing += [name] if state == "missing" else []
         elif pose.misfit <= MISFIT and anatomies.outside(anatomy, pose, view, name):
             state = "outside"
         elif covered(name):
             state = "covered"
         else:
             state = "missing"
+        if state == "missing":
             missing.append(name)
-        measures[name.replace(" ", "_")] = state
-    if len(missing) == len(PARTS) or (
-        missing and not any(measures[n.replace(" ", "_")] == "found" for n in PARTS)
-    ):
+        measures[_key(name)] = state
+    if missing and image is not None and pose.misfit <= MISFIT:
+        gone_before = [n for n in missing if blank.removed(image, seen, laid, anatomy, n)]
+        measures |= {_key(n): "blank" for n in gone_before}
+        missing = [n for n in missing if n not in gone_before]
+        if gone_before and blank.stripped(image, seen):
+            verdict = verdict.mark("review", f"{NO_FACE}: skull-stripped?")
+        elif gone_before:
+            verdict = verdict.mark("review", f"{NO_FACE}: already defaced? {_blank(gone_before)}")
+    if missing and not any(measures[_key(n)] in ("found", "blank") for n in PARTS):
         verdict = verdict.mark("review", f"{NO_FACE}: not found: {', '.join(missing)}")
     else:
         for name in missing:
@@ -245,7 +270,7 @@ def _face(
         verdict = verdict.mark("review", f"{REVIEW}: {name} found in an unlikely place")
     for label in ("brain", *FEATURES):
         if label != "brain" and not any(
-            measures[n.replace(" ", "_")] == "found" for n, where in PARTS.items() if where == label
+            measures[_key(n)] == "found" for n, where in PARTS.items() if where == label
         ):
             continue
         sure = float(confidence.get(label, float("nan")))
@@ -254,6 +279,10 @@ def _face(
         if not sure >= CONFIDENCE and not gone(label):
             verdict = verdict.mark("review", f"{REVIEW}: low confidence in the {label}")
     return verdict, pose
+
+
+def _blank(names: Sequence[str]) -> str:
+    return f"one constant value in the place of {', '.join(names)}"
 
 
 def change(
@@ -335,6 +364,7 @@ def remains(
     affine: NDArray[np.floating[Any]],
     features: Collection[str] = FEATURES,
     may_be: Callable[[str, NDArray[np.intp]], Bool] | None = None,
+    missed: Collection[str] = (),
 ) -> Verdict:
     """Whether an organ is found again in the distorted image, beside the region or inside it.
 
@@ -342,7 +372,7 @@ def remains(
     of it that :func:`efface.segment.near.thinned` chooses. ``may_be`` says of such voxels (n, 3)
     where an organ can be, if that is known: the network, which misses a face, sees ears in temples
     and a mouth in a neck. Eyes count wherever they are found: a face that lies where no one thought
-    it would has them.
+    it would has them. ``missed``: the parts of the face that were not found before distorting.
     """
     thin, affine = thinned(affine)
     labels, mask = labels[thin], mask[thin]
@@ -365,10 +395,19 @@ def remains(
         inside = float(np.count_nonzero(found & was)) * voxel
         if size >= LEAST_MM3:
             verdict.measures[f"found_again_{name}"] = round(beside / size, 3)
-        if (beside > REMAINS_MM3 and beside > REMAINS_SHARE * size) or (
-            inside > REMAINS_MM3 and inside > REMAINS_INSIDE * size
-        ):
-            verdict = verdict.mark("review", f"{FACE_REMAINS}: {name} found again after distorting")
+        parts = [n for n, label in PARTS.items() if label == name]
+        new = [n for n in parts if n in missed]
+        if beside > REMAINS_MM3 and beside > REMAINS_SHARE * size:
+            if new:
+                said = f"{name} found after distorting, {' and '.join(new)} not before"
+            else:
+                said = f"{name} found again after distorting"
+        elif inside > REMAINS_MM3 and inside > REMAINS_INSIDE * size:
+            known = [n for n in parts if n not in missed] if new else [name]
+            said = f"{' and '.join(known)} found again after distorting"
+        else:
+            continue
+        verdict = verdict.mark("review", f"{FACE_REMAINS}: {said}")
     return verdict
 
 

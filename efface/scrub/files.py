@@ -16,6 +16,8 @@ from efface.errors import EffaceError
 from efface.inventory.identity import Verdict, cross_check
 from efface.inventory.walk import Found, walk
 from efface.manifest import Scan, new_folder, write_whole
+from efface.paths import Given
+from efface.paths import check as check_paths
 from efface.pseudonym import Key, series_label
 from efface.scrub import people
 from efface.scrub.codec import (
@@ -127,8 +129,7 @@ def scrub_folder(
     options = check_options(retain)
     if not src.is_dir():
         raise EffaceError(f"{src}: no such folder")
-    if dst.resolve().is_relative_to(src.resolve()):
-        raise EffaceError(f"{dst}: lies inside the source folder; choose another place")
+    check_paths([Given("source", src)], [Given("results", dst)])
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise EffaceError(f"{dst}: is there already and not empty; choose a new folder")
     root = src.absolute()
@@ -137,7 +138,8 @@ def scrub_folder(
     counts: dict[Path, int] = {}
     seen: set[bytes] = set()
     verdict = people.verdict(paths, key)
-    with new_folder(dst) as folder:
+    # a link to an empty folder stays a link
+    with new_folder(dst.resolve()) as folder:
         for done, found in enumerate(paths, 1):
             try:
                 series, data, uid = _scrub_found(found, key, options, verdict)

@@ -1,0 +1,294 @@
+"""Reading NIfTI in every form it comes in; headers cleaned; masks in the image's place."""
+
+import gzip
+import struct
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from efface import nifti
+from efface.convert import header
+from efface.errors import EffaceError
+from efface.nifti import GEOMETRY
+
+SECRETS = (b"DOE^JANE", b"MRN4471902", b"19610203", b"RADIOLOGY", b"OSTRANDER", b"GLENHOLME")
+SHAPE = (5, 6, 7)
+AFFINE = np.array([[2.0, 0.1, 0, -9], [-0.1, 2.0, 0, 4], [0, 0, 3.0, 7], [0, 0, 0, 1]])
+
+
+def made(version=1, endian="<", pair=False, shape=SHAPE, dtype="i2", slope=(2.5, -3.0), **codes):
+    """An image with its own stored voxels and scaling, sform and qform that differ."""
+    name = f"Nifti{version}{'Pair' if pair else 'Image'}"
+    kind = getattr(nib, name)
+    head = kind.header_class(endianness=endian)
+    head.set_data_shape(shape)
+    head.set_data_dtype(np.dtype(dtype).newbyteorder(endian))
+    head.set_qform(np.diag([1.5, 2, 3, 1]), codes.get("qform", 1))
+    head["pixdim"][4:] = 0
+    for row, name in zip(AFFINE, ("srow_x", "srow_y", "srow_z"), strict=False):
+        head[name] = row
+    head["sform_code"] = codes.get("sform", 4)
+    head.set_xyzt_units("mm", "sec")
+    voxels = np.random.default_rng(0).integers(0, 200, shape).astype(head.get_data_dtype())
+    img = kind(voxels, head.get_best_affine(), head)
+    img.header["scl_slope"], img.header["scl_inter"] = slope
+    return img
+
+
+def with_secrets(img, extensions=True):
+    head = img.header
+    head["descrip"], head["aux_file"] = b"DOE^JANE 19610203", b"MRN4471902"
+    head["intent_name"], head["intent_code"] = b"RADIOLOGY", 1002
+    head["intent_p1"] = 19610203
+    head["slice_code"], head["slice_end"], head["slice_duration"] = 1, 6, 0.05
+    if "db_name" in head.structarr.dtype.names:
+        head["db_name"], head["data_type"] = b"OSTRANDER", b"GLENHOLME"
+    else:
+        head["unused_str"] = b"OSTRANDER"
+    if extensions:
+        head.extensions.append(nib.nifti1.Nifti1Extension(6, b"PatientName DOE^JANE"))
+        head.extensions.append(nib.nifti1.Nifti1Extension(44, b'{"Id": "MRN4471902"}'))
+    return img
+
+
+def written(img, path):
+    """The image's file with stored voxels and scaling as they are; a pair's files for ``.hdr``."""
+    if path.suffix == ".hdr":
+        slope, inter = (float(img.header[f]) for f in ("scl_slope", "scl_inter"))
+        head = img.header.copy()
+        head["vox_offset"] = 0
+        with path.open("wb") as f:
+            head.set_slope_inter(slope, inter)
+            head.write_to(f)
+        voxels = np.asarray(img.dataobj)
+        path.with_suffix(".img").write_bytes(voxels.tobytes(order="F"))
+    else:
+        path.write_bytes(nifti.to_bytes(img))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a", "a.NII.GZ"])
+@pytest.mark.parametrize("zipped", [False, True, "with a name", "in two members"])
+def test_gzip_is_told_by_content(tmp_path, name, zipped):
+    img = made()
+    data = nifti.to_bytes(img)
+    path = tmp_path / name
+    if zipped == "with a name":
+        with path.open("wb") as f, gzip.GzipFile("DOE^JANE.nii", "wb", fileobj=f) as z:
+            z.write(data)
+    elif zipped == "in two members":
+        path.write_bytes(gzip.compress(data[:500]) + gzip.compress(data[500:]))
+    else:
+        path.write_bytes(gzip.compress(data) if zipped else data)
+    read = nifti.load(path)
+    assert np.array_equal(nifti.stored(read), np.asarray(img.dataobj))
+    assert nifti.scaling(read) == (2.5, -3)
+
+
+@pytest.mark.parametrize("endian", "<>")
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("asked", ["hdr", "img"])
+@pytest.mark.parametrize("zipped", ["", "hdr", "img", "both"])
+def test_a_pair_is_read_by_either_of_its_names(tmp_path, endian, version, asked, zipped):
+    img = with_secrets(made(version, endian, pair=True))
+    written(img, tmp_path / "a.hdr")
+    for suffix in ("hdr", "img"):
+        if zipped in (suffix, "both"):
+            path = tmp_path / f"a.{suffix}"
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    (path,) = tmp_path.glob(f"a.{asked}*")
+    read = nifti.load(path)
+    assert type(read) is (nib.Nifti1Image if version == 1 else nib.Nifti2Image)
+    assert read.header.endianness == endian
+    assert np.array_equal(nifti.stored(read), np.asarray(img.dataobj))
+    assert nifti.scaling(read) == (2.5, -3)
+    assert np.allclose(read.affine, AFFINE)
+    again = nib.load(tmp_path / path.name.removesuffix(".gz")) if not zipped else read
+    assert np.array_equal(read.get_fdata(), again.get_fdata())
+    # as a developer hands it over
+    straight = nifti.single(again)
+    assert nifti.to_bytes(straight) == nifti.to_bytes(read)
+    cleaned = nifti.to_bytes(header.clean(straight))
+    assert not [s for s in SECRETS if s in cleaned]
+
+
+def sentence(path):
+    with pytest.raises(EffaceError) as e:
+        nifti.load(path)
+    (line,) = str(e.value).splitlines()
+    assert line.startswith(f"{path}: ")
+    return line
+
+
+def test_what_is_no_pair_is_refused(tmp_path):
+    written(made(pair=True), tmp_path / "a.hdr")
+    (tmp_path / "a.img").rename(tmp_path / "b.img")
+    assert "the other file" in sentence(tmp_path / "a.hdr")
+    assert "the other file" in sentence(tmp_path / "b.img")
+    (tmp_path / "a.img").touch()
+    assert "truncated: 0 of" in sentence(tmp_path / "a.hdr")
+    (tmp_path / "a.img.gz").touch()
+    assert "one .hdr and one .img" in sentence(tmp_path / "a.hdr")
+    nib.save(nib.AnalyzeImage(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "old.img")
+    assert "ANALYZE" in sentence(tmp_path / "old.img")
+    (tmp_path / "whole.img").write_bytes(nifti.to_bytes(made()))  # a single file, misnamed
+    assert nifti.load(tmp_path / "whole.img").shape == SHAPE
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("zipped", ["no", "inside", "outside"])
+@pytest.mark.parametrize("left", [0, 1, 2, 100, 347, 348, 400, 600, -1, -8])
+def test_a_truncated_image_is_one_sentence(tmp_path, version, zipped, left):
+    data = nifti.to_bytes(made(version))
+    if zipped == "outside":  # the stream itself is cut
+        whole = gzip.compress(data)
+        cut = whole[: min(left, len(whole) - 1)]
+    else:
+        cut = data[:left]
+        cut = gzip.compress(cut) if zipped == "inside" else cut
+    path = tmp_path / ("a.nii" if zipped == "no" else "a.nii.gz")
+    path.write_bytes(cut)
+    line = sentence(path)
+    assert any(w in line for w in ("truncated", "not a readable", "an empty file"))
+
+
+def test_bytes_after_a_gzip_stream_are_no_traceback(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(nifti.to_bytes(made())) + b"junk")
+    assert "gzip" in sentence(path)
+    assert "folder" in sentence(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("dim", (n, x, x, 5, 1, 1, 1, 1)) for n, x in ((3, 32767), (3, 0), (3, -4), (9, 5))],
+        *[("vox_offset", offset) for offset in (np.nan, -5, 1e30)],
+        *[("datatype", 77), ("srow_x", np.nan), ("magic", b"xyz")],
+    ],
+)
+def test_an_absurd_header_is_one_sentence(tmp_path, field, value):
+    data = bytearray(nifti.to_bytes(made()))
+    dtype, offset = nib.Nifti1Header().structarr.dtype.fields[field][:2]
+    raw = np.broadcast_to(np.asarray(value), dtype.shape).astype(dtype.base).tobytes()
+    data[offset : offset + len(raw)] = raw
+    (tmp_path / "a.nii").write_bytes(data)
+    sentence(tmp_path / "a.nii")
+
+
+def test_a_developers_truncated_image_is_one_sentence(tmp_path):
+    (tmp_path / "a.nii").write_bytes(nifti.to_bytes(made())[:-10])
+    with pytest.raises(EffaceError, match="cannot be read"):
+        nifti.stored(nib.load(tmp_path / "a.nii"))
+
+
+@pytest.mark.parametrize("endian", "<>")
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr"])
+def test_no_text_of_a_header_comes_through(tmp_path, version, endian, suffix):
+    source = made(version, endian, pair=suffix == ".hdr")
+    with_secrets(source, extensions=suffix != ".nii")
+    path = tmp_path / f"DOE^JANE{suffix}"
+    if suffix == ".hdr":
+        written(source, path)
+    else:
+        data = bytearray(nifti.to_bytes(source))
+        offset = nib.load(written(source, tmp_path / "x.nii")).dataobj.offset
+        if suffix == ".nii":  # a gap between header and voxels that is no extension
+            where, form = (108, "f") if version == 1 else (168, "q")
+            data[where : where + struct.calcsize(form)] = struct.pack(endian + form, offset + 64)
+            data[offset:offset] = b"DOE^JANE".ljust(64, b" ")
+        data += b"MRN4471902"
+        if suffix.endswith("gz"):
+            with path.open("wb") as f, gzip.GzipFile("DOE^JANE.nii", "wb", fileobj=f) as z:
+                z.write(data)
+        else:
+            path.write_bytes(data)
+    img = nifti.load(path)
+    cleaned = header.clean(img)
+    nifti.save(cleaned, tmp_path / "out.nii.gz")
+    zipped = (tmp_path / "out.nii.gz").read_bytes()
+    assert zipped[3:8] == bytes(5)  # no flags (name, comment), no time
+    plain = gzip.decompress(zipped)
+    assert not [s for s in SECRETS if s in plain]
+    out = nib.load(tmp_path / "out.nii.gz")
+    assert np.array_equal(nifti.stored(out), np.asarray(source.dataobj))
+    assert nifti.stored(out).dtype == source.get_data_dtype()
+    for field in (*GEOMETRY, "pixdim", "xyzt_units", "slice_code", "slice_end", "slice_duration"):
+        assert out.header[field].tobytes() == source.header[field].tobytes(), field
+    assert nifti.scaling(out) == (2.5, -3)
+    removed = header.removed(img)
+    assert {"descrip", "aux_file", "intent_name", "intent_code"} <= set(removed)
+    assert ("2 extensions" in removed) == (suffix != ".nii")
+    assert not [s for s in SECRETS if s.decode() in " ".join(removed)]
+    assert header.removed(cleaned) == ()
+
+
+@pytest.mark.parametrize("endian", "<>")
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("codes", [(1, 4), (0, 2), (3, 0), (0, 0), (2, 1)])
+@pytest.mark.parametrize("extra", [(), (1,), (4,), (1, 1)])
+def test_a_mask_lies_exactly_where_its_image_does(tmp_path, version, endian, codes, extra):
+    img = made(version, endian, shape=SHAPE + extra, qform=codes[0], sform=codes[1])
+    mask = nifti.like(img, np.ones(SHAPE, bool))
+    nifti.save(mask, tmp_path / "m.nii.gz")
+    read = nib.load(tmp_path / "m.nii.gz")
+    assert read.shape == SHAPE
+    assert read.get_data_dtype() == np.uint8
+    assert np.array_equal(np.asarray(read.dataobj), np.ones(SHAPE, np.uint8))
+    for field in GEOMETRY:
+        assert read.header[field].tobytes() == img.header[field].tobytes(), field
+    assert np.array_equal(read.header["pixdim"][:4], img.header["pixdim"][:4])
+    assert np.array_equal(read.affine, img.affine)
+    assert read.header.get_xyzt_units()[0] == "mm"
+
+
+@pytest.mark.parametrize(
+    ("shape", "least", "becomes"),
+    [
+        ((5, 6, 7), 3, (5, 6, 7)),
+        ((5, 6, 7), 4, (5, 6, 7)),
+        ((5, 6, 7, 1), 3, (5, 6, 7)),
+        ((5, 6, 7, 1), 4, (5, 6, 7, 1)),
+        ((5, 6, 7, 1, 1), 4, (5, 6, 7, 1)),
+        ((5, 6, 7, 1, 1, 1, 1), 3, (5, 6, 7)),
+        ((5, 6, 7, 3, 1), 3, (5, 6, 7, 3)),
+        ((5, 6, 7, 1, 3), 3, (5, 6, 7, 3)),
+    ],
+)
+@pytest.mark.parametrize("of_file", [False, True])
+def test_dimensions_of_one_are_dropped(tmp_path, shape, least, becomes, of_file):
+    img = made(shape=shape)
+    if of_file:
+        img = nifti.load(written(img, tmp_path / "a.nii"))
+    nifti.check(img)
+    out = nifti.without_singletons(img, least)
+    assert out.shape == becomes
+    assert np.array_equal(nifti.stored(out).ravel(order="F"), nifti.stored(img).ravel(order="F"))
+    assert nifti.scaling(out) == (2.5, -3)
+    assert np.array_equal(out.affine, img.affine)
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 6), (5, 6, 1), (5, 1, 7), (5, 6, 7, 2, 2), (5, 6, 7, 1, 2, 3)]
+)
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(EffaceError, match=r"volume"):
+        nifti.check(made(shape=shape))
+
+
+def test_what_is_no_scalar_image_is_refused():
+    with pytest.raises(EffaceError, match="no scalar image"):
+        nifti.check(nib.Nifti1Image(np.zeros(SHAPE, np.complex64), np.eye(4)))
+    with pytest.raises(EffaceError, match="affine"):
+        nifti.check(nib.Nifti1Image(np.zeros(SHAPE, np.int16), None))
+
+
+def test_an_array_under_a_header_of_the_other_byte_order():
+    head = nib.Nifti1Header(endianness=">")
+    head.set_data_dtype(np.dtype(">i2"))
+    voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    img = nib.Nifti1Image(voxels, np.eye(4), head)
+    assert np.array_equal(nifti.stored(nifti.with_stored(img, voxels)), voxels)
