@@ -43,6 +43,8 @@ id or the study decides the pseudonym."""
 _OF_PERSON = ("names", "birth dates", "sexes")
 _WHAT = ("patient ids", "issuers", *_OF_PERSON)
 _MOST_LISTED = 5
+# values have at most 64 characters (PS3.5 6.2); longer ones are an attack and only cost time
+_LONGEST, _MOST_OTHERS = 1024, 64
 _PLACEHOLDERS = Path(__file__).with_name("placeholders.tsv")
 # scripts whose names are written with or without blanks between their parts
 _UNSPACED = frozenset(("CJK", "HANGUL", "HIRAGANA", "KATAKANA"))
@@ -122,10 +124,13 @@ def state(
     others: Iterable[str] = (),
 ) -> Statement:
     """What one file states, with the pseudonym that it has by itself."""
-    usable = "" if is_placeholder(patient) else patient
+    usable = "" if is_placeholder(patient[:_LONGEST]) else patient
     subject = subject_label(key, usable, issuer or authority, study)
-    known = tuple(sorted({o for o in others if not is_placeholder(o)}))
+    few = {o[:_LONGEST] for o in islice(others, _MOST_OTHERS)}
+    known = tuple(sorted(o for o in few if not is_placeholder(o)))
     session = f"{subject}_{session_label(key, study)}"
+    patient, issuer, authority = (t[:_LONGEST] for t in (patient, issuer, authority))
+    name, birth, sex = (t[:_LONGEST] for t in (name, birth, sex))
     return Statement(session, study, patient, issuer, authority, name, birth, sex, known)
 
 
