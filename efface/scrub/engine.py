@@ -25,7 +25,8 @@ from efface.pseudonym import Key
 from efface.scrub import codes, streams
 from efface.scrub.codec import DamagedError, Element, Syntax, standard_vr
 from efface.scrub.table import IODS, OPTIONS, Policy, Safe, is_term, safe_private
-from efface.scrub.text import Identity, identity, technical, vocabulary
+from efface.scrub.technical import is_technical
+from efface.scrub.text import Identity, identity, vocabulary
 
 _SIZES = {"US": 2, "SS": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "AT": 4, "OF": 4, "OL": 4}
 _SIZES |= {"FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8}
@@ -58,6 +59,7 @@ _REGISTERED = frozenset(uid.encode() for uid in UID_dictionary)
 SOP_CLASS, SOP_INSTANCE = 0x00080016, 0x00080018
 _CHARSET, _MODALITY, _CONVERSION, _IMAGE_TYPE = 0x00080005, 0x00080060, 0x00080064, 0x00080008
 _NAME, _ID, _STUDY_ID = 0x00100010, 0x00100020, 0x00200010
+_SEQUENCE_NAME = 0x00180024
 _AGE = 0x00101010
 _SAMPLES, _PHOTOMETRIC, _FRAMES = 0x00280002, 0x00280004, 0x00280008
 _ROWS, _COLUMNS = 0x00280010, 0x00280011
@@ -404,8 +406,8 @@ def _safe(job: Job, e: Element, safe: Safe) -> Element | None:
         words = {p.strip("\0 ") for p in e.value.decode("latin-1").split("\\")}
         value = e.value.strip(b"\0 ") if words <= safe.values else None
     elif safe.vr == "LO":
-        text = technical(e.value.decode("latin-1").strip("\0 "), job.who)
-        value = text.encode() if text else None
+        kept = _technical(job, Element(_SEQUENCE_NAME, "SH", e.value))
+        value = kept.value if kept else None
     elif not _are_plausible(e.value, safe.vr, job.form.little) or job.who.in_bytes(e.value):
         value = None
     if not value:
@@ -440,11 +442,11 @@ def _code_string(job: Job, e: Element) -> Element | None:
 
 
 def _technical(job: Job, e: Element) -> Element | None:
-    parts = [p.strip("\0 ") for p in e.value.decode("latin-1").split("\\")]
-    kept = [technical(p, job.who) or "" for p in parts]
-    if any(parts) and not any(kept):
+    """A scanner's own text, all of it, where it has a form of ``technical.tsv`` and names nobody."""
+    values = [p.strip("\0 ") for p in e.value.decode("latin-1").split("\\")]
+    if not is_technical(e.tag, values) or any(job.who.in_technical(v) for v in values):
         return None
-    return Element(e.tag, standard_vr(e.tag), "\\".join(kept).encode())
+    return Element(e.tag, standard_vr(e.tag), "\\".join(values).encode())
 
 
 def _words(job: Job, e: Element) -> Element | None:

@@ -6,6 +6,7 @@
 ``terms.tsv``    the values that code strings may keep
 ``safe_private.tsv``  the private elements that the option safe-private keeps
 ``words.tsv``    words that name nobody
+``technical.tsv``  the forms that a scanner's own text may have (read by ``technical.py``)
 """
 
 from __future__ import annotations
@@ -230,7 +231,7 @@ def _scanner_words() -> frozenset[str]:
 
 
 @lru_cache(maxsize=4)
-def words(kind: Literal["protocol", "maker", "common"]) -> frozenset[str]:
+def words(kind: Literal["protocol", "common"]) -> frozenset[str]:
     """Words of ``words.tsv`` that name nobody."""
     return frozenset(
         w for row in _rows("words.tsv") if row["kind"] == kind for w in row["words"].split()
