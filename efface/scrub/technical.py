@@ -36,7 +36,7 @@ def words(kind: str) -> frozenset[str]:
     return frozenset(
         w
         for row in _rows("technical.tsv")
-        if (row["kind"], row["name"]) == ("words", kind)
+        if row["kind"] in ("words", "exact") and row["name"] == kind
         for w in row["text"].split()
     )
 
@@ -59,7 +59,8 @@ def _any_of(kind: str) -> str:
     known = _attributes() if kind == "attribute" else words(kind)
     if not known:
         raise ValueError(f"technical.tsv: no words {kind}")
-    every = {v for w in known for v in (w, w.upper(), w.lower())}
+    exact = any((row["kind"], row["name"]) == ("exact", kind) for row in _rows("technical.tsv"))
+    every = {v for w in known for v in ((w,) if exact else (w, w.upper(), w.lower()))}
     return f"(?:{'|'.join(map(re.escape, sorted(every, key=lambda w: (-len(w), w))))})"
 
 
