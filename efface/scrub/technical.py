@@ -7,7 +7,7 @@ a value stays only if all of it can be a scanner's, and what is not known goes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 from pydicom._dicom_dict import DicomDictionary
@@ -24,9 +24,10 @@ def is_technical(tag: int, values: Sequence[str]) -> bool:
     >>> is_technical(0x00081090, ["Prisma_fit"]), is_technical(0x00081090, ["St Olaves Prisma"])
     (True, False)
     """
-    form = _forms().get(keyword_for_tag(tag))
+    keyword = keyword_for_tag(tag)
+    form, others = _form(keyword), _attributes() if _names_attributes(keyword) else frozenset()
     return form is not None and all(
-        len(v) <= _LONGEST and (not v or form.fullmatch(v)) for v in values
+        not v or v in others or (len(v) <= _LONGEST and form.fullmatch(v)) for v in values
     )
 
 
@@ -42,21 +43,26 @@ def words(kind: str) -> frozenset[str]:
 
 
 @cache
-def _forms() -> dict[str, re.Pattern[str]]:
-    """By keyword of the attribute, its forms as one expression."""
-    found: dict[str, list[str]] = {}
-    for row in _rows("technical.tsv"):
-        if row["kind"] == "form":
-            form = re.sub(r"<(\w+)>", lambda m: _any_of(m[1]), row["text"])
-            for keyword in row["name"].split():
-                found.setdefault(keyword, []).append(f"(?:{form})")
-    return {k: re.compile("|".join(forms), re.ASCII) for k, forms in found.items()}
+def _form(keyword: str) -> re.Pattern[str] | None:
+    """All forms of an attribute as one expression."""
+    forms = [
+        "(?:" + re.sub(r"<(\w+)>", lambda m: _any_of(m[1]), row["text"]) + ")"
+        for row in _rows("technical.tsv")
+        if row["kind"] == "form" and keyword in row["name"].split()
+    ]
+    return re.compile("|".join(forms), re.ASCII) if forms else None
+
+
+@cache
+def _names_attributes(keyword: str) -> bool:
+    lines = _rows("technical.tsv")
+    return any(row["kind"] == "attribute" and keyword in row["name"].split() for row in lines)
 
 
 @cache
 def _any_of(kind: str) -> str:
     """An expression for the words of a list; a long one before those that it starts with."""
-    known = _attributes() if kind == "attribute" else words(kind)
+    known = words(kind)
     if not known:
         raise ValueError(f"technical.tsv: no words {kind}")
     exact = any((row["kind"], row["name"]) == ("exact", kind) for row in _rows("technical.tsv"))
@@ -64,6 +70,8 @@ def _any_of(kind: str) -> str:
     return f"(?:{'|'.join(map(re.escape, sorted(every, key=lambda w: (-len(w), w))))})"
 
 
-def _attributes() -> Iterable[str]:
+@cache
+def _attributes() -> frozenset[str]:
     """Names and keywords of the attributes that DICOM has."""
-    return {text for _, _, name, _, keyword in DicomDictionary.values() for text in (name, keyword)}
+    every = DicomDictionary.values()
+    return frozenset(text for _, _, name, _, keyword in every for text in (name, keyword))
