@@ -1,14 +1,12 @@
 """A scanner's own text: what real scanners write stays, what a person types goes."""
 
-import csv
 import io
-from importlib.resources import files
 
 import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from small_dicom import mr
 
 from efface.pseudonym import Key
@@ -44,7 +42,8 @@ REAL = {
         *("SIGNA Artist", "SIGNA Voyager", "SIGNA Explorer", "SIGNA PET/MR", "SIGNA EXCITE"),
         *("Signa HDxt", "SIGNA HDx", "GENESIS_SIGNA", "SIGNA", "DISCOVERY MR750", "Optima MR360"),
         *("Discovery MR750w", "DISCOVERY MR750w", "DISCOVERY MR450", "Optima MR450w", "SIGNA UHP"),
-        *("Brivo MR355", "Achieva", "Achieva dStream", "Ingenia", "Ingenia CX", "Ingenia Elition X"),
+        *("Brivo MR355", "Achieva", "Achieva dStream", "Ingenia", "Ingenia CX",
+          "Ingenia Elition X"),
         *("Ingenia Elition S", "Ingenia Ambition X", "Ingenia Ambition S", "Intera"),
         *("Intera Achieva", "Gyroscan NT Intera", "Gyroscan Intera", "Panorama HFO", "Multiva"),
         *("Eclipse 1.5T", "T5", "Titan", "Titan3T", "Galan 3T", "Galan_3T", "Orian"),
@@ -70,13 +69,16 @@ REAL = {
     ],
     "SequenceName": [
         *("*tfl3d1_16ns", "*tfl3d1_ns", "*tfl3d1", "*fl2d1", "*fl3d1", "*fl3d1_ns", "*fl3d1r"),
-        *("*fl3d1r_t70", "*fl2d1r", "*fm2d2r", "*fm3d2", "*tse2d1_19", "*tse2d1rr19", "*tse2d1rs15"),
+        *("*fl3d1r_t70", "*fl2d1r", "*fm2d2r", "*fm3d2", "*tse2d1_19", "*tse2d1rr19",
+          "*tse2d1rs15"),
         *("*tir2d1rr19", "*tir2d1_16", "*tirB2d1_16", "*se2d1", "*se2d1rr150", "*spc_282ns"),
         *("*spcR_282ns", "*spcir_278ns", "*spc3d1_192", "*h2d1_256", "*qfl3d1", "*fl3d2"),
         *("*ep_b0", "ep_b0", "*ep_b1000t", "ep_b1000#12", "*ep_b3000#64", "epfid2d1_64"),
-        *("*epfid2d1_64", "epfid2d1_100", "epse2d1_110", "*epir2d1_96", "*tfi2d1_12", "*tgse3d1_490"),
+        *("*epfid2d1_64", "epfid2d1_100", "epse2d1_110", "*epir2d1_96", "*tfi2d1_12",
+          "*tgse3d1_490"),
         *("r73d4_ns", "fse", "FSE", "fse-xl", "FSE-XL", "FRFSE-XL", "efgre3d", "EFGRE3D", "EPI"),
-        *("epi2", "3DSPGR", "mprage", "BRAVO", "Cube".upper(), "SSFSE", "PROPELLER", "3dasl", "swan"),
+        *("epi2", "3DSPGR", "mprage", "BRAVO", "Cube".upper(), "SSFSE", "PROPELLER", "3dasl",
+          "swan"),
         *("T1FFE", "T1TFE", "FFE", "TFE", "TSE", "SE", "IR", "SEEPI", "GRASE", "SEEPI2D+0.7"),
         *("FE3D", "FSE2D", "gre_fsp", "gre_fsp_3d", "epi_dwi", "fse_mx", "gre_swi", "csi_se"),
         *("FAIR_EPI (pvm)", "Bruker:FLASH"),
@@ -101,7 +103,8 @@ REAL = {
     "ASLTechniqueDescription": ["PICORE", "pCASL", "3D GRASE", "FAIR QUIPSS II", "Q2TIPS"],
     "ASLCrusherDescription": ["bipolar gradient", "none"],
     "ASLBolusCutoffTechnique": ["QUIPSS II", "Q2TIPS"],
-    "PositionReferenceIndicator": ["NA", "SN", "XY", "Brain", "Brain-MRA", "Carotids", "iliac crest"],
+    "PositionReferenceIndicator": ["NA", "SN", "XY", "Brain", "Brain-MRA", "Carotids",
+    "iliac crest"],
     "StackID": ["1", "12"],
     "DimensionIndexPrivateCreator": ["Philips MR Imaging DD 001", "SIEMENS MR SDS 01"],
     "FunctionalGroupPrivateCreator": ["Philips MR Imaging DD 005"],
@@ -111,7 +114,8 @@ REAL = {
     ],
     "RescaleType": ["US", "normalized", "mrad", "Hz", "SIGNAL INTENSITY (UNITLESS)", "OD"],
     "LUTLabel": ["Philips", "SIEMENS", "Hz"],
-    "LUTExplanation": ["Real World Value Mapping for mrad", "Real World Value Mapping for normalized"],
+    "LUTExplanation": ["Real World Value Mapping for mrad",
+    "Real World Value Mapping for normalized"],
     "WindowCenterWidthExplanation": ["WINDOW1\\WINDOW2", "Algo1"],
 }  # fmt: skip
 
@@ -130,7 +134,9 @@ def as_text(value):
 
 def test_every_attribute_has_a_form_and_every_form_an_attribute():
     assert set(REAL) == set(KEYWORDS)
-    named = {k for row in _rows("technical.tsv") if row["kind"] == "form" for k in row["name"].split()}
+    named = {
+        k for row in _rows("technical.tsv") if row["kind"] == "form" for k in row["name"].split()
+    }
     assert named == set(KEYWORDS)
 
 
@@ -148,16 +154,23 @@ def test_it_stays_in_the_file(keyword):
         assert as_text(scrubbed(**{keyword: value.split("\\")})[keyword].value) == value
 
 
-# what people type: other names and languages, in all the ways that a name, a place, a number is given
-NAMES = ["Ostrander", "OSTRANDER", "ostrander", "Li", "LI", "Ng", "Wu", "Fa", "Ma", "Tran", "Müller",
-         "García", "O'Neill", "Sepp", "Ferrer", "Iris", "Elian", "Seif", "Tfeil", "Epstein", "Flora",
-         "Greta", "Spence", "Tirso", "Haast", "Grace", "Cora", "Tobias", "Hadley", "Necker", "Brandt",
+# what people type: names of several languages, and how a name, a place, a number is given
+NAMES = ["Ostrander", "OSTRANDER", "ostrander", "Li", "LI", "Ng", "Wu", "Fa", "Ma", "Tran",
+         "Müller",
+         "García", "O'Neill", "Sepp", "Ferrer", "Iris", "Elian", "Seif", "Tfeil", "Epstein",
+         "Flora",
+         "Greta", "Spence", "Tirso", "Haast", "Grace", "Cora", "Tobias", "Hadley", "Necker",
+         "Brandt",
          "Colby", "Signe", "Optatus", "Alba", "Marten", "李娜", "Иванова", "Παπαδόπουλος", "J.K.",
-         "A. B.", "M O", "JD", "mvdb", "St Olaves", "Bodén", "Nova Klein", "Long", "Mrs", "Dr"]  # fmt: skip
-LEADS = ["for {}", "for Mrs {}", "Mr {}", "{} 17.4.63", "Frau {}", "pour Mme {}", "Sra. {}", "pt {}",
+         "A. B.", "M O", "JD", "mvdb", "St Olaves", "Bodén", "Nova Klein", "Long", "Mrs",
+         "Dr"]  # fmt: skip
+LEADS = ["for {}", "for Mrs {}", "Mr {}", "{} 17.4.63", "Frau {}", "pour Mme {}", "Sra. {}",
+         "pt {}",
          "{}, {}", "{}^{}", "{}", "{} {}", "{}_{}", "Head {}", "{} Prisma", "Prisma {}", "{} 32Ch",
-         "SIEMENS {}", "tse {}", "*{}3d1", "{}2d1_16", "{}-epi", "brain {}", "syngo MR {}", "V6.0 {}",
-         "{} E11", "Philips {}", "WINDOW {}", "Stack {}", "LX {}", "1H {}", "{}'s coil"]  # fmt: skip
+         "SIEMENS {}", "tse {}", "*{}3d1", "{}2d1_16", "{}-epi", "brain {}", "syngo MR {}",
+         "V6.0 {}",
+         "{} E11", "Philips {}", "WINDOW {}", "Stack {}", "LX {}", "1H {}",
+         "{}'s coil"]  # fmt: skip
 digits = st.text("0123456789", min_size=1, max_size=4)
 facts = st.one_of(
     st.builds("tel {}-{}-{}".format, st.just("0411"), st.just("555"), digits),
@@ -170,21 +183,42 @@ facts = st.one_of(
     st.builds("chambre {}".format, st.integers(1, 99)),
     st.builds("dob {}.{}.{}".format, st.integers(1, 31), st.integers(1, 12), st.integers(10, 99)),
     st.builds("{}.{}.{}".format, st.integers(1, 31), st.integers(1, 12), st.integers(10, 99)),
-    st.builds("{:02}/{:02}/{}".format, st.integers(1, 31), st.integers(1, 12), st.integers(1920, 2024)),
-    st.builds("{}{:02}{:02}".format, st.integers(1920, 2024), st.integers(1, 12), st.integers(1, 28)),
-    st.builds("{}-{:02}-{:02}".format, st.integers(1920, 2024), st.integers(1, 12), st.integers(1, 28)),
+    st.builds(
+        "{:02}/{:02}/{}".format, st.integers(1, 31), st.integers(1, 12), st.integers(1920, 2024)
+    ),
+    st.builds(
+        "{}{:02}{:02}".format, st.integers(1920, 2024), st.integers(1, 12), st.integers(1, 28)
+    ),
+    st.builds(
+        "{}-{:02}-{:02}".format, st.integers(1920, 2024), st.integers(1, 12), st.integers(1, 28)
+    ),
     st.builds("{} {} 1963".format, st.integers(1, 28), st.sampled_from(["May", "avril", "Dez"])),
     st.builds("a{}@nhs.example".format, digits),
     st.builds("MRN {}".format, st.integers(1000, 10**9)),
     st.builds("{}".format, st.integers(1000, 10**10)),
-    st.builds("{} {} {}".format, st.integers(100, 999), st.integers(100, 999), st.integers(1000, 9999)),
+    st.builds(
+        "{} {} {}".format, st.integers(100, 999), st.integers(100, 999), st.integers(1000, 9999)
+    ),
     st.builds("A{}".format, st.integers(10**5, 10**9)),
     st.builds("AB{:06}C".format, st.integers(0, 999999)),
-    st.builds("{:03}-{:02}-{:04}".format, st.integers(1, 899), st.integers(1, 99), st.integers(1, 9999)),
+    st.builds(
+        "{:03}-{:02}-{:04}".format, st.integers(1, 899), st.integers(1, 99), st.integers(1, 9999)
+    ),
     st.builds("NHS 943 476 {}".format, st.integers(1000, 9999)),
-    st.sampled_from(["12 Old Tannery Quay", "Marrow Lane", "SW1A 1AA", "https://pacs.example/7",
-                     "biopsy left", "pregnant", "HIV+", "claustrophobic", "repeat tomorrow"]),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            "12 Old Tannery Quay",
+            "Marrow Lane",
+            "SW1A 1AA",
+            "https://pacs.example/7",
+            "biopsy left",
+            "pregnant",
+            "HIV+",
+            "claustrophobic",
+            "repeat tomorrow",
+        ]
+    ),
+)
 named = st.builds(
     lambda lead, a, b: lead.format(a, b), *map(st.sampled_from, (LEADS, NAMES, NAMES))
 )

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
 
-import numpy as np
 from pydicom._uid_dict import UID_dictionary
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VM
 
 from efface import __version__, status
 from efface.pseudonym import Key
-from efface.scrub import codes, streams
+from efface.scrub import codes
+from efface.scrub import streams as compressed
+from efface.scrub.bits import Cells, cells, cleared
 from efface.scrub.codec import DamagedError, Element, Syntax, standard_vr
 from efface.scrub.table import IODS, OPTIONS, Policy, Safe, is_term, safe_private
 from efface.scrub.technical import is_technical
@@ -63,7 +64,8 @@ _SEQUENCE_NAME = 0x00180024
 _AGE = 0x00101010
 _SAMPLES, _PHOTOMETRIC, _FRAMES = 0x00280002, 0x00280004, 0x00280008
 _ROWS, _COLUMNS = 0x00280010, 0x00280011
-_ALLOCATED, _STORED, _SIGNED = 0x00280100, 0x00280101, 0x00280103
+_ALLOCATED, _STORED, _HIGH_BIT, _SIGNED = 0x00280100, 0x00280101, 0x00280102, 0x00280103
+_PADDINGS = frozenset((0x00280120, 0x00280121))
 _BURNED_IN, _TEMPORAL = 0x00280301, 0x00280303
 _REMOVED, _METHOD, _METHOD_CODES = 0x00120062, 0x00120063, 0x00120064
 _PIXELS = 0x7FE00010
@@ -154,7 +156,11 @@ def scrub(
     kept = {e.tag: e for e in _scrub(job, elements, 0)}
     if "graphics" in retain:
         kept |= {e.tag: e for e in _cleared_overlays(elements, form)}
-    kept[_PIXELS] = _pixels(job, elements, form)
+    kept[_PIXELS], layout = _pixels(job, elements, form)
+    if layout is not None:  # the padding is a pixel as others are
+        for e in [kept[tag] for tag in _PADDINGS & kept.keys()]:
+            if len(e.value) * 8 == layout.allocated:
+                kept[e.tag] = Element(e.tag, e.vr, layout.clear(e.value, form.little))
     for tag in _OFFSETS:  # offsets in the source's own stream
         kept.pop(tag, None)
     if _NEEDED - kept.keys():
@@ -442,7 +448,7 @@ def _code_string(job: Job, e: Element) -> Element | None:
 
 
 def _technical(job: Job, e: Element) -> Element | None:
-    """A scanner's own text, all of it, where it has a form of ``technical.tsv`` and names nobody."""
+    """A scanner's own text where all of it has a form of ``technical.tsv`` and names nobody."""
     values = [p.strip("\0 ") for p in e.value.decode("latin-1").split("\\")]
     if not is_technical(e.tag, values) or any(job.who.in_technical(v) for v in values):
         return None
@@ -498,8 +504,11 @@ def _shifted(job: Job, e: Element) -> Element | None:
     return kept
 
 
-def _pixels(job: Job, elements: list[Element], form: Syntax) -> Element:
-    """Every pixel as it was; no overlays in unused bits, no comments, no bytes past the end."""
+def _pixels(job: Job, elements: list[Element], form: Syntax) -> tuple[Element, Cells | None]:
+    """Every pixel as it was; nothing in unused bits, no comments, no bytes past the end.
+
+    With it the layout of the pixels, where unused bits were cleared.
+    """
     last = {e.tag: e for e in elements}
     pixels = last[_PIXELS]
 
@@ -512,29 +521,31 @@ def _pixels(job: Job, elements: list[Element], form: Syntax) -> Element:
         if text and not text.isdigit():
             raise DamagedError(f"{status.UNREADABLE}: the number of frames is no number")
         frames = int(text or 1)
-    bits = number(_ALLOCATED, 16)
-    in_frame = number(_ROWS, 0) * number(_COLUMNS, 0) * number(_SAMPLES, 1)
-    needed = (in_frame * frames * bits + 7) // 8
+    allocated, signed = number(_ALLOCATED, 16), bool(number(_SIGNED, 0))
+    layout = cells(allocated, number(_STORED, 0), number(_HIGH_BIT, 0), signed)
+    rows, columns = number(_ROWS, 0), number(_COLUMNS, 0)
+    in_frame = rows * columns * number(_SAMPLES, 1)
+    needed = (in_frame * frames * allocated + 7) // 8
     if not needed:
         raise DamagedError(status.NO_IMAGE)
     if form.encapsulated:
         if not pixels.fragments or not any(pixels.fragments[1:]):
             raise DamagedError(status.TRUNCATED)
-        fragments = streams.clean(pixels.fragments, form, frames, in_frame)
-        if any(job.who.in_bytes(f) for f in fragments):
+        streams = compressed.clean(pixels.fragments, form, frames, in_frame, allocated)
+        clear = cleared(streams, form, layout, (rows, columns))
+        if any(job.who.in_bytes(stream) for stream in clear):
             raise DamagedError(status.LEAK)  # in what is left of the compressed stream
-        return Element(_PIXELS, "OB", fragments=fragments)
+        changed = layout if clear is not streams else None
+        return Element(_PIXELS, "OB", fragments=compressed.encapsulated(clear)), changed
     if pixels.fragments is not None:
         raise DamagedError(status.UNREADABLE)
     if len(pixels.value) < needed:
         raise DamagedError(status.TRUNCATED)
     value = pixels.value[:needed]
-    stored = number(_STORED, bits)
-    hidden = any(_hides_overlay(e, form) for e in elements)
-    if hidden and bits in (8, 16, 32) and 0 < stored < bits:
-        value = _without_unused_bits(value, bits, stored, bool(number(_SIGNED, 0)), form.little)
-    vr = "OW" if bits > 8 or not form.explicit else pixels.vr
-    return Element(_PIXELS, vr if vr in ("OB", "OW") else "OW", value)
+    clean = layout.clear(value, form.little)
+    vr = "OW" if allocated > 8 or not form.explicit else pixels.vr
+    vr = vr if vr in ("OB", "OW") else "OW"
+    return Element(_PIXELS, vr, clean), layout if clean is not value else None
 
 
 def _cleared_overlays(elements: list[Element], form: Syntax) -> list[Element]:
@@ -574,14 +585,6 @@ def _cleared_overlays(elements: list[Element], form: Syntax) -> list[Element]:
 def _hides_overlay(e: Element, form: Syntax) -> bool:
     """Whether an overlay's bit position (60xx,0102) says that it lies in the pixels."""
     return e.tag & 0xFF01FFFF == 0x60000102 and _number(e, form.little) > 0
-
-
-def _without_unused_bits(value: bytes, bits: int, stored: int, signed: bool, little: bool) -> bytes:
-    """Old overlays lie in the bits above the stored ones: those become the sign, or zero."""
-    kind = np.dtype(f"{'<' if little else '>'}{'i' if signed else 'u'}{bits // 8}")
-    voxels = np.frombuffer(value, kind)
-    shift = bits - stored
-    return ((voxels << shift) >> shift).astype(kind).tobytes()
 
 
 def encodings(elements: list[Element], outer: list[str]) -> list[str]:

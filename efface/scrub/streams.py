@@ -1,10 +1,10 @@
 """Compressed frames without what is no picture: comments, application data, bytes past the end.
 
-Of each stream only the segments stay that decoding needs, byte for byte, so that every pixel
-decodes as before. What does not read as a stream of its kind raises :class:`DamagedError`.
+Each stream is put together anew from the segments that its decoder needs, each with the fields that
+it has by the standard, so that every pixel decodes as before. What does not read as a stream of its
+kind raises :class:`DamagedError`.
 
-Markers: ITU-T T.81 Annex B (JPEG), T.87 Annex C (JPEG-LS), T.800 Annex A (JPEG 2000). RLE: PS3.5
-Annex G.
+JPEG 2000: ITU-T T.800 Annex A. RLE: PS3.5 Annex G. JPEG and JPEG-LS: :mod:`efface.scrub.jpeg`.
 """
 
 from __future__ import annotations
@@ -12,45 +12,56 @@ from __future__ import annotations
 import struct
 
 from efface import status
+from efface.scrub import jpeg
 from efface.scrub.codec import DamagedError, Syntax
 
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_LS = frozenset(["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"])
 _JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
 
-_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
-# start of frame (all but 0xC4 DHT and 0xC8, reserved), tables, restart interval, lines, LS presets
-_JPEG_NEEDED = frozenset([*range(0xC0, 0xC8), *range(0xC9, 0xD0), 0xDB, 0xDC, 0xDD, 0xF7, 0xF8])
-
 _SOT, _SOD, _EOC = 0xFF90, 0xFF93, 0xFFD9
-# CAP SIZ COD COC PRF CPF QCD QCC RGN POC PPM PPT; no comments, and no lengths (TLM PLM PLT), which
-# only speed reading up
-_J2K_NEEDED = frozenset([0xFF50, 0xFF51, 0xFF52, 0xFF53, 0xFF56, 0xFF59])
-_J2K_NEEDED |= frozenset(range(0xFF5C, 0xFF62))
+_SIZ, _CAP, _COD, _COC, _QCD, _QCC, _RGN = 0xFF51, 0xFF50, 0xFF52, 0xFF53, 0xFF5C, 0xFF5D, 0xFF5E
+_POC, _PPM, _PPT = 0xFF5F, 0xFF60, 0xFF61
 _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 
 
-def clean(fragments: list[bytes], form: Syntax, frames: int, pixels: int) -> list[bytes]:
-    """Encapsulated pixel data anew: an offset table, and one fragment a frame.
+def clean(
+    fragments: list[bytes], form: Syntax, frames: int, pixels: int, allocated: int
+) -> list[bytes]:
+    """The stream of each frame, with nothing in it but the picture.
 
-    ``fragments``: the offset table and what follows it; ``pixels``: in each frame, all samples.
+    ``fragments``: the offset table and what follows it; ``pixels``: in each frame, all samples;
+    ``allocated``: bits of each.
     """
     streams = _by_frame(fragments, frames)
     try:
         if form.uid in _JPEG_2000:
-            kept = [_jpeg_2000(s) for s in streams]
-        elif form.uid == _RLE:
-            kept = [_rle(s, pixels) for s in streams]
-        else:
-            kept = [_jpeg(s, 0x80 if form.uid in _JPEG_LS else 1) for s in streams]
+            return [_jpeg_2000(s) for s in streams]
+        if form.uid == _RLE:
+            return [_rle(s, pixels, (allocated + 7) // 8) for s in streams]
+        return [jpeg.clean(s, form.uid in _JPEG_LS) for s in streams]
     except (IndexError, struct.error) as e:
         raise DamagedError(status.TRUNCATED) from e
+
+
+def precision(stream: bytes, form: Syntax, allocated: int) -> int:
+    """How many bits the pixels of a cleaned stream may have."""
+    if form.uid == _RLE:
+        return allocated
+    if form.uid in _JPEG_2000:
+        parts = struct.unpack_from(">H", stream, 40)[0]  # SIZ follows the start
+        return max((stream[42 + 3 * n] & 0x7F) + 1 for n in range(parts))
+    return jpeg.precision(stream)
+
+
+def encapsulated(streams: list[bytes]) -> list[bytes]:
+    """The fragments of pixel data: an offset table, and one fragment a frame."""
     offsets, at = [], 0
-    for stream in kept:
+    for stream in streams:
         offsets.append(at)
         at += 8 + len(stream) + len(stream) % 2
     table = struct.pack(f"<{len(offsets)}I", *offsets) if at < 1 << 32 else b""
-    return [table, *kept]
+    return [table, *streams]
 
 
 def _by_frame(fragments: list[bytes], frames: int) -> list[bytes]:
@@ -75,48 +86,15 @@ def _by_frame(fragments: list[bytes], frames: int) -> list[bytes]:
     return streams
 
 
-def _jpeg(data: bytes, first_marker: int) -> bytes:
-    """JPEG or JPEG-LS; ``first_marker``: the lowest byte after FF that is no coded data."""
-    if data[:2] != bytes((0xFF, _SOI)):
-        raise DamagedError(status.UNREADABLE)
-    out, pos = [data[:2]], 2
-    while True:
-        while data[pos : pos + 2] == b"\xff\xff":  # fill bytes
-            pos += 1
-        if data[pos] != 0xFF:
-            raise DamagedError(status.UNREADABLE)
-        marker = data[pos + 1]
-        if marker == _EOI:
-            return b"".join([*out, data[pos : pos + 2]])
-        end = pos + 2 + struct.unpack_from(">H", data, pos + 2)[0]
-        if marker == _SOS:
-            end = _end_of_scan(data, end, first_marker)
-        if end > len(data):
-            raise DamagedError(status.TRUNCATED)
-        if marker in _JPEG_NEEDED or marker in (0xC4, _SOS):
-            out.append(data[pos:end])
-        pos = end
-
-
-def _end_of_scan(data: bytes, pos: int, first_marker: int) -> int:
-    """Where the marker after entropy-coded data stands; restart markers are part of the data."""
-    while True:
-        pos = data.find(b"\xff", pos)
-        if pos < 0:
-            raise DamagedError(status.TRUNCATED)
-        after = data[pos + 1]
-        if after >= first_marker and after != 0xFF and not 0xD0 <= after <= 0xD7:
-            return pos
-        pos += 1 if after == 0xFF else 2
-
-
 def _jpeg_2000(data: bytes) -> bytes:
     """A codestream, out of its JP2 boxes if it came in some, which DICOM does not allow."""
     if data.startswith(_JP2):
         data = _codestream(data)
     if data[:4] != b"\xff\x4f\xff\x51":
         raise DamagedError(status.UNREADABLE)
-    header, pos = _segments(data, 2, _SOT)
+    parts = struct.unpack_from(">H", data, 40)[0]
+    levels: dict[int, int] = {}
+    header, pos = _segments(data, 2, _SOT, parts, levels)
     out = [data[:2], *header]
     while True:
         (marker,) = struct.unpack_from(">H", data, pos)
@@ -127,7 +105,7 @@ def _jpeg_2000(data: bytes) -> bytes:
         _, _, tile, length, part, parts = struct.unpack_from(">HHHIBB", data, pos)
         # a length of 0: the last part, up to the end of the codestream
         end = pos + length if length else data.rindex(b"\xff\xd9")
-        segments, body = _segments(data, pos + 12, _SOD)
+        segments, body = _segments(data, pos + 12, _SOD, parts, dict(levels))
         if not body < end <= len(data):
             raise DamagedError(status.TRUNCATED)
         rest = [*segments, data[body:end]]
@@ -136,18 +114,72 @@ def _jpeg_2000(data: bytes) -> bytes:
         pos = end
 
 
-def _segments(data: bytes, pos: int, last: int) -> tuple[list[bytes], int]:
-    """The needed segments of a header from ``pos`` to the marker ``last``, and where that is."""
-    kept: list[bytes] = []
+def _segments(
+    data: bytes, pos: int, last: int, parts: int, levels: dict[int, int]
+) -> tuple[list[bytes], int]:
+    """The needed segments of a header from ``pos`` to the marker ``last``, and where that is.
+
+    ``parts``: number of components of the image. ``levels``: of decomposition, by component, -1 for
+    those without a segment of their own; those of this header are put in.
+    """
+    found: list[tuple[int, bytes]] = []
     while True:
         marker, length = struct.unpack_from(">HH", data, pos)
         if marker == last:
-            return kept, pos
+            break
         if marker < 0xFF30 or length < 2:
             raise DamagedError(status.UNREADABLE)
-        if marker in _J2K_NEEDED:
-            kept.append(data[pos : pos + 2 + length])
+        body = data[pos + 4 : pos + 2 + length]
+        found.append((marker, body))
+        if marker == _COD:
+            levels[-1] = body[5]
+        elif marker == _COC:
+            levels[_component(body, parts)] = body[1 + _width(parts)]
         pos += 2 + length
+    kept = []
+    for marker, body in found:
+        size = _needed(marker, body, parts, levels)
+        if size > len(body):
+            raise DamagedError(status.TRUNCATED)
+        if size:
+            kept.append(struct.pack(">HH", marker, size + 2) + body[:size])
+    return kept, pos
+
+
+def _needed(marker: int, body: bytes, parts: int, levels: dict[int, int]) -> int:
+    """How many bytes of a segment's contents the decoder needs."""
+    wide = _width(parts)
+    if marker in (_COC, _QCC, _RGN) and _component(body, parts) >= parts:
+        return 0  # of a component that the image has not
+    if marker == _SIZ:
+        return 36 + 3 * parts
+    if marker == _CAP:
+        return 4 + 2 * int(struct.unpack_from(">I", body)[0]).bit_count()
+    if marker in (_COD, _COC):
+        at = 0 if marker == _COD else wide
+        before = 5 if marker == _COD else wide + 1
+        return before + 5 + (body[before] + 1 if body[at] & 1 else 0)
+    if marker in (_QCD, _QCC):  # a step for each subband (T.800 A.6.4), or one for all
+        at = 0 if marker == _QCD else wide
+        if -1 not in levels:
+            raise DamagedError(status.UNREADABLE)
+        own = levels.get(_component(body, parts), levels[-1])
+        most = max(levels.values()) if marker == _QCD else own
+        style = body[at] & 0x1F
+        return at + 1 + (1 if style == 1 else 3 * most + 1) * (1 if style == 0 else 2)
+    if marker == _RGN:
+        return wide + 2
+    # comments, lengths (which only speed reading up), profiles and all others: nothing
+    return len(body) if marker in (_POC, _PPM, _PPT) else 0
+
+
+def _width(parts: int) -> int:
+    """Bytes of the number of a component."""
+    return 1 if parts < 257 else 2
+
+
+def _component(body: bytes, parts: int) -> int:
+    return int.from_bytes(body[: _width(parts)])
 
 
 def _codestream(data: bytes) -> bytes:
@@ -167,19 +199,24 @@ def _codestream(data: bytes) -> bytes:
         pos = end
 
 
-def _rle(data: bytes, pixels: int) -> bytes:
-    """Segments end where they have given all their bytes; offsets of no segment become zero."""
+def _rle(data: bytes, pixels: int, planes: int) -> bytes:
+    """As many segments as a pixel has bytes, each of the runs that give one byte for each pixel."""
     count, *offsets = struct.unpack_from("<16I", data)
-    if not 0 < count <= 15 or offsets[0] != 64:
+    if not planes <= count <= 15 or offsets[0] != 64:
         raise DamagedError(status.UNREADABLE)
     segments = []
-    for n in range(count):
+    for n in range(planes):
         start, stop = offsets[n], offsets[n + 1] if n + 1 < count else len(data)
         if not 64 <= start <= stop <= len(data):
             raise DamagedError(status.UNREADABLE)
-        segments.append(data[start : _end_of_runs(data, start, stop, pixels)])
+        segments.append(_runs(data, start, stop, pixels))
+    return rle_frame(segments)
+
+
+def rle_frame(segments: list[bytes]) -> bytes:
+    """The segments behind their header, each of even length."""
     out, at = b"", 64
-    head = [count]
+    head = [len(segments)]
     for segment in segments:
         head.append(at)
         padded = segment + b"\0" * (len(segment) % 2)
@@ -188,21 +225,27 @@ def _rle(data: bytes, pixels: int) -> bytes:
     return struct.pack("<16I", *head, *[0] * (16 - len(head))) + out
 
 
-def _end_of_runs(data: bytes, pos: int, stop: int, pixels: int) -> int:
-    """Where a PackBits segment has given one byte for each pixel."""
-    given = 0
+def _runs(data: bytes, pos: int, stop: int, pixels: int) -> bytes:
+    """A PackBits segment up to the byte of the last pixel, without bytes that give none."""
+    out, given = [], 0
     while given < pixels:
         if pos >= stop:
             raise DamagedError(status.TRUNCATED)
         control = data[pos]
-        if control < 128:
-            given += control + 1
-            pos += control + 2
-        elif control > 128:
-            given += 257 - control
-            pos += 2
-        else:
+        if control == 128:
             pos += 1
-    if pos > stop:
-        raise DamagedError(status.TRUNCATED)
-    return pos
+            continue
+        literal = control < 128
+        end = pos + 1 + (control + 1 if literal else 1)
+        if end > stop:
+            raise DamagedError(status.TRUNCATED)
+        length = min(control + 1 if literal else 257 - control, pixels - given)
+        if length == 1:
+            out.append(b"\0" + data[pos + 1 : pos + 2])
+        elif literal:
+            out.append(bytes((length - 1,)) + data[pos + 1 : pos + 1 + length])
+        else:
+            out.append(bytes((257 - length,)) + data[pos + 1 : end])
+        given += length
+        pos = end
+    return b"".join(out)
