@@ -25,7 +25,7 @@ from efface.scrub import codes
 from efface.scrub import streams as compressed
 from efface.scrub.bits import Cells, cells, cleared
 from efface.scrub.codec import DamagedError, Element, Syntax, standard_vr
-from efface.scrub.table import IODS, OPTIONS, Policy, Safe, is_term, safe_private
+from efface.scrub.table import IODS, OPTIONS, Policy, Safe, is_term, other_term, safe_private
 from efface.scrub.technical import is_technical
 from efface.scrub.text import Identity, identity, vocabulary
 
@@ -68,6 +68,8 @@ _ALLOCATED, _STORED, _HIGH_BIT, _SIGNED = 0x00280100, 0x00280101, 0x00280102, 0x
 _PADDINGS = frozenset((0x00280120, 0x00280121))
 _BURNED_IN, _TEMPORAL = 0x00280301, 0x00280303
 _REMOVED, _METHOD, _METHOD_CODES = 0x00120062, 0x00120063, 0x00120064
+_TEMPORALS = (b"UNMODIFIED", b"MODIFIED", b"REMOVED")
+_METHODS = frozenset(f"1131{n:02}" for n in range(13))  # of CID 7050
 _PIXELS = 0x7FE00010
 _CONTEXT, _CONCEPT = 0x00400555, 0x0040A043
 _NEEDED = frozenset((SOP_CLASS, SOP_INSTANCE, _ROWS, _COLUMNS, _ALLOCATED))
@@ -165,28 +167,46 @@ def scrub(
         kept.pop(tag, None)
     if _NEEDED - kept.keys():
         raise DamagedError(status.UNREADABLE)  # there, but not as what they claim to be
-    for e in _record(subject, session, retain):
+    for e in _record(job, elements, session):
         kept[e.tag] = e
     if job.beyond_ascii:
         kept[_CHARSET] = Element(_CHARSET, "CS", b"ISO_IR 192")
     return list(kept.values())
 
 
-def _record(subject: str, session: str, retain: tuple[str, ...]) -> list[Element]:
-    """Who it is now, and what was done (PS3.15 E.1.1, CID 7050)."""
+def _record(job: Job, elements: list[Element], session: str) -> list[Element]:
+    """Who it is now, and what was done (PS3.15 E.1.1, CID 7050), after what others did before."""
+    retain, subject = job.policy.retain, job.subject.encode()
+    last = {e.tag: e for e in elements}
     kept_dates = {"dates-full": b"UNMODIFIED", "dates-shifted": b"MODIFIED"}
     temporal = next((kept_dates[o] for o in retain if o in kept_dates), b"REMOVED")
-    profile = [("113100", "Basic Application Confidentiality Profile")]
-    said = profile + [OPTIONS[o] for o in retain]
+    if _TEMPORAL in last:  # dates that were moved or removed before cannot be whole again
+        before = last[_TEMPORAL].value.strip(b"\0 ")
+        temporal = max(before, temporal, key=_TEMPORALS.index) if before in _TEMPORALS else temporal
+    said = {"113100": "Basic Application Confidentiality Profile"}
+    said |= dict(OPTIONS[o] for o in retain)
+    for item in last[_METHOD_CODES].items or [] if _METHOD_CODES in last else []:
+        value, scheme, meaning = (e.value.decode() for e in codes.known(item))
+        if scheme == "DCM" and value in _METHODS:
+            said.setdefault(value, meaning)
     return [
-        Element(_NAME, "PN", subject.encode()),
-        Element(_ID, "LO", subject.encode()),
+        Element(_NAME, "PN", subject),
+        Element(_ID, "LO", subject),
         Element(_STUDY_ID, "SH", session.encode()),
         Element(_REMOVED, "CS", b"YES"),
-        Element(_METHOD, "LO", f"efface {__version__}\\PS3.15 Basic Profile 2026c".encode()),
-        Element(_METHOD_CODES, "SQ", items=[_code(*c) for c in sorted(said)]),
+        Element(_METHOD, "LO", "\\".join(_methods(job, last.get(_METHOD))).encode()),
+        Element(_METHOD_CODES, "SQ", items=[_code(*c) for c in sorted(said.items())]),
         Element(_TEMPORAL, "CS", temporal),
     ]
+
+
+def _methods(job: Job, former: Element | None) -> list[str]:
+    """Names of de-identification methods: those before that have a known form, then ours."""
+    ours = [f"efface {__version__}", "PS3.15 Basic Profile 2026c"]
+    said = [] if former is None else former.value[:_MOST_RETAINED].decode("latin-1").split("\\")
+    before = [v for v in (part.strip("\0 ") for part in said) if v and v not in ours]
+    known = [v for v in before if is_technical(_METHOD, [v]) and not job.who.in_technical(v)]
+    return [*dict.fromkeys(known), *ours]
 
 
 def _code(value: str, meaning: str) -> list[Element]:
@@ -436,12 +456,16 @@ def _are_plausible(value: bytes, vr: str, little: bool) -> bool:
 
 
 def _code_string(job: Job, e: Element) -> Element | None:
-    """Values that are no known term are emptied, so that the others keep their places."""
+    """Values that are no known term become OTHER where that is one, or else are emptied.
+
+    So the others keep their places.
+    """
     kept = []
     for part in e.value.split(b"\\"):
         value = part.strip(b"\0 ")
         good = _SHAPES["CS"].fullmatch(value) and is_term(e.tag, value.decode())
-        kept.append(value if good and not job.who.in_text(value.decode()) else b"")
+        good = good and not job.who.in_text(value.decode())
+        kept.append(value if good else other_term(e.tag).encode())
     if e.value.strip(b"\0 ") and not any(kept):
         return None
     return Element(e.tag, "CS", b"\\".join(kept))
@@ -488,7 +512,10 @@ def _shaped(job: Job, e: Element) -> Element | None:
 
 
 def _shifted(job: Job, e: Element) -> Element | None:
-    """Dates moved into the past by the subject's own number of whole weeks; times stay."""
+    """Dates moved into the past by the subject's own number of whole weeks; times stay.
+
+    The offset from UTC (PS3.5 6.2, DT) goes, as (0008,0201) does: it tells the place.
+    """
     kept = _shaped(job, e)
     if kept is None:
         return None
@@ -499,7 +526,7 @@ def _shifted(job: Job, e: Element) -> Element | None:
             day = date(int(p[:4]), int(p[4:6]), int(p[6:8])) - back if p else None
         except (ValueError, OverflowError):
             return None
-        parts.append(f"{day:%Y%m%d}".zfill(8).encode() + p[8:] if day else b"")
+        parts.append(f"{day:%Y%m%d}".zfill(8).encode() + re.split(b"[+-]", p[8:])[0] if day else b"")
     kept.value = b"\\".join(parts)
     return kept
 

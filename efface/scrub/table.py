@@ -208,9 +208,20 @@ def is_term(tag: int, value: str) -> bool:
         return False
     if value in row[1] or not value:
         return True
-    return row[0] and all(
-        w in _scanner_words() or _INNOCENT.fullmatch(w) for w in _BETWEEN.split(value) if w
+    if not row[0]:
+        return False
+    parts = [w for w in _BETWEEN.split(value) if w]
+    strange = [w for w in parts if w not in _scanner_words()]
+    # two letters with numbers could be a ward and a bed, or initials
+    return len(strange) <= 1 and all(
+        _INNOCENT.fullmatch(w) and not (w.isdigit() and len(parts) == 1) for w in strange
     )
+
+
+def other_term(tag: int) -> str:
+    """The term of the attribute that stands for values which are no known term, if it has one."""
+    row = _terms().get(tag)
+    return "OTHER" if row and "OTHER" in row[1] else ""
 
 
 @lru_cache(maxsize=1)
