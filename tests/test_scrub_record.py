@@ -82,8 +82,10 @@ def test_a_former_method_is_kept_before_ours(former):
 @given(
     st.sampled_from(["by {}", "{}", "CTP Default, {}", "{} 1.2", "Profile of {}", "PS3.15 {}"]),
     st.sampled_from(
-        ["Mrs Ostrander", "LI", "J.K.", "St Olaves", "17.4.63", "0411-555-4478", "ward 7"]
-        + ["Müller", "a@b.example", "MRN 88123", "19630417", "Quaxolotl"]
+        [
+            *("Mrs Ostrander", "LI", "J.K.", "St Olaves", "17.4.63", "0411-555-4478", "ward 7"),
+            *("Müller", "a@b.example", "MRN 88123", "19630417", "Quaxolotl"),
+        ]
     ),
 )
 def test_what_names_someone_in_a_former_method_is_not_kept(lead, who):
