@@ -526,7 +526,9 @@ def _shifted(job: Job, e: Element) -> Element | None:
             day = date(int(p[:4]), int(p[4:6]), int(p[6:8])) - back if p else None
         except (ValueError, OverflowError):
             return None
-        parts.append(f"{day:%Y%m%d}".zfill(8).encode() + re.split(b"[+-]", p[8:])[0] if day else b"")
+        parts.append(
+            f"{day:%Y%m%d}".zfill(8).encode() + re.split(b"[+-]", p[8:])[0] if day else b""
+        )
     kept.value = b"\\".join(parts)
     return kept
 

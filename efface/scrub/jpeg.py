@@ -130,17 +130,16 @@ def _scan(stream: _Stream, body: bytes) -> None:
     header = _whole(body[: 4 + 2 * count], 4 + 2 * count)
     parts = [(header[1 + 2 * n], header[2 + 2 * n]) for n in range(count)]
     first, last = header[-3], header[-2]
-    if stream.ls:
-        if any(table for _, table in parts):
-            raise DamagedError(status.UNREADABLE)  # a palette
-        if (_LS_PARAMETERS, 1) in stream.tables:
-            stream.put_table(_LS_PARAMETERS, 1)
-    elif stream.kind != _LOSSLESS:
+    if stream.ls and any(table for _, table in parts):
+        raise DamagedError(status.UNREADABLE)  # a palette
+    if not stream.ls and stream.kind != _LOSSLESS:
         for component, _ in parts:
             stream.put_table(_DQT, stream.quantised.get(component, -1))
     if not stream.written.get((stream.kind, 0)):
         stream.written[stream.kind, 0] = stream.frame
         stream.put(stream.kind, stream.frame)
+    if (_LS_PARAMETERS, 1) in stream.tables:
+        stream.put_table(_LS_PARAMETERS, 1)
     for _, tables in parts if not stream.ls else []:
         if first == 0 or stream.kind == _LOSSLESS:
             _check_code(stream.tables.get((_DHT, tables >> 4)), stream.kind)
