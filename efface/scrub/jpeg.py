@@ -11,13 +11,14 @@ import struct
 from dataclasses import dataclass, field
 
 from efface import status
+from efface.scrub import entropy
 from efface.scrub.codec import DamagedError
 
 _SOI, _EOI, _SOS, _DQT, _DHT, _DRI, _DNL = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xDC
 _LS_FRAME, _LS_PARAMETERS = 0xF7, 0xF8
-_LOSSLESS = 0xC3
+_PROGRESSIVE, _LOSSLESS = 0xC2, 0xC3
 # baseline, extended sequential, progressive and lossless with Huffman codes: what DICOM has of JPEG
-_FRAMES = frozenset([0xC0, 0xC1, 0xC2, _LOSSLESS])
+_FRAMES = frozenset([0xC0, 0xC1, _PROGRESSIVE, _LOSSLESS])
 _OTHER_CODING = frozenset([0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE, 0xDF])
 _ALONE = frozenset([0x01, *range(0xD0, 0xD8)])  # markers without a segment
 
@@ -36,6 +37,7 @@ class _Stream:
     tables: dict[tuple[int, int], bytes] = field(default_factory=dict)
     """Contents of tables by marker and by class and destination; LSE parameters under their id."""
     written: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    scanned: bool = False
 
     def put(self, marker: int, body: bytes) -> None:
         self.out.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body)
@@ -77,8 +79,8 @@ def clean(data: bytes, ls: bool) -> bytes:
             raise DamagedError(status.TRUNCATED)
         if marker == _SOS:
             start, end = end, _end_of_scan(data, end, 0x80 if ls else 1)
-            _scan(stream, body)
-            stream.out.append(data[start:end])
+            tables = _scan(stream, body)
+            stream.out.append(_coded(stream, data[start:end], tables))
         else:
             _segment(stream, marker, body)
         pos = end
@@ -122,10 +124,28 @@ def _segment(stream: _Stream, marker: int, body: bytes) -> None:
         stream.tables[marker, 1] = _whole(body[:11], 11)
 
 
-def _scan(stream: _Stream, body: bytes) -> None:
-    """Write the header of a scan, and before it the frame and the tables that it refers to."""
-    if not stream.frame:
-        raise DamagedError(status.UNREADABLE)
+def _coded(stream: _Stream, data: bytes, tables: list[bytes]) -> bytes:
+    """The coded data of a scan up to the last pixel, where that can be told: not JPEG-LS."""
+    lines, columns = struct.unpack_from(">HH", stream.frame, 1)
+    if stream.ls or stream.kind == _PROGRESSIVE or not lines:
+        return data
+    units = lines * columns
+    if stream.kind != _LOSSLESS:
+        units = -(-lines // 8) * -(-columns // 8)
+    restart = int.from_bytes(stream.tables.get((_DRI, 0), b""))
+    return entropy.trimmed(data, units, restart, tuple(tables))
+
+
+def _scan(stream: _Stream, body: bytes) -> list[bytes]:
+    """Write the header of a scan, and before it the frame and the tables that it refers to.
+
+    Returns the Huffman tables, in the order of their use.
+    """
+    if not stream.frame or stream.frame[5] != 1:
+        raise DamagedError(status.UNREADABLE)  # not of one component
+    if stream.scanned and stream.kind != _PROGRESSIVE:
+        raise DamagedError(status.UNREADABLE)  # a second scan would show nothing
+    stream.scanned = True
     count = body[0]
     header = _whole(body[: 4 + 2 * count], 4 + 2 * count)
     parts = [(header[1 + 2 * n], header[2 + 2 * n]) for n in range(count)]
@@ -140,16 +160,20 @@ def _scan(stream: _Stream, body: bytes) -> None:
         stream.put(stream.kind, stream.frame)
     if (_LS_PARAMETERS, 1) in stream.tables:
         stream.put_table(_LS_PARAMETERS, 1)
+    used = []
     for _, tables in parts if not stream.ls else []:
-        if first == 0 or stream.kind == _LOSSLESS:
-            _check_code(stream.tables.get((_DHT, tables >> 4)), stream.kind)
-            stream.put_table(_DHT, tables >> 4)
-        if last > 0 and stream.kind != _LOSSLESS:
-            _check_code(stream.tables.get((_DHT, 0x10 | tables & 15)), stream.kind)
-            stream.put_table(_DHT, 0x10 | tables & 15)
+        # the range of coefficients decides in progressive scans only; others may say it wrong
+        if stream.kind != _PROGRESSIVE or first == 0:
+            used.append(tables >> 4)
+        if stream.kind != _LOSSLESS and (stream.kind != _PROGRESSIVE or last > 0):
+            used.append(0x10 | tables & 15)
+    for which in used:
+        _check_code(stream.tables.get((_DHT, which)), stream.kind)
+        stream.put_table(_DHT, which)
     if (_DRI, 0) in stream.tables:
         stream.put_table(_DRI, 0)
     stream.put(_SOS, header)
+    return [stream.tables[_DHT, which] for which in used]
 
 
 def _check_code(table: bytes | None, kind: int) -> None:
