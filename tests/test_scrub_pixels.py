@@ -308,6 +308,24 @@ def test_what_is_no_more_than_part_of_the_pixels_is_withheld(uid):
             cleaned(planted, uid)
 
 
+@pytest.mark.parametrize("uid", [LS, LS_NEAR])
+def test_bytes_behind_the_last_pixel_of_a_jpeg_ls_scan_withhold_it(uid):
+    _, stream = stream_of(uid)
+    end = stream.rindex(b"\xff\xd9")
+    for planted in (stream[:end] + TEXT + stream[end:], stream[: end // 2] + stream[end:]):
+        with pytest.raises(DamagedError):
+            cleaned(planted, uid)
+
+
+@pytest.mark.parametrize("uid", [u for u in SYNTAXES if u != RLE])
+def test_a_picture_of_another_size_than_the_header_says_is_withheld(uid):
+    ds, _ = stream_of(uid)
+    for rows in (32, 65, 128):
+        ds.Rows = rows
+        with pytest.raises(WithheldError):
+            scrub_bytes(as_bytes(ds), *WHO)
+
+
 @pytest.mark.parametrize("restart", [64, 100, 4096])
 def test_restart_intervals_end_where_their_pixels_do(restart):
     stream = jpeg_lossless(SIMPLE, restart=restart)

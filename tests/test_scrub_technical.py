@@ -4,9 +4,11 @@ import io
 
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from pydicom.datadict import keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from small_dicom import mr
 
 from efface.pseudonym import Key
@@ -233,3 +235,67 @@ def test_what_people_type_has_no_form(text):
         assert not is_technical(tag, [text]), keyword_for_tag(tag)
         # nor does one such value hide among good ones
         assert not is_technical(tag, [REAL[keyword_for_tag(tag)][0], text])
+
+
+def with_text(text):
+    """An image with the text in each of the attributes, at the top and in a sequence."""
+    ds = mr(1, PatientName="Quaxolotl^Ida", PatientID="QX-1", SeriesDescription=text)
+    inner = Dataset()
+    for where in (ds, inner):
+        for tag in TAGS:
+            where.add_new(tag, dictionary_VR(tag), text)
+        block = where.private_block(0x0019, "GEMS_ACQU_01", create=True)
+        block.add_new(0x9E, "LO", text)
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.SharedFunctionalGroupsSequence = Sequence([inner])
+    out = io.BytesIO()
+    ds.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@given(typed, st.sampled_from([(), ("safe-private",), ("descriptors", "safe-private", "uids")]))
+@pytest.mark.filterwarnings("ignore")
+def test_what_people_type_is_in_no_file(text, retain):
+    assume(len(text) > 3)
+    source = with_text(text)
+    out = scrub_bytes(source, *WHO, retain)
+    assert text.encode() in source
+    assert text.encode() not in out
+    ds = pydicom.dcmread(io.BytesIO(out))
+    for e in ds.iterall():
+        if e.tag in TAGS:
+            assert e.value in ("", None, "REMOVED"), e.keyword
+        assert not e.tag.is_private
+
+
+@pytest.mark.parametrize("name", ["REAL", "Quaxolotl", "Titan"])
+def test_what_the_header_names_goes_though_it_has_a_form(name):
+    """The patient is called as a model, a sequence or a coil is."""
+    out = io.BytesIO()
+    ds = mr(1, PatientName=f"{name}^Tse", ManufacturerModelName="Vantage Titan", SequenceName="TSE")
+    ds.ReceiveCoilName = "Head"
+    ds.save_as(out, enforce_file_format=True)
+    kept = pydicom.dcmread(io.BytesIO(scrub_bytes(out.getvalue(), *WHO)))
+    assert "SequenceName" not in kept
+    assert ("ManufacturerModelName" in kept) == (name != "Titan")
+    assert kept.ReceiveCoilName == "Head"
+
+
+def test_names_of_two_letters_count_in_free_text_and_not_in_terms():
+    ds = mr(1, PatientName="Se^Ap", SeriesDescription="ap t1", ScanningSequence="SE")
+    ds.SequenceName = "SE"
+    out = io.BytesIO()
+    ds.save_as(out, enforce_file_format=True)
+    kept = pydicom.dcmread(io.BytesIO(scrub_bytes(out.getvalue(), *WHO, ("descriptors",))))
+    assert kept.SeriesDescription == "t1"
+    assert "SequenceName" not in kept
+    assert kept.ScanningSequence == "SE"
+
+
+def test_a_station_called_after_its_scanner_takes_no_model_away():
+    out = scrubbed(
+        StationName="Galan_3T", Manufacturer="CANON_MEC", ManufacturerModelName="Galan 3T"
+    )
+    assert out.ManufacturerModelName == "Galan 3T"
+    assert not out.get("StationName")

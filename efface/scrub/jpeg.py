@@ -86,12 +86,13 @@ def clean(data: bytes, ls: bool) -> bytes:
         pos = end
 
 
-def precision(data: bytes) -> int:
-    """Bits of a sample, as the frame of a cleaned stream says."""
+def frame(data: bytes) -> tuple[int, int]:
+    """Bits of a pixel, and number of pixels (0 if a later segment says it), of a cleaned stream."""
     pos = 2
     while data[pos + 1] not in (*_FRAMES, _LS_FRAME):
         pos += 2 + struct.unpack_from(">H", data, pos + 2)[0]
-    return data[pos + 4]
+    bits, lines, columns = struct.unpack_from(">BHH", data, pos + 4)
+    return bits, lines * columns
 
 
 def _segment(stream: _Stream, marker: int, body: bytes) -> None:

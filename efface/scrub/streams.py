@@ -36,10 +36,15 @@ def clean(
     streams = _by_frame(fragments, frames)
     try:
         if form.uid in _JPEG_2000:
-            return [_jpeg_2000(s) for s in streams]
+            return [_jpeg_2000(s, pixels) for s in streams]
         if form.uid == _RLE:
             return [_rle(s, pixels, (allocated + 7) // 8) for s in streams]
-        return [jpeg.clean(s, form.uid in _JPEG_LS) for s in streams]
+        kept = [jpeg.clean(s, form.uid in _JPEG_LS) for s in streams]
+        if any(jpeg.frame(s)[1] not in (0, pixels) for s in kept):
+            raise DamagedError(status.UNREADABLE)
+        if form.uid in _JPEG_LS and not all(map(_is_whole, kept)):
+            raise DamagedError(status.UNREADABLE)
+        return kept
     except (IndexError, struct.error) as e:
         raise DamagedError(status.TRUNCATED) from e
 
@@ -49,9 +54,8 @@ def precision(stream: bytes, form: Syntax, allocated: int) -> int:
     if form.uid == _RLE:
         return allocated
     if form.uid in _JPEG_2000:
-        parts = struct.unpack_from(">H", stream, 40)[0]  # SIZ follows the start
-        return max((stream[42 + 3 * n] & 0x7F) + 1 for n in range(parts))
-    return jpeg.precision(stream)
+        return (stream[42] & 0x7F) + 1  # in SIZ, which follows the start
+    return jpeg.frame(stream)[0]
 
 
 def encapsulated(streams: list[bytes]) -> list[bytes]:
@@ -86,15 +90,31 @@ def _by_frame(fragments: list[bytes], frames: int) -> list[bytes]:
     return streams
 
 
-def _jpeg_2000(data: bytes) -> bytes:
+def _is_whole(stream: bytes) -> bool:
+    """Whether a JPEG-LS stream decodes, with no coded bytes behind the last pixel.
+
+    Only a decoder can tell: CharLS fails where bytes are left.
+    """
+    from jpeg_ls import decode_pixel_data  # only where such a stream is met
+
+    try:
+        decode_pixel_data(stream)
+    except (RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _jpeg_2000(data: bytes, pixels: int) -> bytes:
     """A codestream, out of its JP2 boxes if it came in some, which DICOM does not allow."""
     if data.startswith(_JP2):
         data = _codestream(data)
     if data[:4] != b"\xff\x4f\xff\x51":
         raise DamagedError(status.UNREADABLE)
-    parts = struct.unpack_from(">H", data, 40)[0]
+    right, bottom, left, top = struct.unpack_from(">4I", data, 8)
+    if struct.unpack_from(">H", data, 40)[0] != 1 or (right - left) * (bottom - top) != pixels:
+        raise DamagedError(status.UNREADABLE)  # not of one component, or not of this size
     levels: dict[int, int] = {}
-    header, pos = _segments(data, 2, _SOT, parts, levels)
+    header, pos = _segments(data, 2, _SOT, levels)
     out = [data[:2], *header]
     while True:
         (marker,) = struct.unpack_from(">H", data, pos)
@@ -105,7 +125,7 @@ def _jpeg_2000(data: bytes) -> bytes:
         _, _, tile, length, part, parts = struct.unpack_from(">HHHIBB", data, pos)
         # a length of 0: the last part, up to the end of the codestream
         end = pos + length if length else data.rindex(b"\xff\xd9")
-        segments, body = _segments(data, pos + 12, _SOD, parts, dict(levels))
+        segments, body = _segments(data, pos + 12, _SOD, dict(levels))
         if not body < end <= len(data):
             raise DamagedError(status.TRUNCATED)
         rest = [*segments, data[body:end]]
@@ -114,13 +134,10 @@ def _jpeg_2000(data: bytes) -> bytes:
         pos = end
 
 
-def _segments(
-    data: bytes, pos: int, last: int, parts: int, levels: dict[int, int]
-) -> tuple[list[bytes], int]:
+def _segments(data: bytes, pos: int, last: int, levels: dict[int, int]) -> tuple[list[bytes], int]:
     """The needed segments of a header from ``pos`` to the marker ``last``, and where that is.
 
-    ``parts``: number of components of the image. ``levels``: of decomposition, by component, -1 for
-    those without a segment of their own; those of this header are put in.
+    ``levels``: of decomposition, as COD and COC say; those of this header are put in.
     """
     found: list[tuple[int, bytes]] = []
     while True:
@@ -130,15 +147,15 @@ def _segments(
         if marker < 0xFF30 or length < 2:
             raise DamagedError(status.UNREADABLE)
         body = data[pos + 4 : pos + 2 + length]
-        found.append((marker, body))
-        if marker == _COD:
-            levels[-1] = body[5]
-        elif marker == _COC:
-            levels[_component(body, parts)] = body[1 + _width(parts)]
+        if marker in (_COD, _COC):
+            levels[marker] = body[5 if marker == _COD else 2]
+        # a segment for a component that the image has not is not needed
+        if marker not in (_COC, _QCC, _RGN) or body[0] == 0:
+            found.append((marker, body))
         pos += 2 + length
     kept = []
     for marker, body in found:
-        size = _needed(marker, body, parts, levels)
+        size = _needed(marker, body, levels)
         if size > len(body):
             raise DamagedError(status.TRUNCATED)
         if size:
@@ -146,40 +163,27 @@ def _segments(
     return kept, pos
 
 
-def _needed(marker: int, body: bytes, parts: int, levels: dict[int, int]) -> int:
-    """How many bytes of a segment's contents the decoder needs."""
-    wide = _width(parts)
-    if marker in (_COC, _QCC, _RGN) and _component(body, parts) >= parts:
-        return 0  # of a component that the image has not
+def _needed(marker: int, body: bytes, levels: dict[int, int]) -> int:
+    """How many bytes of a segment's contents the decoder needs, in an image of one component."""
     if marker == _SIZ:
-        return 36 + 3 * parts
+        return 39
     if marker == _CAP:
         return 4 + 2 * int(struct.unpack_from(">I", body)[0]).bit_count()
-    if marker in (_COD, _COC):
-        at = 0 if marker == _COD else wide
-        before = 5 if marker == _COD else wide + 1
-        return before + 5 + (body[before] + 1 if body[at] & 1 else 0)
+    if marker == _COD:
+        return 10 + (body[5] + 1 if body[0] & 1 else 0)
+    if marker == _COC:
+        return 7 + (body[2] + 1 if body[1] & 1 else 0)
     if marker in (_QCD, _QCC):  # a step for each subband (T.800 A.6.4), or one for all
-        at = 0 if marker == _QCD else wide
-        if -1 not in levels:
+        if not levels:
             raise DamagedError(status.UNREADABLE)
-        own = levels.get(_component(body, parts), levels[-1])
-        most = max(levels.values()) if marker == _QCD else own
+        at = 0 if marker == _QCD else 1
         style = body[at] & 0x1F
-        return at + 1 + (1 if style == 1 else 3 * most + 1) * (1 if style == 0 else 2)
+        bands = 1 if style == 1 else 3 * levels.get(_COC, levels.get(_COD, 0)) + 1
+        return at + 1 + bands * (1 if style == 0 else 2)
     if marker == _RGN:
-        return wide + 2
+        return 3
     # comments, lengths (which only speed reading up), profiles and all others: nothing
     return len(body) if marker in (_POC, _PPM, _PPT) else 0
-
-
-def _width(parts: int) -> int:
-    """Bytes of the number of a component."""
-    return 1 if parts < 257 else 2
-
-
-def _component(body: bytes, parts: int) -> int:
-    return int.from_bytes(body[: _width(parts)])
 
 
 def _codestream(data: bytes) -> bytes:
