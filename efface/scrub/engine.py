@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
 
-import numpy as np
 from pydicom._uid_dict import UID_dictionary
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VM
 
 from efface import __version__, status
 from efface.pseudonym import Key
-from efface.scrub import codes, streams
+from efface.scrub import codes
+from efface.scrub import streams as compressed
+from efface.scrub.bits import Cells, cells, cleared
 from efface.scrub.codec import DamagedError, Element, Syntax, standard_vr
-from efface.scrub.table import IODS, OPTIONS, Policy, Safe, is_term, safe_private
-from efface.scrub.text import Identity, identity, technical, vocabulary
+from efface.scrub.table import IODS, OPTIONS, Policy, Safe, is_term, other_term, safe_private
+from efface.scrub.technical import is_technical
+from efface.scrub.text import Identity, identity, vocabulary
 
 _SIZES = {"US": 2, "SS": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "AT": 4, "OF": 4, "OL": 4}
 _SIZES |= {"FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8}
@@ -58,12 +60,16 @@ _REGISTERED = frozenset(uid.encode() for uid in UID_dictionary)
 SOP_CLASS, SOP_INSTANCE = 0x00080016, 0x00080018
 _CHARSET, _MODALITY, _CONVERSION, _IMAGE_TYPE = 0x00080005, 0x00080060, 0x00080064, 0x00080008
 _NAME, _ID, _STUDY_ID = 0x00100010, 0x00100020, 0x00200010
+_SEQUENCE_NAME = 0x00180024
 _AGE = 0x00101010
 _SAMPLES, _PHOTOMETRIC, _FRAMES = 0x00280002, 0x00280004, 0x00280008
 _ROWS, _COLUMNS = 0x00280010, 0x00280011
-_ALLOCATED, _STORED, _SIGNED = 0x00280100, 0x00280101, 0x00280103
+_ALLOCATED, _STORED, _HIGH_BIT, _SIGNED = 0x00280100, 0x00280101, 0x00280102, 0x00280103
+_PADDINGS = frozenset((0x00280120, 0x00280121))
 _BURNED_IN, _TEMPORAL = 0x00280301, 0x00280303
 _REMOVED, _METHOD, _METHOD_CODES = 0x00120062, 0x00120063, 0x00120064
+_TEMPORALS = (b"UNMODIFIED", b"MODIFIED", b"REMOVED")
+_METHODS = frozenset(f"1131{n:02}" for n in range(13))  # of CID 7050
 _PIXELS = 0x7FE00010
 _CONTEXT, _CONCEPT = 0x00400555, 0x0040A043
 _NEEDED = frozenset((SOP_CLASS, SOP_INSTANCE, _ROWS, _COLUMNS, _ALLOCATED))
@@ -152,33 +158,55 @@ def scrub(
     kept = {e.tag: e for e in _scrub(job, elements, 0)}
     if "graphics" in retain:
         kept |= {e.tag: e for e in _cleared_overlays(elements, form)}
-    kept[_PIXELS] = _pixels(job, elements, form)
+    kept[_PIXELS], layout = _pixels(job, elements, form)
+    if layout is not None:  # the padding is a pixel as others are
+        for e in [kept[tag] for tag in _PADDINGS & kept.keys()]:
+            if len(e.value) * 8 == layout.allocated:
+                kept[e.tag] = Element(e.tag, e.vr, layout.clear(e.value, form.little))
     for tag in _OFFSETS:  # offsets in the source's own stream
         kept.pop(tag, None)
     if _NEEDED - kept.keys():
         raise DamagedError(status.UNREADABLE)  # there, but not as what they claim to be
-    for e in _record(subject, session, retain):
+    for e in _record(job, elements, session):
         kept[e.tag] = e
     if job.beyond_ascii:
         kept[_CHARSET] = Element(_CHARSET, "CS", b"ISO_IR 192")
     return list(kept.values())
 
 
-def _record(subject: str, session: str, retain: tuple[str, ...]) -> list[Element]:
-    """Who it is now, and what was done (PS3.15 E.1.1, CID 7050)."""
+def _record(job: Job, elements: list[Element], session: str) -> list[Element]:
+    """Who it is now, and what was done (PS3.15 E.1.1, CID 7050), after what others did before."""
+    retain, subject = job.policy.retain, job.subject.encode()
+    last = {e.tag: e for e in elements}
     kept_dates = {"dates-full": b"UNMODIFIED", "dates-shifted": b"MODIFIED"}
     temporal = next((kept_dates[o] for o in retain if o in kept_dates), b"REMOVED")
-    profile = [("113100", "Basic Application Confidentiality Profile")]
-    said = profile + [OPTIONS[o] for o in retain]
+    if _TEMPORAL in last:  # dates that were moved or removed before cannot be whole again
+        before = last[_TEMPORAL].value.strip(b"\0 ")
+        temporal = max(before, temporal, key=_TEMPORALS.index) if before in _TEMPORALS else temporal
+    said = {"113100": "Basic Application Confidentiality Profile"}
+    said |= dict(OPTIONS[o] for o in retain)
+    for item in last[_METHOD_CODES].items or [] if _METHOD_CODES in last else []:
+        value, scheme, meaning = (e.value.decode() for e in codes.known(item))
+        if scheme == "DCM" and value in _METHODS:
+            said.setdefault(value, meaning)
     return [
-        Element(_NAME, "PN", subject.encode()),
-        Element(_ID, "LO", subject.encode()),
+        Element(_NAME, "PN", subject),
+        Element(_ID, "LO", subject),
         Element(_STUDY_ID, "SH", session.encode()),
         Element(_REMOVED, "CS", b"YES"),
-        Element(_METHOD, "LO", f"efface {__version__}\\PS3.15 Basic Profile 2026c".encode()),
-        Element(_METHOD_CODES, "SQ", items=[_code(*c) for c in sorted(said)]),
+        Element(_METHOD, "LO", "\\".join(_methods(job, last.get(_METHOD))).encode()),
+        Element(_METHOD_CODES, "SQ", items=[_code(*c) for c in sorted(said.items())]),
         Element(_TEMPORAL, "CS", temporal),
     ]
+
+
+def _methods(job: Job, former: Element | None) -> list[str]:
+    """Names of de-identification methods: those before that have a known form, then ours."""
+    ours = [f"efface {__version__}", "PS3.15 Basic Profile 2026c"]
+    said = [] if former is None else former.value[:_MOST_RETAINED].decode("latin-1").split("\\")
+    before = [v for v in (part.strip("\0 ") for part in said) if v and v not in ours]
+    known = [v for v in before if is_technical(_METHOD, [v]) and not job.who.in_technical(v)]
+    return [*dict.fromkeys(known), *ours]
 
 
 def _code(value: str, meaning: str) -> list[Element]:
@@ -404,8 +432,8 @@ def _safe(job: Job, e: Element, safe: Safe) -> Element | None:
         words = {p.strip("\0 ") for p in e.value.decode("latin-1").split("\\")}
         value = e.value.strip(b"\0 ") if words <= safe.values else None
     elif safe.vr == "LO":
-        text = technical(e.value.decode("latin-1").strip("\0 "), job.who)
-        value = text.encode() if text else None
+        kept = _technical(job, Element(_SEQUENCE_NAME, "SH", e.value))
+        value = kept.value if kept else None
     elif not _are_plausible(e.value, safe.vr, job.form.little) or job.who.in_bytes(e.value):
         value = None
     if not value:
@@ -428,23 +456,27 @@ def _are_plausible(value: bytes, vr: str, little: bool) -> bool:
 
 
 def _code_string(job: Job, e: Element) -> Element | None:
-    """Values that are no known term are emptied, so that the others keep their places."""
+    """Values that are no known term become OTHER where that is one, or else are emptied.
+
+    So the others keep their places.
+    """
     kept = []
     for part in e.value.split(b"\\"):
         value = part.strip(b"\0 ")
         good = _SHAPES["CS"].fullmatch(value) and is_term(e.tag, value.decode())
-        kept.append(value if good and not job.who.in_text(value.decode()) else b"")
+        good = good and not job.who.in_text(value.decode())
+        kept.append(value if good else other_term(e.tag).encode())
     if e.value.strip(b"\0 ") and not any(kept):
         return None
     return Element(e.tag, "CS", b"\\".join(kept))
 
 
 def _technical(job: Job, e: Element) -> Element | None:
-    parts = [p.strip("\0 ") for p in e.value.decode("latin-1").split("\\")]
-    kept = [technical(p, job.who) or "" for p in parts]
-    if any(parts) and not any(kept):
+    """A scanner's own text where all of it has a form of ``technical.tsv`` and names nobody."""
+    values = [p.strip("\0 ") for p in e.value.decode("latin-1").split("\\")]
+    if not is_technical(e.tag, values) or any(job.who.in_technical(v) for v in values):
         return None
-    return Element(e.tag, standard_vr(e.tag), "\\".join(kept).encode())
+    return Element(e.tag, standard_vr(e.tag), "\\".join(values).encode())
 
 
 def _words(job: Job, e: Element) -> Element | None:
@@ -480,7 +512,10 @@ def _shaped(job: Job, e: Element) -> Element | None:
 
 
 def _shifted(job: Job, e: Element) -> Element | None:
-    """Dates moved into the past by the subject's own number of whole weeks; times stay."""
+    """Dates moved into the past by the subject's own number of whole weeks; times stay.
+
+    The offset from UTC (PS3.5 6.2, DT) goes, as (0008,0201) does: it tells the place.
+    """
     kept = _shaped(job, e)
     if kept is None:
         return None
@@ -491,13 +526,18 @@ def _shifted(job: Job, e: Element) -> Element | None:
             day = date(int(p[:4]), int(p[4:6]), int(p[6:8])) - back if p else None
         except (ValueError, OverflowError):
             return None
-        parts.append(f"{day:%Y%m%d}".zfill(8).encode() + p[8:] if day else b"")
+        parts.append(
+            f"{day:%Y%m%d}".zfill(8).encode() + re.split(b"[+-]", p[8:])[0] if day else b""
+        )
     kept.value = b"\\".join(parts)
     return kept
 
 
-def _pixels(job: Job, elements: list[Element], form: Syntax) -> Element:
-    """Every pixel as it was; no overlays in unused bits, no comments, no bytes past the end."""
+def _pixels(job: Job, elements: list[Element], form: Syntax) -> tuple[Element, Cells | None]:
+    """Every pixel as it was; nothing in unused bits, no comments, no bytes past the end.
+
+    With it the layout of the pixels, where unused bits were cleared.
+    """
     last = {e.tag: e for e in elements}
     pixels = last[_PIXELS]
 
@@ -510,29 +550,31 @@ def _pixels(job: Job, elements: list[Element], form: Syntax) -> Element:
         if text and not text.isdigit():
             raise DamagedError(f"{status.UNREADABLE}: the number of frames is no number")
         frames = int(text or 1)
-    bits = number(_ALLOCATED, 16)
-    in_frame = number(_ROWS, 0) * number(_COLUMNS, 0) * number(_SAMPLES, 1)
-    needed = (in_frame * frames * bits + 7) // 8
+    allocated, signed = number(_ALLOCATED, 16), bool(number(_SIGNED, 0))
+    layout = cells(allocated, number(_STORED, 0), number(_HIGH_BIT, 0), signed)
+    rows, columns = number(_ROWS, 0), number(_COLUMNS, 0)
+    in_frame = rows * columns * number(_SAMPLES, 1)
+    needed = (in_frame * frames * allocated + 7) // 8
     if not needed:
         raise DamagedError(status.NO_IMAGE)
     if form.encapsulated:
         if not pixels.fragments or not any(pixels.fragments[1:]):
             raise DamagedError(status.TRUNCATED)
-        fragments = streams.clean(pixels.fragments, form, frames, in_frame)
-        if any(job.who.in_bytes(f) for f in fragments):
+        streams = compressed.clean(pixels.fragments, form, frames, in_frame, allocated)
+        clear = cleared(streams, form, layout, (rows, columns))
+        if any(job.who.in_bytes(stream) for stream in clear):
             raise DamagedError(status.LEAK)  # in what is left of the compressed stream
-        return Element(_PIXELS, "OB", fragments=fragments)
+        changed = layout if clear is not streams else None
+        return Element(_PIXELS, "OB", fragments=compressed.encapsulated(clear)), changed
     if pixels.fragments is not None:
         raise DamagedError(status.UNREADABLE)
     if len(pixels.value) < needed:
         raise DamagedError(status.TRUNCATED)
     value = pixels.value[:needed]
-    stored = number(_STORED, bits)
-    hidden = any(_hides_overlay(e, form) for e in elements)
-    if hidden and bits in (8, 16, 32) and 0 < stored < bits:
-        value = _without_unused_bits(value, bits, stored, bool(number(_SIGNED, 0)), form.little)
-    vr = "OW" if bits > 8 or not form.explicit else pixels.vr
-    return Element(_PIXELS, vr if vr in ("OB", "OW") else "OW", value)
+    clean = layout.clear(value, form.little)
+    vr = "OW" if allocated > 8 or not form.explicit else pixels.vr
+    vr = vr if vr in ("OB", "OW") else "OW"
+    return Element(_PIXELS, vr, clean), layout if clean is not value else None
 
 
 def _cleared_overlays(elements: list[Element], form: Syntax) -> list[Element]:
@@ -572,14 +614,6 @@ def _cleared_overlays(elements: list[Element], form: Syntax) -> list[Element]:
 def _hides_overlay(e: Element, form: Syntax) -> bool:
     """Whether an overlay's bit position (60xx,0102) says that it lies in the pixels."""
     return e.tag & 0xFF01FFFF == 0x60000102 and _number(e, form.little) > 0
-
-
-def _without_unused_bits(value: bytes, bits: int, stored: int, signed: bool, little: bool) -> bytes:
-    """Old overlays lie in the bits above the stored ones: those become the sign, or zero."""
-    kind = np.dtype(f"{'<' if little else '>'}{'i' if signed else 'u'}{bits // 8}")
-    voxels = np.frombuffer(value, kind)
-    shift = bits - stored
-    return ((voxels << shift) >> shift).astype(kind).tobytes()
 
 
 def encodings(elements: list[Element], outer: list[str]) -> list[str]:

@@ -1,10 +1,10 @@
 """Compressed frames without what is no picture: comments, application data, bytes past the end.
 
-Of each stream only the segments stay that decoding needs, byte for byte, so that every pixel
-decodes as before. What does not read as a stream of its kind raises :class:`DamagedError`.
+Each stream is put together anew from the segments that its decoder needs, each with the fields that
+it has by the standard, so that every pixel decodes as before. What does not read as a stream of its
+kind raises :class:`DamagedError`.
 
-Markers: ITU-T T.81 Annex B (JPEG), T.87 Annex C (JPEG-LS), T.800 Annex A (JPEG 2000). RLE: PS3.5
-Annex G.
+JPEG 2000: ITU-T T.800 Annex A. RLE: PS3.5 Annex G. JPEG and JPEG-LS: :mod:`efface.scrub.jpeg`.
 """
 
 from __future__ import annotations
@@ -12,45 +12,60 @@ from __future__ import annotations
 import struct
 
 from efface import status
+from efface.scrub import jpeg
 from efface.scrub.codec import DamagedError, Syntax
 
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_LS = frozenset(["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"])
 _JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
 
-_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
-# start of frame (all but 0xC4 DHT and 0xC8, reserved), tables, restart interval, lines, LS presets
-_JPEG_NEEDED = frozenset([*range(0xC0, 0xC8), *range(0xC9, 0xD0), 0xDB, 0xDC, 0xDD, 0xF7, 0xF8])
-
 _SOT, _SOD, _EOC = 0xFF90, 0xFF93, 0xFFD9
-# CAP SIZ COD COC PRF CPF QCD QCC RGN POC PPM PPT; no comments, and no lengths (TLM PLM PLT), which
-# only speed reading up
-_J2K_NEEDED = frozenset([0xFF50, 0xFF51, 0xFF52, 0xFF53, 0xFF56, 0xFF59])
-_J2K_NEEDED |= frozenset(range(0xFF5C, 0xFF62))
+_SIZ, _CAP, _COD, _COC, _QCD, _QCC, _RGN = 0xFF51, 0xFF50, 0xFF52, 0xFF53, 0xFF5C, 0xFF5D, 0xFF5E
+_POC, _PPM, _PPT = 0xFF5F, 0xFF60, 0xFF61
 _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 
 
-def clean(fragments: list[bytes], form: Syntax, frames: int, pixels: int) -> list[bytes]:
-    """Encapsulated pixel data anew: an offset table, and one fragment a frame.
+def clean(
+    fragments: list[bytes], form: Syntax, frames: int, pixels: int, allocated: int
+) -> list[bytes]:
+    """The stream of each frame, with nothing in it but the picture.
 
-    ``fragments``: the offset table and what follows it; ``pixels``: in each frame, all samples.
+    ``fragments``: the offset table and what follows it; ``pixels``: in each frame, all samples;
+    ``allocated``: bits of each.
     """
     streams = _by_frame(fragments, frames)
     try:
         if form.uid in _JPEG_2000:
-            kept = [_jpeg_2000(s) for s in streams]
-        elif form.uid == _RLE:
-            kept = [_rle(s, pixels) for s in streams]
-        else:
-            kept = [_jpeg(s, 0x80 if form.uid in _JPEG_LS else 1) for s in streams]
+            return [_jpeg_2000(s, pixels) for s in streams]
+        if form.uid == _RLE:
+            return [_rle(s, pixels, (allocated + 7) // 8) for s in streams]
+        kept = [jpeg.clean(s, form.uid in _JPEG_LS) for s in streams]
+        if any(jpeg.frame(s)[1] not in (0, pixels) for s in kept):
+            raise DamagedError(status.UNREADABLE)
+        if form.uid in _JPEG_LS and not all(map(_is_whole, kept)):
+            raise DamagedError(status.UNREADABLE)
+        return kept
     except (IndexError, struct.error) as e:
         raise DamagedError(status.TRUNCATED) from e
+
+
+def precision(stream: bytes, form: Syntax, allocated: int) -> int:
+    """How many bits the pixels of a cleaned stream may have."""
+    if form.uid == _RLE:
+        return allocated
+    if form.uid in _JPEG_2000:
+        return (stream[42] & 0x7F) + 1  # in SIZ, which follows the start
+    return jpeg.frame(stream)[0]
+
+
+def encapsulated(streams: list[bytes]) -> list[bytes]:
+    """The fragments of pixel data: an offset table, and one fragment a frame."""
     offsets, at = [], 0
-    for stream in kept:
+    for stream in streams:
         offsets.append(at)
         at += 8 + len(stream) + len(stream) % 2
     table = struct.pack(f"<{len(offsets)}I", *offsets) if at < 1 << 32 else b""
-    return [table, *kept]
+    return [table, *streams]
 
 
 def _by_frame(fragments: list[bytes], frames: int) -> list[bytes]:
@@ -75,48 +90,31 @@ def _by_frame(fragments: list[bytes], frames: int) -> list[bytes]:
     return streams
 
 
-def _jpeg(data: bytes, first_marker: int) -> bytes:
-    """JPEG or JPEG-LS; ``first_marker``: the lowest byte after FF that is no coded data."""
-    if data[:2] != bytes((0xFF, _SOI)):
-        raise DamagedError(status.UNREADABLE)
-    out, pos = [data[:2]], 2
-    while True:
-        while data[pos : pos + 2] == b"\xff\xff":  # fill bytes
-            pos += 1
-        if data[pos] != 0xFF:
-            raise DamagedError(status.UNREADABLE)
-        marker = data[pos + 1]
-        if marker == _EOI:
-            return b"".join([*out, data[pos : pos + 2]])
-        end = pos + 2 + struct.unpack_from(">H", data, pos + 2)[0]
-        if marker == _SOS:
-            end = _end_of_scan(data, end, first_marker)
-        if end > len(data):
-            raise DamagedError(status.TRUNCATED)
-        if marker in _JPEG_NEEDED or marker in (0xC4, _SOS):
-            out.append(data[pos:end])
-        pos = end
+def _is_whole(stream: bytes) -> bool:
+    """Whether a JPEG-LS stream decodes, with no coded bytes behind the last pixel.
+
+    Only a decoder can tell: CharLS fails where bytes are left.
+    """
+    from jpeg_ls import decode_pixel_data  # only where such a stream is met
+
+    try:
+        decode_pixel_data(stream)
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
 
-def _end_of_scan(data: bytes, pos: int, first_marker: int) -> int:
-    """Where the marker after entropy-coded data stands; restart markers are part of the data."""
-    while True:
-        pos = data.find(b"\xff", pos)
-        if pos < 0:
-            raise DamagedError(status.TRUNCATED)
-        after = data[pos + 1]
-        if after >= first_marker and after != 0xFF and not 0xD0 <= after <= 0xD7:
-            return pos
-        pos += 1 if after == 0xFF else 2
-
-
-def _jpeg_2000(data: bytes) -> bytes:
+def _jpeg_2000(data: bytes, pixels: int) -> bytes:
     """A codestream, out of its JP2 boxes if it came in some, which DICOM does not allow."""
     if data.startswith(_JP2):
         data = _codestream(data)
     if data[:4] != b"\xff\x4f\xff\x51":
         raise DamagedError(status.UNREADABLE)
-    header, pos = _segments(data, 2, _SOT)
+    right, bottom, left, top = struct.unpack_from(">4I", data, 8)
+    if struct.unpack_from(">H", data, 40)[0] != 1 or (right - left) * (bottom - top) != pixels:
+        raise DamagedError(status.UNREADABLE)  # not of one component, or not of this size
+    levels: dict[int, int] = {}
+    header, pos = _segments(data, 2, _SOT, levels)
     out = [data[:2], *header]
     while True:
         (marker,) = struct.unpack_from(">H", data, pos)
@@ -127,7 +125,7 @@ def _jpeg_2000(data: bytes) -> bytes:
         _, _, tile, length, part, parts = struct.unpack_from(">HHHIBB", data, pos)
         # a length of 0: the last part, up to the end of the codestream
         end = pos + length if length else data.rindex(b"\xff\xd9")
-        segments, body = _segments(data, pos + 12, _SOD)
+        segments, body = _segments(data, pos + 12, _SOD, dict(levels))
         if not body < end <= len(data):
             raise DamagedError(status.TRUNCATED)
         rest = [*segments, data[body:end]]
@@ -136,18 +134,56 @@ def _jpeg_2000(data: bytes) -> bytes:
         pos = end
 
 
-def _segments(data: bytes, pos: int, last: int) -> tuple[list[bytes], int]:
-    """The needed segments of a header from ``pos`` to the marker ``last``, and where that is."""
-    kept: list[bytes] = []
+def _segments(data: bytes, pos: int, last: int, levels: dict[int, int]) -> tuple[list[bytes], int]:
+    """The needed segments of a header from ``pos`` to the marker ``last``, and where that is.
+
+    ``levels``: of decomposition, as COD and COC say; those of this header are put in.
+    """
+    found: list[tuple[int, bytes]] = []
     while True:
         marker, length = struct.unpack_from(">HH", data, pos)
         if marker == last:
-            return kept, pos
+            break
         if marker < 0xFF30 or length < 2:
             raise DamagedError(status.UNREADABLE)
-        if marker in _J2K_NEEDED:
-            kept.append(data[pos : pos + 2 + length])
+        body = data[pos + 4 : pos + 2 + length]
+        if marker in (_COD, _COC):
+            levels[marker] = body[5 if marker == _COD else 2]
+        # a segment for a component that the image has not is not needed
+        if marker not in (_COC, _QCC, _RGN) or body[0] == 0:
+            found.append((marker, body))
         pos += 2 + length
+    kept = []
+    for marker, body in found:
+        size = _needed(marker, body, levels)
+        if size > len(body):
+            raise DamagedError(status.TRUNCATED)
+        if size:
+            kept.append(struct.pack(">HH", marker, size + 2) + body[:size])
+    return kept, pos
+
+
+def _needed(marker: int, body: bytes, levels: dict[int, int]) -> int:
+    """How many bytes of a segment's contents the decoder needs, in an image of one component."""
+    if marker == _SIZ:
+        return 39
+    if marker == _CAP:
+        return 4 + 2 * int(struct.unpack_from(">I", body)[0]).bit_count()
+    if marker == _COD:
+        return 10 + (body[5] + 1 if body[0] & 1 else 0)
+    if marker == _COC:
+        return 7 + (body[2] + 1 if body[1] & 1 else 0)
+    if marker in (_QCD, _QCC):  # a step for each subband (T.800 A.6.4), or one for all
+        if not levels:
+            raise DamagedError(status.UNREADABLE)
+        at = 0 if marker == _QCD else 1
+        style = body[at] & 0x1F
+        bands = 1 if style == 1 else 3 * levels.get(_COC, levels.get(_COD, 0)) + 1
+        return at + 1 + bands * (1 if style == 0 else 2)
+    if marker == _RGN:
+        return 3
+    # comments, lengths (which only speed reading up), profiles and all others: nothing
+    return len(body) if marker in (_POC, _PPM, _PPT) else 0
 
 
 def _codestream(data: bytes) -> bytes:
@@ -167,19 +203,24 @@ def _codestream(data: bytes) -> bytes:
         pos = end
 
 
-def _rle(data: bytes, pixels: int) -> bytes:
-    """Segments end where they have given all their bytes; offsets of no segment become zero."""
+def _rle(data: bytes, pixels: int, planes: int) -> bytes:
+    """As many segments as a pixel has bytes, each of the runs that give one byte for each pixel."""
     count, *offsets = struct.unpack_from("<16I", data)
-    if not 0 < count <= 15 or offsets[0] != 64:
+    if not planes <= count <= 15 or offsets[0] != 64:
         raise DamagedError(status.UNREADABLE)
     segments = []
-    for n in range(count):
+    for n in range(planes):
         start, stop = offsets[n], offsets[n + 1] if n + 1 < count else len(data)
         if not 64 <= start <= stop <= len(data):
             raise DamagedError(status.UNREADABLE)
-        segments.append(data[start : _end_of_runs(data, start, stop, pixels)])
+        segments.append(_runs(data, start, stop, pixels))
+    return rle_frame(segments)
+
+
+def rle_frame(segments: list[bytes]) -> bytes:
+    """The segments behind their header, each of even length."""
     out, at = b"", 64
-    head = [count]
+    head = [len(segments)]
     for segment in segments:
         head.append(at)
         padded = segment + b"\0" * (len(segment) % 2)
@@ -188,21 +229,27 @@ def _rle(data: bytes, pixels: int) -> bytes:
     return struct.pack("<16I", *head, *[0] * (16 - len(head))) + out
 
 
-def _end_of_runs(data: bytes, pos: int, stop: int, pixels: int) -> int:
-    """Where a PackBits segment has given one byte for each pixel."""
-    given = 0
+def _runs(data: bytes, pos: int, stop: int, pixels: int) -> bytes:
+    """A PackBits segment up to the byte of the last pixel, without bytes that give none."""
+    out, given = [], 0
     while given < pixels:
         if pos >= stop:
             raise DamagedError(status.TRUNCATED)
         control = data[pos]
-        if control < 128:
-            given += control + 1
-            pos += control + 2
-        elif control > 128:
-            given += 257 - control
-            pos += 2
-        else:
+        if control == 128:
             pos += 1
-    if pos > stop:
-        raise DamagedError(status.TRUNCATED)
-    return pos
+            continue
+        literal = control < 128
+        end = pos + 1 + (control + 1 if literal else 1)
+        if end > stop:
+            raise DamagedError(status.TRUNCATED)
+        length = min(control + 1 if literal else 257 - control, pixels - given)
+        if length == 1:
+            out.append(b"\0" + data[pos + 1 : pos + 2])
+        elif literal:
+            out.append(bytes((length - 1,)) + data[pos + 1 : pos + 1 + length])
+        else:
+            out.append(bytes((257 - length,)) + data[pos + 1 : end])
+        given += length
+        pos = end
+    return b"".join(out)

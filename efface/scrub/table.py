@@ -6,6 +6,7 @@
 ``terms.tsv``    the values that code strings may keep
 ``safe_private.tsv``  the private elements that the option safe-private keeps
 ``words.tsv``    words that name nobody
+``technical.tsv``  the forms that a scanner's own text may have (read by ``technical.py``)
 """
 
 from __future__ import annotations
@@ -207,9 +208,20 @@ def is_term(tag: int, value: str) -> bool:
         return False
     if value in row[1] or not value:
         return True
-    return row[0] and all(
-        w in _scanner_words() or _INNOCENT.fullmatch(w) for w in _BETWEEN.split(value) if w
+    if not row[0]:
+        return False
+    parts = [w for w in _BETWEEN.split(value) if w]
+    strange = [w for w in parts if w not in _scanner_words()]
+    # two letters with numbers could be a ward and a bed, or initials
+    return len(strange) <= 1 and all(
+        _INNOCENT.fullmatch(w) and not (w.isdigit() and len(parts) == 1) for w in strange
     )
+
+
+def other_term(tag: int) -> str:
+    """The term of the attribute that stands for values which are no known term, if it has one."""
+    row = _terms().get(tag)
+    return "OTHER" if row and "OTHER" in row[1] else ""
 
 
 @lru_cache(maxsize=1)
@@ -230,7 +242,7 @@ def _scanner_words() -> frozenset[str]:
 
 
 @lru_cache(maxsize=4)
-def words(kind: Literal["protocol", "maker", "common"]) -> frozenset[str]:
+def words(kind: Literal["protocol", "common"]) -> frozenset[str]:
     """Words of ``words.tsv`` that name nobody."""
     return frozenset(
         w for row in _rows("words.tsv") if row["kind"] == kind for w in row["words"].split()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from pydicom.charset import convert_encodings, decode_bytes
 
 from efface import status
 from efface.scrub.codec import DamagedError, Element
 from efface.scrub.table import words
+from efface.scrub.technical import words as technical_words
 
 _PERSON_IDS = frozenset((0x00100020, 0x00101000, 0x00100030, 0x00101090, 0x00080050, 0x00101040))
 _PERSON_IDS |= {0x00102154, 0x00380010, 0x00401001, 0x00400253, 0x00321032}
@@ -19,7 +21,6 @@ _WORD = re.compile(r"[^\W_]+")
 _MOST_WORDS = 4096
 _IDEOGRAPHS = "\u2e80"
 """Where the scripts begin (Chinese, Japanese, Korean) that put no space between words."""
-_LONG_NUMBER = re.compile(r"\d{6,}")
 
 
 @dataclass
@@ -31,13 +32,17 @@ class Identity:
 
     person: set[str] = field(default_factory=set)
     place: set[str] = field(default_factory=set)
+    short: set[str] = field(default_factory=set)
+    """Family and given names of two letters (Li, Ng): compared with whole words of free text only,
+    because code strings (SE, PA) are made of such words."""
     phrases: set[str] = field(default_factory=set)
     """Whole names and numbers of a place, without spaces: found inside longer words too."""
 
     @property
     def words(self) -> tuple[frozenset[str], ...]:
         """All of it, as a key."""
-        return frozenset(self.person), frozenset(self.place), frozenset(self.phrases)
+        every = (self.person, self.short, self.place, self.phrases)
+        return tuple(frozenset(names) for names in every)
 
     def in_text(self, text: str, *, places: bool = True) -> bool:
         """Whether the text has one of these words; long names also inside a longer word."""
@@ -48,6 +53,15 @@ class Identity:
         if not places:
             return False
         return any(n in found for n in self.place) or any(n in joined for n in self.phrases)
+
+    def in_technical(self, text: str) -> bool:
+        """Whether a scanner's text has one of these words, or a short name as a word of its own.
+
+        A maker's name is not looked at: it says which scanner, whoever is called that.
+        """
+        makers = {w.casefold() for w in technical_words("maker")}
+        rest = [w for w in _WORD.findall(text) if w.casefold() not in makers]
+        return self.in_text(" ".join(rest)) or any(w.casefold() in self.short for w in rest)
 
     def in_bytes(self, value: bytes) -> bool:
         """Whether one of five or more letters stands in binary values."""
@@ -74,9 +88,13 @@ def identity(elements: Iterable[Element], charset: Sequence[str] = ()) -> Identi
             whole = "".join(tokens)
             if person:
                 found.person.update(_telling([*tokens, whole], 3))
+                if e.vr == "PN":
+                    found.short.update(_short_names(part))
             else:
-                found.place.update(_telling(tokens, 5))
-                found.phrases.update(_telling([whole], 5))
+                # stations are called after their scanner
+                rest = [t for t in tokens if t not in _scanners()]
+                found.place.update(_telling(rest, 5))
+                found.phrases.update(_telling([whole] if rest else [], 5))
     return found
 
 
@@ -89,22 +107,26 @@ def _telling(names: Iterable[str], shortest: int) -> Iterator[str]:
             yield n
 
 
-def technical(text: str, who: Identity) -> str | None:
-    """A scanner's own text without long numbers, or None where it must not be kept."""
-    if not text.isascii() or not text.isprintable() or "@" in text:
-        return None
-    text = _LONG_NUMBER.sub("", text).strip()[:64]
-    first = _WORD.search(text)
-    if first and first[0].casefold() in words("maker"):
-        rest = text[first.end() :]
-        return None if who.in_text(rest) else text
-    return None if who.in_text(text) else text
+def _short_names(name: str) -> Iterator[str]:
+    """Words of two letters in the family and given names of a PN."""
+    parts = "^".join(name.split("^")[:2])
+    for word in (w.casefold() for w in _WORD.findall(parts)):
+        if len(word) == 2 and word.isalpha() and word not in ("mr", "ms", "dr"):
+            yield word
+
+
+@cache
+def _scanners() -> frozenset[str]:
+    """Words of models of scanners, case folded."""
+    every = (w for kind in ("brand", "model", "option") for w in technical_words(kind))
+    return frozenset(part.casefold() for w in every for part in _WORD.findall(w))
 
 
 def vocabulary(text: str, who: Identity) -> str:
     """The words of a protocol's name that cannot name a person."""
     kept = [w for w in re.findall(r"[a-z0-9]+", text.casefold()) if w in words("protocol")]
-    return " ".join(w for w in kept if not who.in_text(w))[:64].strip()
+    kept = [w for w in kept if not who.in_text(w) and w not in who.short]
+    return " ".join(kept)[:64].strip()
 
 
 def _walk(elements: Iterable[Element]) -> Iterator[Element]:

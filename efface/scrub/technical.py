@@ -1,0 +1,77 @@
+"""Which text of a scanner may stay: that which has a form of ``technical.tsv`` as a whole.
+
+Such attributes (model, software, coils, pulse sequence) hold whatever a person types into them. So
+a value stays only if all of it can be a scanner's, and what is not known goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.datadict import keyword_for_tag
+
+from efface.scrub.table import _rows
+
+_LONGEST = 64  # characters of an LO
+
+
+def is_technical(tag: int, values: Sequence[str]) -> bool:
+    """Whether all values of the attribute have a form that scanners give them.
+
+    >>> is_technical(0x00081090, ["Prisma_fit"]), is_technical(0x00081090, ["St Olaves Prisma"])
+    (True, False)
+    """
+    keyword = keyword_for_tag(tag)
+    form, others = _form(keyword), _attributes() if _names_attributes(keyword) else frozenset()
+    return form is not None and all(
+        not v or v in others or (len(v) <= _LONGEST and form.fullmatch(v)) for v in values
+    )
+
+
+@cache
+def words(kind: str) -> frozenset[str]:
+    """The words of one list, as they are written in the table."""
+    return frozenset(
+        w
+        for row in _rows("technical.tsv")
+        if row["kind"] in ("words", "exact") and row["name"] == kind
+        for w in row["text"].split()
+    )
+
+
+@cache
+def _form(keyword: str) -> re.Pattern[str] | None:
+    """All forms of an attribute as one expression."""
+    forms = [
+        "(?:" + re.sub(r"<(\w+)>", lambda m: _any_of(m[1]), row["text"]) + ")"
+        for row in _rows("technical.tsv")
+        if row["kind"] == "form" and keyword in row["name"].split()
+    ]
+    return re.compile("|".join(forms), re.ASCII) if forms else None
+
+
+@cache
+def _names_attributes(keyword: str) -> bool:
+    lines = _rows("technical.tsv")
+    return any(row["kind"] == "attribute" and keyword in row["name"].split() for row in lines)
+
+
+@cache
+def _any_of(kind: str) -> str:
+    """An expression for the words of a list; a long one before those that it starts with."""
+    known = words(kind)
+    if not known:
+        raise ValueError(f"technical.tsv: no words {kind}")
+    exact = any((row["kind"], row["name"]) == ("exact", kind) for row in _rows("technical.tsv"))
+    every = {v for w in known for v in ((w,) if exact else (w, w.upper(), w.lower()))}
+    return f"(?:{'|'.join(map(re.escape, sorted(every, key=lambda w: (-len(w), w))))})"
+
+
+@cache
+def _attributes() -> frozenset[str]:
+    """Names and keywords of the attributes that DICOM has."""
+    every = DicomDictionary.values()
+    return frozenset(text for _, _, name, _, keyword in every for text in (name, keyword))
