@@ -72,6 +72,7 @@ def deface(
     if segmenter is None:
         segmenter = _loaded[models, device] = Segmenter.load(models, device)
     seen = segmenter.segment(img)
-    out, mask = deface_image(img, seen.labels, features, method, seed, seen.head, seen.roll)
+    how = (features, method, seed, seen.head, seen.roll, seen.negative)
+    out, mask = deface_image(img, seen.labels, *how)
     status, reasons, measures = judge(img, out, seen, mask, features, method, segmenter)
     return Result(out, seen.labels, mask, Report(status, tuple(reasons), measures))

@@ -240,6 +240,7 @@ def _verdict(
             turn=seen.turn,
             head=seen.head,
             maybe_brain=seen.maybe_brain,
+            negative=seen.negative,
         )
 
 

@@ -31,7 +31,7 @@ AS_IT_IS: Roll = (0, 0, 0)
 
 MM = 2.0
 """Signal is looked for on voxels of about this size."""
-LEVEL = 0.1, 0.25
+LEVEL = 0.05, 0.25
 """Signal is what exceeds this share, at least and at most, of the range of intensities."""
 NOISE = 5.0
 """The share, as a multiple of the distance from the 2nd to the 20th percentile, which are air."""
