@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.distort import dicom, methods
-from efface.distort.methods import METHODS, replace
 from efface.distort.folded import folded
+from efface.distort.methods import METHODS, replace
 from efface.distort.region import Bool, coverage, parse_features, region, spare_brain
 from efface.distort.unseen import add_unseen
 from efface.errors import EffaceError, of_machine
@@ -84,8 +84,8 @@ def deface_image(
     :data:`efface.segment.labels.LABELS` numbers them; ``features``: ``face``, or any of eyes,
     nose, ears, mouth; ``seed``: from :meth:`efface.pseudonym.Key.seed`; ``head``: what the labels
     show, where that is known; ``roll``: undoes a phase wrap (:mod:`efface.segment.wrap`), ``head``
-    is of the rolled image; ``negative``: air is brighter than the head. Header geometry, dtype and scaling are kept and every voxel outside
-    the mask is the same to the bit.
+    is of the rolled image; ``negative``: air is brighter than the head. Header geometry, dtype and
+    scaling are kept and every voxel outside the mask is the same to the bit.
 
     Raises :class:`EffaceError` if labels do not fit, or feature or method is unknown.
     """

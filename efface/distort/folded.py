@@ -12,6 +12,7 @@ from math import ceil
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -43,9 +44,21 @@ class Folded:
     """What of a face is folded over."""
 
     region: Bool
-    """The voxels to replace (X, Y, Z), brain not considered."""
+    """The voxels to replace (X, Y, Z); without the mean brain, labelled brain not considered."""
     face: Bool
-    """Those of them that show the face."""
+    """The voxels that show the face."""
+
+
+@dataclass(frozen=True)
+class _End:
+    """An end of an axis at which the region is cut near an organ."""
+
+    axis: int
+    last: bool
+    section: Bool
+    """The part of the region's section that lies before organs (all axes but this one)."""
+    organs: Bool
+    """Where organs reach the edge."""
 
 
 def folded(
@@ -70,47 +83,57 @@ def folded(
     v = grids.volume(nifti.stored(img), *nifti.scaling(img))
     sig, steps = signal(-v if negative else v, spacing)
     size = spacing * steps
-    region, face = (np.zeros(sig.shape, bool) for _ in range(2))
-    for axis, last, section in ends:
+    region, face = np.zeros(sig.shape, bool), np.zeros(sig.shape, bool)
+    for end in ends:
+        beyond = _beyond(head, end.axis, end.last, anatomy)
         # the cut end of the axis last, what is folded first
-        turned = [np.moveaxis(a, axis, 0)[:: 1 if last else -1] for a in (sig, region, face)]
-        across = np.array([size[axis], *np.delete(size, axis)])
-        beyond = _beyond(head, axis, last, anatomy)
-        _follow(*turned, _coarse(section, np.delete(steps, axis)), across, beyond)
+        seen, replaced, shown = (
+            np.moveaxis(a, end.axis, 0)[:: 1 if end.last else -1] for a in (sig, region, face)
+        )
+        order = [end.axis, *(a for a in range(3) if a != end.axis)]
+        section, organs = (_coarse(a, steps[order[1:]]) for a in (end.section, end.organs))
+        for depth, group, show in _pieces(seen, section, organs, size[order], beyond):
+            (first, *across) = group
+            around = _wider(tuple(across), size[order[1:]])
+            replaced[: depth + ceil(AROUND_MM / size[end.axis]), *around] = True
+            shown[first, *across] |= show
     if not region.any():
         return None
+    # signal that is the sum of face and brain is labelled as neither
+    region &= ~_mean_brain(region, head, steps, anatomy)
     return Folded(_fine(region, steps, mask.shape), _fine(face & sig, steps, mask.shape))
 
 
-def _ends(
-    labels: NDArray[np.uint8], mask: Bool, spacing: Float
-) -> Iterator[tuple[int, bool, Bool]]:
-    """Axes, whether it is their last end, and the part of the edge that cuts region and organs."""
+def _ends(labels: NDArray[np.uint8], mask: Bool, spacing: Float) -> Iterator[_End]:
     for axis, n in enumerate(labels.shape):
         if n * spacing[axis] < SHORTEST_MM:
             continue
-        deep, across = ceil(ORGAN_MM / spacing[axis]), np.delete(spacing, axis)
         for last in (False, True):
-            edge = np.take(mask, -1 if last else 0, axis=axis)
+            # from the edge inwards
+            inwards = slice(None, None, -1) if last else slice(None)
+            edge = np.moveaxis(mask, axis, 0)[inwards][0]
             if not edge.any():
                 continue
-            near = np.moveaxis(labels, axis, 0)[slice(-deep, None) if last else slice(0, deep)]
-            organs = near.max(axis=0) > LABELS["brain"]
+            face = np.moveaxis(labels, axis, 0)[inwards]
+            near, touching = (
+                face[: ceil(mm / spacing[axis])].max(axis=0) > LABELS["brain"]
+                for mm in (ORGAN_MM, EDGE_MM)
+            )
             section = np.zeros_like(edge)
-            for box in ndimage.find_objects(organs.astype(np.uint8)):
-                section[_wider(box, across)] = True
+            for box in ndimage.find_objects(near.astype(np.uint8)):
+                section[_wider(box, np.delete(spacing, axis))] = True
             section &= edge
             if section.any():
-                yield axis, last, section
+                yield _End(axis, last, section, touching)
 
 
-def _follow(
-    sig: Bool, region: Bool, face: Bool, section: Bool, size: Float, beyond: float
-) -> None:
-    """Add to region and face, in place, what is folded from the last slice over to the first.
+def _pieces(
+    sig: Bool, section: Bool, organs: Bool, size: Float, beyond: float
+) -> Iterator[tuple[int, Box, Bool]]:
+    """What is folded from the last slice over to the first: depth in slices, box, voxels in it.
 
-    ``section``: the region at the last slice; ``size``: mm (3,) of a voxel; ``beyond``: how far the
-    face is expected to reach beyond the edge, mm.
+    ``section`` and ``organs``: as of :class:`_End`, on the voxels of ``sig``; ``size``: mm (3,) of
+    a voxel; ``beyond``: how far the face is expected to reach beyond the edge, mm.
     """
     edge = max(1, int(EDGE_MM / size[0] + 1e-6))
     through = sig[-edge:].any(axis=0) & sig[:edge].any(axis=0) & section
@@ -122,17 +145,17 @@ def _follow(
         if not group or np.count_nonzero(crossing) * size[1] * size[2] < LEAST_MM2:
             continue
         box: Box = boxes[group - 1]
-        depth = box[0].stop
-        if depth == deep:  # it lies over the head
-            if not beyond:
-                continue
+        if box[0].stop < deep:
+            yield box[0].stop, box, groups[box] == group
+            continue
+        # it lies over the head
+        if (organs & crossing).any():
+            beyond = max(beyond, EDGE_MM)
+        if beyond:
             depth = ceil(beyond / size[0])
-            (spans,) = ndimage.find_objects(crossing.astype(np.uint8))
-            box = (slice(0, depth), *spans)
-            face[box] = True
-        else:
-            face[:deep] |= groups == group
-        region[: depth + ceil(AROUND_MM / size[0]), *_wider(box[1:], size[1:])] = True
+            (across,) = ndimage.find_objects(crossing.astype(np.uint8))
+            box = (slice(0, depth), *across)
+            yield depth, box, np.ones([s.stop - s.start for s in box], bool)
 
 
 def _wider(box: tuple[slice, ...], size: Float) -> tuple[slice, ...]:
@@ -150,17 +173,26 @@ def _beyond(head: Head, axis: int, last: bool, anatomy: Anatomy | None) -> float
     at = pose.to_world(np.array([anatomy.parts[n].mean for n in PARTS]))
     half = pose.size * np.array([anatomy.parts[n].half for n in PARTS])
     side = axis + 3 * last
-    # negative where even the outermost part ends within the view
     reach = np.linalg.norm(half * (pose.turn.T @ view.normals()[side]), axis=1)
     return float(np.clip((reach - view.distances(at)[:, side]).max(), 0, DEEP_MM))
+
+
+def _mean_brain(where: Bool, head: Head, steps: NDArray[np.intp], anatomy: Anatomy | None) -> Bool:
+    """Which of the voxels of ``where`` lie in the mean brain; ``steps``: voxels of the image."""
+    out = np.zeros(where.shape, bool)
+    if head.laid is not None and head.laid.pose.misfit <= MISFIT:
+        anatomy = anatomies.load() if anatomy is None else anatomy
+        index = np.argwhere(where)
+        points = apply_affine(head.scene.view.affine, index * steps + (steps - 1) / 2)
+        out[tuple(index.T)] = anatomies.in_mean_brain(anatomy, head.laid.pose, points)
+    return out
 
 
 def _coarse(section: Bool, steps: NDArray[np.intp]) -> Bool:
     """A slice on coarser voxels: those that hold a True one."""
     a = np.pad(section, [(0, -n % f) for n, f in zip(section.shape, steps, strict=True)])
     shape = [k for n, f in zip(a.shape, steps, strict=True) for k in (n // f, f)]
-    out: Bool = a.reshape(shape).any(axis=(1, 3))
-    return out
+    return np.asarray(a.reshape(shape).any(axis=(1, 3)))
 
 
 def _fine(a: Bool, steps: NDArray[np.intp], shape: tuple[int, ...]) -> Bool:

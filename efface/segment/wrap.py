@@ -25,7 +25,7 @@ Bool = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Roll = tuple[int, int, int]
 """Voxels by which an image is rolled along each of its axes."""
-AnyArray = TypeVar("AnyArray", bound=NDArray[np.generic])
+T = TypeVar("T", bound=np.generic)
 
 AS_IT_IS: Roll = (0, 0, 0)
 
@@ -70,11 +70,11 @@ def better(v: Array, spacing: Floats) -> Roll:
     return roll[0], roll[1], roll[2]
 
 
-def rolled(a: AnyArray, roll: Roll) -> AnyArray:
+def rolled(a: NDArray[T], roll: Roll) -> NDArray[T]:
     """An array (X, Y, Z) or (X, Y, Z, T) rolled along its first three axes."""
     if roll == AS_IT_IS:
         return a
-    out = np.empty_like(a)
+    out = np.empty_like(a)  # in memory order as a
     out[...] = np.roll(a, roll, axis=(0, 1, 2))
     return out
 
@@ -99,7 +99,8 @@ def affine(of: NDArray[np.floating], roll: Roll) -> Floats:
 
 def signal(v: Array, spacing: Floats) -> tuple[Bool, NDArray[np.intp]]:
     """Where there is more than air, on voxels of about :data:`MM`; voxels averaged on each axis."""
-    steps = np.array([int(min(max(MM / s + 0.25, 1), n)) for s, n in zip(spacing, v.shape)])
+    sizes = zip(spacing, v.shape, strict=True)
+    steps = np.array([int(min(max(MM / s + 0.25, 1), n)) for s, n in sizes])
     v = np.pad(v, [(0, -n % f) for n, f in zip(v.shape, steps, strict=True)], mode="edge")
     for axis, f in enumerate(steps):
         if f > 1:
