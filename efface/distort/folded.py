@@ -27,16 +27,19 @@ from efface.segment.pose import MISFIT, Head
 from efface.segment.wrap import EDGE_MM, signal
 
 SHORTEST_MM = 150.0
-"""An image no longer than this along an axis is a slab: both edges lie in the head, and signal at
-both says nothing."""
+"""An image that is shorter along an axis is a slab there: both edges lie in the head, and signal at
+both tells nothing."""
 LEAST_MM2 = 40.0
-"""Less signal than this through an edge is noise; a nose tip 2 mm behind its end has more."""
+"""Less signal through an edge is noise (10 voxels of 2 mm): the smallest of the nose tips that wrap
+in 4 of 20 heads, in IXI638, has 176."""
 DEEP_MM = 48.0
-"""What is connected to signal farther than this from the opposite edge is the head itself."""
+"""A piece that reaches farther than this from the opposite edge is the head itself: from the
+corners of the eyes to the tip of the nose it is less."""
 AROUND_MM = 6.0
-"""How far about what was folded voxels are replaced."""
+"""How far about a folded piece voxels are replaced, so that its outline cannot be seen."""
 ORGAN_MM = 30.0
-"""An edge that is farther from all organs than this does not cut the face."""
+"""An edge that is farther than this from all organs does not cut the face: hulls end 25 mm before
+the outermost organ."""
 
 
 @dataclass(frozen=True)

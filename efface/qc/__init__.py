@@ -227,7 +227,7 @@ def _verdict(
     with ThreadPoolExecutor(1) as pool:
         straight = turns.image(after, seen.turn)
         again = pool.submit(segmenter.again, straight, labels, seen.negative)
-        return gate.gate(
+        verdict = gate.gate(
             before,
             after,
             labels,
@@ -242,6 +242,9 @@ def _verdict(
             maybe_brain=seen.maybe_brain,
             negative=seen.negative,
         )
+    if seen.roll != wrap.AS_IT_IS:
+        verdict.measures["rolled_by"] = list(seen.roll)
+    return verdict
 
 
 def _as_their_sources(images: list[Scan], segment: Manifest) -> list[Scan]:

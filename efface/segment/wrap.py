@@ -32,15 +32,19 @@ AS_IT_IS: Roll = (0, 0, 0)
 MM = 2.0
 """Signal is looked for on voxels of about this size."""
 LEVEL = 0.05, 0.25
-"""Signal is what exceeds this share, at least and at most, of the range of intensities."""
+"""Signal exceeds at least and at most this share of the range of intensities (2nd to 99.5th
+percentile). At 0.1 the wrapped nose of IXI013, a shell of skin, is missed."""
 NOISE = 5.0
-"""The share, as a multiple of the distance from the 2nd to the 20th percentile, which are air."""
+"""Between these, the share as a multiple of the distance from the 2nd to the 20th percentile, which
+are air: 3.7 standard deviations of smoothed Rayleigh noise above its mean."""
 EDGE_MM = 6.0
-"""Slices as near to an edge belong to it: resampled images end in up to three empty ones."""
+"""Slices this near to an edge belong to it. In IXI, resampled, the last one or two are empty."""
 LEAST_MM2 = 400.0
-"""Less than this passing through the edge is no reason to roll an image."""
+"""At least this must pass through the edge for a roll: a nose cut 10 mm behind its tip has more.
+Smaller pieces are found by :mod:`efface.distort.folded`."""
 BETTER = 0.5
-"""Through a better cut passes less than this share of what passes through the edge."""
+"""Through a better cut passes less than this share of what passes through the edge. Of 142 heads as
+they are, none is rolled: where shoulders reach both sides, every cut holds as much."""
 
 
 def better(v: Array, spacing: Floats) -> Roll:
