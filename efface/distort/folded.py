@@ -6,7 +6,7 @@ the region replaces through an edge, and gives the voxels at the opposite edge t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -61,7 +61,7 @@ class _End:
     section: Bool
     """The part of the region's section that lies before organs (all axes but this one)."""
     organs: Bool
-    """Where organs reach the edge."""
+    """Where organs reach the edge, on the same voxels."""
 
 
 def folded(
@@ -76,8 +76,8 @@ def folded(
 
     ``img``: 3D or 4D; ``labels`` and ``mask``, the region: on its grid; ``head``: what the labels
     show; ``negative``: whether air is bright. A piece that is separate from the head is replaced
-    in a box about it; where it lies over the head, to the depth to which the face is expected to
-    reach beyond the edge.
+    in a box about it; where it lies over the head, before each part of the face to the depth to
+    which this is expected to reach beyond the edge.
     """
     spacing = voxel_sizes(img.affine)
     ends = list(_ends(labels, mask, spacing))
@@ -88,14 +88,16 @@ def folded(
     size = spacing * steps
     region, face = np.zeros(sig.shape, bool), np.zeros(sig.shape, bool)
     for end in ends:
-        beyond = _beyond(head, end.axis, end.last, anatomy)
         # the cut end of the axis last, what is folded first
         seen, replaced, shown = (
             np.moveaxis(a, end.axis, 0)[:: 1 if end.last else -1] for a in (sig, region, face)
         )
         order = [end.axis, *(a for a in range(3) if a != end.axis)]
-        section, organs = (_coarse(a, steps[order[1:]]) for a in (end.section, end.organs))
-        for depth, group, show in _pieces(seen, section, organs, size[order], beyond):
+        across_steps = steps[order[1:]]
+        cuts = [(_coarse(end.organs, across_steps), EDGE_MM)]
+        cuts += [(_coarse(a, across_steps), mm) for a, mm in _parts(head, end, anatomy)]
+        section = _coarse(end.section, across_steps)
+        for depth, group, show in _pieces(seen, section, cuts, size[order]):
             (first, *across) = group
             around = _wider(tuple(across), size[order[1:]])
             replaced[: depth + ceil(AROUND_MM / size[end.axis]), *around] = True
@@ -131,12 +133,12 @@ def _ends(labels: NDArray[np.uint8], mask: Bool, spacing: Float) -> Iterator[_En
 
 
 def _pieces(
-    sig: Bool, section: Bool, organs: Bool, size: Float, beyond: float
+    sig: Bool, section: Bool, cuts: Sequence[tuple[Bool, float]], size: Float
 ) -> Iterator[tuple[int, Box, Bool]]:
     """What is folded from the last slice over to the first: depth in slices, box, voxels in it.
 
-    ``section`` and ``organs``: as of :class:`_End`, on the voxels of ``sig``; ``size``: mm (3,) of
-    a voxel; ``beyond``: how far the face is expected to reach beyond the edge, mm.
+    ``section``: as of :class:`_End`, on the voxels of ``sig``; ``cuts``: where at the edge parts
+    of the face are expected, and how far beyond it, mm; ``size``: mm (3,) of a voxel.
     """
     edge = max(1, int(EDGE_MM / size[0] + 1e-6))
     through = sig[-edge:].any(axis=0) & sig[:edge].any(axis=0) & section
@@ -152,13 +154,10 @@ def _pieces(
             yield box[0].stop, box, groups[box] == group
             continue
         # it lies over the head
-        if (organs & crossing).any():
-            beyond = max(beyond, EDGE_MM)
-        if beyond:
-            depth = ceil(beyond / size[0])
-            (across,) = ndimage.find_objects(crossing.astype(np.uint8))
-            box = (slice(0, depth), *across)
-            yield depth, box, np.ones([s.stop - s.start for s in box], bool)
+        for where, mm in cuts:
+            for across in ndimage.find_objects((crossing & where).astype(np.uint8)):
+                box = (slice(0, ceil(mm / size[0])), *across)
+                yield box[0].stop, box, np.ones([s.stop - s.start for s in box], bool)
 
 
 def _wider(box: tuple[slice, ...], size: Float) -> tuple[slice, ...]:
@@ -166,18 +165,28 @@ def _wider(box: tuple[slice, ...], size: Float) -> tuple[slice, ...]:
     return tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True))
 
 
-def _beyond(head: Head, axis: int, last: bool, anatomy: Anatomy | None) -> float:
-    """How far a face is expected to reach beyond an edge, in mm."""
-    laid = head.laid
+def _parts(head: Head, end: _End, anatomy: Anatomy | None) -> Iterator[tuple[Bool, float]]:
+    """For parts of the face expected beyond an edge: where at it, and how far beyond in mm."""
+    laid, view = head.laid, head.scene.view
     if laid is None or laid.pose.misfit > MISFIT:
-        return DEEP_MM
+        yield np.ones_like(end.section), DEEP_MM
+        return
     anatomy = anatomies.load() if anatomy is None else anatomy
-    pose, view = laid.pose, head.scene.view
-    at = pose.to_world(np.array([anatomy.parts[n].mean for n in PARTS]))
-    half = pose.size * np.array([anatomy.parts[n].half for n in PARTS])
-    side = axis + 3 * last
-    reach = np.linalg.norm(half * (pose.turn.T @ view.normals()[side]), axis=1)
-    return float(np.clip((reach - view.distances(at)[:, side]).max(), 0, DEEP_MM))
+    others = [a for a in range(3) if a != end.axis]
+    for part in (anatomy.parts[name] for name in PARTS):
+        low, high = view.distances(laid.pose.to_world(part.mean[None]))[0].reshape(2, 3)
+        # half extents along the axes of the image, of the part as an ellipsoid
+        axes = view.normals()[:3] @ laid.pose.turn
+        half = laid.pose.size * np.linalg.norm(axes * part.half, axis=1)
+        beyond = float((half - (high if end.last else low))[end.axis])
+        if beyond <= 0:
+            continue
+        where = np.zeros_like(end.section)
+        size = (low + high) / np.array(view.shape)
+        first = np.floor((low - half) / size).astype(int).clip(0)
+        stop = np.ceil((low + half) / size).astype(int).clip(0)
+        where[tuple(slice(first[a], stop[a]) for a in others)] = True
+        yield where, min(beyond, DEEP_MM)
 
 
 def _mean_brain(where: Bool, head: Head, steps: NDArray[np.intp], anatomy: Anatomy | None) -> Bool:

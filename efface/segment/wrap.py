@@ -105,7 +105,8 @@ def signal(v: Array, spacing: Floats) -> tuple[Bool, NDArray[np.intp]]:
     """Where there is more than air, on voxels of about :data:`MM`; voxels averaged on each axis."""
     sizes = zip(spacing, v.shape, strict=True)
     steps = np.array([int(min(max(MM / s + 0.25, 1), n)) for s, n in sizes])
-    v = np.pad(v, [(0, -n % f) for n, f in zip(v.shape, steps, strict=True)], mode="edge")
+    rest = [(0, int(-n % f)) for n, f in zip(v.shape, steps, strict=True)]
+    v = np.pad(v, rest, mode="edge") if any(n for _, n in rest) else v
     for axis, f in enumerate(steps):
         if f > 1:
             v = grids.averaged(v, axis, int(f))
