@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.distort import dicom, methods
-from efface.distort.folded import folded
+from efface.distort.folded import folded, spare_brain_below
 from efface.distort.methods import METHODS, replace
 from efface.distort.region import Bool, coverage, parse_features, region, spare_brain
 from efface.distort.unseen import add_unseen
@@ -99,6 +99,7 @@ def deface_image(
     rest = folded(wrap.image(img, roll), whole, mask, head, negative)
     if rest is not None:
         mask |= rest.region
+    spare_brain_below(mask, head, roll)
     mask = wrap.rolled(mask, wrap.back(roll))
     spare_brain(mask, labels, voxel_sizes(img.affine))
     voxels = replace(nifti.stored(img), mask, method, seed, labels, img.affine)

@@ -24,7 +24,7 @@ from efface.segment.anatomy import PARTS, Anatomy
 from efface.segment.labels import LABELS
 from efface.segment.organs import voxel_sizes
 from efface.segment.pose import MISFIT, Head
-from efface.segment.wrap import EDGE_MM, signal
+from efface.segment.wrap import EDGE_MM, Roll, signal
 
 SHORTEST_MM = 150.0
 """An image that is shorter along an axis is a slab there: both edges lie in the head, and signal at
@@ -40,6 +40,23 @@ AROUND_MM = 6.0
 ORGAN_MM = 30.0
 """An edge that is farther than this from all organs does not cut the face: hulls end 25 mm before
 the outermost organ."""
+
+
+def spare_brain_below(mask: Bool, head: Head, roll: Roll, anatomy: Anatomy | None = None) -> None:
+    """Clear the mask of a rolled image, in place, where the mean brain lies below the face.
+
+    In an image smaller than the head, what a roll carries over an edge is the sum of the face and
+    of what lies one field of view away. ``mask``: (X, Y, Z); ``head``: of the rolled image.
+    """
+    for axis, (by, n) in enumerate(zip(roll, mask.shape, strict=True)):
+        carried = [slice(None)] * 3
+        carried[axis] = slice(n + by, n) if by < 0 else slice(0, by)
+        part = mask[tuple(carried)]
+        at = np.nonzero(part)
+        index = np.stack(at, axis=1)
+        index[:, axis] += -n if by < 0 else n
+        brain = _in_mean_brain(head, index, anatomy)
+        part[tuple(a[brain] for a in at)] = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +122,8 @@ def folded(
     if not region.any():
         return None
     # signal that is the sum of face and brain is labelled as neither
-    region &= ~_mean_brain(region, head, steps, anatomy)
+    at = np.nonzero(region)
+    region[at] = ~_in_mean_brain(head, np.stack(at, axis=1) * steps + (steps - 1) / 2, anatomy)
     return Folded(_fine(region, steps, mask.shape), _fine(face & sig, steps, mask.shape))
 
 
@@ -189,15 +207,13 @@ def _parts(head: Head, end: _End, anatomy: Anatomy | None) -> Iterator[tuple[Boo
         yield where, min(beyond, DEEP_MM)
 
 
-def _mean_brain(where: Bool, head: Head, steps: NDArray[np.intp], anatomy: Anatomy | None) -> Bool:
-    """Which of the voxels of ``where`` lie in the mean brain; ``steps``: voxels of the image."""
-    out = np.zeros(where.shape, bool)
-    if head.laid is not None and head.laid.pose.misfit <= MISFIT:
-        anatomy = anatomies.load() if anatomy is None else anatomy
-        index = np.argwhere(where)
-        points = apply_affine(head.scene.view.affine, index * steps + (steps - 1) / 2)
-        out[tuple(index.T)] = anatomies.in_mean_brain(anatomy, head.laid.pose, points)
-    return out
+def _in_mean_brain(head: Head, index: Float | NDArray[np.intp], anatomy: Anatomy | None) -> Bool:
+    """Which voxels (n, 3) of the whole image lie in the mean brain; they may lie outside of it."""
+    if head.laid is None or head.laid.pose.misfit > MISFIT or not len(index):
+        return np.zeros(len(index), bool)
+    anatomy = anatomies.load() if anatomy is None else anatomy
+    points = apply_affine(head.scene.view.affine, index)
+    return anatomies.in_mean_brain(anatomy, head.laid.pose, points)
 
 
 def _coarse(section: Bool, steps: NDArray[np.intp]) -> Bool:
