@@ -85,7 +85,8 @@ def deface(
         original = header.clean(original)
     before = nifti.without_singletons(original)
     seen = segmenter.segment(before)
-    after, mask = deface_image(before, seen.labels, features, method, seed, seen.head)
+    how = (features, method, seed, seen.head, seen.roll, seen.negative)
+    after, mask = deface_image(before, seen.labels, *how)
     status, reasons, measures = judge(before, after, seen, mask, features, method, segmenter)
     if after.shape != original.shape:
         after = nifti.with_stored(original, nifti.stored(after).reshape(original.shape))

@@ -62,6 +62,7 @@ class Finder:
     head: None = None
     maybe_brain: None = None
     negative: bool = False
+    roll: tuple = (0, 0, 0)
 
     def again(self, img, labels, negative=False):
         return self.labels

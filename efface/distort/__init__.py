@@ -22,15 +22,17 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.distort import dicom, methods
+from efface.distort.folded import folded, spare_brain_below
 from efface.distort.methods import METHODS, replace
-from efface.distort.region import Bool, coverage, parse_features, region
+from efface.distort.region import Bool, coverage, parse_features, region, spare_brain
 from efface.distort.unseen import add_unseen
 from efface.errors import EffaceError, of_machine
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
 from efface.segment import pose as poses
-from efface.segment import turns
+from efface.segment import turns, wrap
 from efface.segment.labels import LABELS
+from efface.segment.organs import voxel_sizes
 from efface.segment.pose import Head
 from efface.status import (
     BRAIN_TOUCHED,
@@ -73,23 +75,33 @@ def deface_image(
     method: str = methods.DEFAULT,
     seed: int = 0,
     head: Head | None = None,
+    roll: wrap.Roll = wrap.AS_IT_IS,
+    negative: bool = False,
 ) -> tuple[nib.Nifti1Image, Bool]:
     """The image without its face, and the mask of what was replaced.
 
     ``img``: 3D or 4D; ``labels``: on its grid, shape ``img.shape[:3]``, as
     :data:`efface.segment.labels.LABELS` numbers them; ``features``: ``face``, or any of eyes,
     nose, ears, mouth; ``seed``: from :meth:`efface.pseudonym.Key.seed`; ``head``: what the labels
-    show, where that is known. Header geometry, dtype and scaling are kept and every voxel outside
-    the mask is the same to the bit.
+    show, where that is known; ``roll``: undoes a phase wrap (:mod:`efface.segment.wrap`), ``head``
+    is of the rolled image; ``negative``: air is brighter than the head. Header geometry, dtype and
+    scaling are kept and every voxel outside the mask is the same to the bit.
 
     Raises :class:`EffaceError` if labels do not fit, or feature or method is unknown.
     """
     if labels.shape != img.shape[:3]:
         raise EffaceError(f"labels of shape {labels.shape} do not fit an image of {img.shape}")
-    mask = region(labels, img.affine, features)
+    whole, affine = wrap.rolled(labels, roll), wrap.affine(img.affine, roll)
+    mask = region(whole, affine, features)
     if head is None:
-        head = poses.head(labels, turns.affine(img.affine, turns.found(labels, img.affine)))
-    add_unseen(mask, labels, head, features)
+        head = poses.head(whole, turns.affine(affine, turns.found(whole, affine)))
+    add_unseen(mask, whole, head, features)
+    rest = folded(wrap.image(img, roll), whole, mask, head, negative)
+    if rest is not None:
+        mask |= rest.region
+    spare_brain_below(mask, head, roll)
+    mask = wrap.rolled(mask, wrap.back(roll))
+    spare_brain(mask, labels, voxel_sizes(img.affine))
     voxels = replace(nifti.stored(img), mask, method, seed, labels, img.affine)
     return nifti.with_stored(img, voxels), mask
 
@@ -185,9 +197,12 @@ def _nifti(
         if not np.allclose(of_labels.affine, before.affine, atol=1e-3):
             raise EffaceError("labels lie elsewhere than the image")
         labels = nifti.stored(of_labels).astype(np.uint8)
-        turn = labelled.measures.get("turn", turns.AS_IT_IS)
-        head = poses.head(labels, turns.affine(before.affine, turn))
-        after, mask = deface_image(before, labels, task.features, task.method, seed, head)
+        turn, roll = labelled.measures.get("turn", turns.AS_IT_IS), wrap.of(labelled.measures)
+        straight = turns.affine(wrap.affine(before.affine, roll), turn)
+        head = poses.head(wrap.rolled(labels, roll), straight)
+        negative = labelled.measures.get("negative", False)
+        how = (task.features, task.method, seed, head, roll, negative)
+        after, mask = deface_image(before, labels, *how)
         measures = {
             "method": task.method,
             "features": list(task.features),

@@ -106,7 +106,7 @@ def region(
     for organ in wanted:
         mask[tuple(np.rint(organ.points / spacing).astype(np.intp).T)] = True
         set_around(mask, organ.stray, ball(GRID, spacing))
-    _spare_brain(mask, labels, spacing)
+    spare_brain(mask, labels, spacing)
     return mask
 
 
@@ -233,7 +233,7 @@ def _interpolation(fine: Float, coarse: Float) -> Float:
     return weights
 
 
-def _spare_brain(mask: Bool, labels: NDArray[np.uint8], spacing: Float) -> None:
+def spare_brain(mask: Bool, labels: NDArray[np.uint8], spacing: Float) -> None:
     """Clear the mask in the brain and :data:`BRAIN_MARGIN` around it, exactly."""
     box = box_of(mask)
     if box is None:

@@ -21,7 +21,7 @@ from efface.errors import of_machine
 from efface.manifest import Manifest, Scan
 from efface.qc import gate
 from efface.qc.gate import Verdict
-from efface.segment import turns
+from efface.segment import turns, wrap
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.pose import Head
 from efface.status import NOT_CONVERTED, REVIEW, STAGE_FAILED, Status, worst
@@ -59,6 +59,10 @@ class Segmentation(Protocol):
     def negative(self) -> bool:
         """Whether the face was found in the negative of the image."""
 
+    @property
+    def roll(self) -> wrap.Roll:
+        """How the image is rolled to undo a phase wrap (:mod:`efface.segment.wrap`)."""
+
 
 class Segmenter(Protocol):
     """What finds the organs again; :class:`efface.segment.Segmenter` outside tests."""
@@ -79,6 +83,7 @@ class _Seen:
     head: Head | None = None
     maybe_brain: NDArray[np.bool_] | None = None
     negative: bool = False
+    roll: wrap.Roll = wrap.AS_IT_IS
 
 
 def judge(
@@ -195,6 +200,7 @@ def _image(
         said.get("turn", turns.AS_IT_IS),
         maybe_brain=_labels(stages[1][0] / maybe) > 0 if maybe else None,
         negative=said.get("negative", False),
+        roll=wrap.of(said),
     )
     known = said.get("propagated", {}).get("organs", ())
     verdict = _verdict(before, after, segmentation, mask, features, method, segmenter, known)
@@ -215,14 +221,19 @@ def _verdict(
     segmenter: Segmenter,
     known: Sequence[Mapping[str, Any]] = (),
 ) -> Verdict:
-    """The gate's word; the image is segmented again while the other questions are asked."""
+    """The gate's word; the image is segmented again while the other questions are asked.
+
+    A phase-wrapped image is judged as it is rolled, in one piece.
+    """
+    before, after = wrap.image(before, seen.roll), wrap.image(after, seen.roll)
+    labels, mask = wrap.rolled(seen.labels, seen.roll), wrap.rolled(mask, seen.roll)
     with ThreadPoolExecutor(1) as pool:
         straight = turns.image(after, seen.turn)
-        again = pool.submit(segmenter.again, straight, seen.labels, seen.negative)
-        return gate.gate(
+        again = pool.submit(segmenter.again, straight, labels, seen.negative)
+        verdict = gate.gate(
             before,
             after,
-            seen.labels,
+            labels,
             mask,
             seen.confidence,
             again.result,
@@ -232,7 +243,11 @@ def _verdict(
             turn=seen.turn,
             head=seen.head,
             maybe_brain=seen.maybe_brain,
+            negative=seen.negative,
         )
+    if seen.roll != wrap.AS_IT_IS:
+        verdict.measures["rolled_by"] = list(seen.roll)
+    return verdict
 
 
 def _as_their_sources(images: list[Scan], segment: Manifest) -> list[Scan]:

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 SHARE = 0.5
 """From this share of constant voxels on a place is blank.
 
-Measured on 8 heads of the validation set, untouched and with the face, the organs or all but the
+Measured on 4 heads of the validation set, untouched and with the face, the organs or all but the
 brain set to 0. Within :data:`AROUND_MM` of where a part is expected: untouched at most 0.01,
 removed at least 0.73. In the shell about the brain: untouched or defaced at most 0.17, stripped
 0.60 (with a rim of 4 voxels) to 1.

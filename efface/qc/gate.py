@@ -18,6 +18,7 @@ from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from efface import nifti
+from efface.distort.folded import Folded, folded
 from efface.distort.methods import METHODS
 from efface.qc import blank
 from efface.segment import anatomy as anatomies
@@ -110,6 +111,7 @@ def gate(
     turn: str = turns.AS_IT_IS,
     head: Head | None = None,
     maybe_brain: Bool | None = None,
+    negative: bool = False,
 ) -> Verdict:
     """All questions to one scan.
 
@@ -118,7 +120,8 @@ def gate(
     :func:`remains` takes them), None if it could not be asked, which is never a pass. ``features``
     are the organs that were to go; ``known`` as in :func:`face`; ``turn``: how the head lies
     otherwise than the header tells; ``head``: how it lies by its labels, where that is known;
-    ``maybe_brain``: voxels that may be brain though nobody labelled them so, chosen as ``again``.
+    ``maybe_brain``: voxels that may be brain though nobody labelled them so, chosen as ``again``;
+    ``negative``: the air is brighter than the head.
     """
     features = _features(features)
     anatomy = anatomies.load() if anatomy is None else anatomy
@@ -132,6 +135,9 @@ def gate(
     verdict = verdict + change(before, after, labels, mask, method, features)
     if maybe_brain is not None:
         verdict = verdict + _spared(head.scene, mask, maybe_brain)
+    voxel = float(abs(np.linalg.det(np.asarray(before.affine, float)[:3, :3])))
+    rest = folded(before, labels, mask, head, negative, anatomy)
+    verdict = verdict + _wrapped(rest, mask, voxel)
     found = again()
     if found is None:
         return verdict.mark("review", f"{FACE_REMAINS}: the scan could not be segmented again")
@@ -432,6 +438,19 @@ def _spared(seen: Scene, mask: Bool, maybe_brain: Bool) -> Verdict:
         reason = f"{REVIEW}: {ml:.0f} ml were replaced that may be brain"
         verdict = verdict.mark("review", reason)
     return verdict
+
+
+def _wrapped(rest: Folded | None, mask: Bool, voxel: float) -> Verdict:
+    """Whether all of a face was replaced that a phase wrap shows at another edge."""
+    if rest is None:
+        return Verdict()
+    left = float(np.count_nonzero(rest.face & ~mask)) * voxel
+    measures = {"folded_mm3": round(float(np.count_nonzero(rest.face)) * voxel, 1)}
+    verdict = Verdict("pass", (), {**measures, "folded_left_mm3": round(left, 1)})
+    if left < LEAST_MM3:
+        return verdict
+    reason = "the face may be folded over onto the other edge of the image"
+    return verdict.mark("review", f"{FACE_REMAINS}: {reason}")
 
 
 def _features(features: Collection[str]) -> tuple[str, ...]:

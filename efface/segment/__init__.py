@@ -20,10 +20,11 @@ from safetensors import SafetensorError
 from efface import nifti
 from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan, sha256
-from efface.segment import calibration, near, parts, pose, turns
+from efface.segment import calibration, near, parts, pose, turns, wrap
 from efface.segment import grid as grids
 from efface.segment.cascade import Array, Cascade, Network
 from efface.segment.labels import FEATURES, LABELS
+from efface.segment.organs import voxel_sizes
 from efface.segment.parts import PARTS
 from efface.segment.pose import Head
 from efface.status import STAGE_FAILED
@@ -63,6 +64,9 @@ class Segmentation:
     brain at least the probability :data:`MAYBE`."""
     negative: bool = False
     """Whether the image was looked at in the negative: its air is brighter than the head."""
+    roll: wrap.Roll = wrap.AS_IT_IS
+    """How the image was rolled to undo a phase wrap (:mod:`efface.segment.wrap`); ``head`` and
+    ``maybe_brain`` are of the rolled image, ``labels`` of the image as it is."""
 
     @property
     def misfit(self) -> float:
@@ -155,14 +159,28 @@ class Segmenter:
         looks again with that turn undone, and at each of the turns of one who lies prone or on a
         side. The header is believed unless another look shows more of a head, and the organs found
         in it say so too.
+
+        A phase-wrapped image is segmented as it is and rolled (:func:`efface.segment.wrap.better`);
+        the result that shows less of a head is dropped.
         """
         voxels = grids.volume(nifti.stored(img), *nifti.scaling(img))
-        best = self._seen(voxels, img.affine, turns.AS_IT_IS)
+        best = self._best(voxels, img.affine)
+        roll = wrap.better(-voxels if best.negative else voxels, voxel_sizes(img.affine))
+        if roll == wrap.AS_IT_IS:
+            return best
+        other = self._best(wrap.rolled(voxels, roll), wrap.affine(img.affine, roll))
+        if other.evidence < best.evidence:
+            return best
+        return replace(other, labels=wrap.rolled(other.labels, wrap.back(roll)), roll=roll)
+
+    def _best(self, voxels: Array, header: NDArray[np.float64]) -> Segmentation:
+        """The best of the segmentations of voxels (X, Y, Z), in the negative and turned."""
+        best = self._seen(voxels, header, turns.AS_IT_IS)
         if grids.bright_about(voxels):
-            other = self._seen(-voxels, img.affine, turns.AS_IT_IS)
+            other = self._seen(-voxels, header, turns.AS_IT_IS)
             if other.evidence > best.evidence:
-                return replace(self._turned(-voxels, img.affine, other), negative=True)
-        return self._turned(voxels, img.affine, best)
+                return replace(self._turned(-voxels, header, other), negative=True)
+        return self._turned(voxels, header, best)
 
     def _turned(
         self, voxels: Array, header: NDArray[np.float64], best: Segmentation
@@ -335,7 +353,8 @@ def _one(scan: Scan, source: Path, folder: Path, segmenter: Segmenter) -> Scan:
     nifti.save(nib.Nifti1Image(seen.labels, img.affine), folder / files["labels"])
     if seen.maybe_brain is not None:
         files["maybe_brain"] = f"{scan.scan}_maybe_brain.nii.gz"
-        maybe = nib.Nifti1Image(seen.maybe_brain.astype(np.uint8), near.thinned(img.affine)[1])
+        grid = near.thinned(wrap.affine(img.affine, seen.roll))[1]
+        maybe = nib.Nifti1Image(seen.maybe_brain.astype(np.uint8), grid)
         nifti.save(maybe, folder / files["maybe_brain"])
     measures: dict[str, Any] = {
         "confidence": seen.confidence,
@@ -343,6 +362,7 @@ def _one(scan: Scan, source: Path, folder: Path, segmenter: Segmenter) -> Scan:
         "parts": seen.parts,
         "turn": seen.turn,
         "negative": seen.negative,
+        "roll": list(seen.roll),
     }
     return replace(scan, files=files, measures=measures)
 

@@ -28,7 +28,7 @@ from efface import nifti
 from efface.errors import of_machine
 from efface.manifest import Scan
 from efface.segment import grid as grids
-from efface.segment import motion, near
+from efface.segment import motion, near, wrap
 from efface.segment.labels import FEATURES, LABELS
 from efface.status import REVIEW, STAGE_FAILED
 
@@ -370,6 +370,8 @@ def session(
     known = {s.scan: s for s in given}
     frames: dict[str, list[Scan]] = defaultdict(list)
     for scan in labelled:
+        if wrap.of(scan.measures) != wrap.AS_IT_IS:
+            continue  # its labels lie where the wrap shows them, not where the head was
         if scan.status != "fail" and "labels" in scan.files and scan.scan in known:
             frame = str(known[scan.scan].measures.get("frame_of_reference", ""))
             frames[frame].append(scan)
