@@ -856,7 +856,14 @@ def test_a_person_has_one_pseudonym_in_a_folder_and_in_a_run(tmp_path, charset, 
 
 def test_folder_refuses_places_where_it_would_do_harm(tmp_path):
     source = export(tmp_path / "source")
-    for out, said in ((source / "out", "inside"), (source, "inside"), (tmp_path, "not empty")):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").touch()
+    for out, said in (
+        (source / "out", "inside"),
+        (source, "the same"),
+        (tmp_path, "inside"),
+        (tmp_path / "full", "not empty"),
+    ):
         with pytest.raises(EffaceError, match=said):
             scrub_folder(source, out, KEY)
     with pytest.raises(EffaceError, match="no such folder"):
