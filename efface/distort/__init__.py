@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface import nifti
-from efface.distort import dicom, methods
+from efface.distort import dicom, methods, readback
 from efface.distort.methods import METHODS, replace
 from efface.distort.region import Bool, coverage, parse_features, region
 from efface.distort.unseen import add_unseen
@@ -34,6 +34,7 @@ from efface.segment.labels import LABELS
 from efface.segment.pose import Head
 from efface.status import (
     BRAIN_TOUCHED,
+    DICOM_DIFFERS,
     DICOM_UNMAPPED,
     NOT_CONVERTED,
     REVIEW,
@@ -64,6 +65,8 @@ class _Distorted:
     before: nib.Nifti1Image
     after: nib.Nifti1Image
     mask: Bool
+    gradients: tuple[list[list[float]], list[list[float]]] = ([], [])
+    """Rows of numbers in the b-value and the b-vector file."""
 
 
 def deface_image(
@@ -209,7 +212,8 @@ def _nifti(
         reason = f"{REVIEW}: method {task.method} keeps something of the face"
         result = result.mark("review", reason)
     result = dataclasses.replace(result, files={"nifti": image, "mask": mask_name})
-    return result, _Distorted(result, before, after, mask)
+    gradients = scan.measures.get("gradients", ([], []))
+    return result, _Distorted(result, before, after, mask, gradients)
 
 
 def _dicom(
@@ -233,14 +237,16 @@ def _dicom(
     if not done:
         return scan if scan.status == "fail" else scan.mark("fail", NOT_CONVERTED)
     target = f"dicom/{name}"
+    released = [_released(d) for d in done]
     try:
-        measures = _write_series(
+        measures, places = _write_series(
             headers.measures["sources"],
             headers_folder,
             task.folder / target,
-            [_converted(d) for d in done],
+            [_converted(d, image) for d, image in zip(done, released, strict=True)],
             says_so=task.features == ("face",) and any(d.mask.any() for d in done),
         )
+        what = readback.check(task.folder / target, places, released)
     except dicom.Unmapped as e:
         _remove(task.folder / target)
         scan = scan.mark("fail", f"{DICOM_UNMAPPED}: {e}")
@@ -252,6 +258,9 @@ def _dicom(
         if of_machine(e):
             raise
         return task.failed(scan, e, target)
+    if what:
+        _remove(task.folder / target)
+        return scan.mark("fail", f"{DICOM_DIFFERS}: {what}")
     return dataclasses.replace(scan, files={"dicom": target}, measures=measures)
 
 
@@ -269,35 +278,48 @@ def _write_series(
     target: Path,
     converted: list[dicom.Converted],
     says_so: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, tuple[dicom.Placed, ...]]]:
     """Write each scrubbed file with the distorted pixels of its raw one.
 
-    ``says_so``: the headers shall state that the face was removed.
+    ``says_so``: the headers shall state that the face was removed. Returns measures and, by name of
+    the file, where its frames lie in the images.
     """
     from efface.scrub import state_face_removed
 
     replaced = pixels = 0
+    places = {}
     derived = any(c.mask.any() for c in converted)
     for source, scrubbed_name in sources:
         raw = dicom.read(Path(source))
         values = dicom.pixels(raw)
-        new, mask = dicom.distorted(raw, values, converted)
+        new, mask, where_frames_lie = dicom.placed(raw, values, converted)
         if not np.array_equal(new[~mask], values[~mask]):
             raise dicom.Unmapped("pixels outside the face changed")
         where = target / Path(scrubbed_name).name
         state = state_face_removed if says_so else None
         dicom.write(scrubbed / scrubbed_name, where, raw, new, state, derived)
+        places[where.name] = where_frames_lie
         replaced += int(mask.sum())
         pixels += mask.size
-    return {
+    measures = {
         "files": len(sources),
         "region_voxels": replaced,
         "region_fraction": round(replaced / max(pixels, 1), 6),
         "outside_changed": 0,
     }
+    return measures, places
 
 
-def _converted(done: _Distorted) -> dicom.Converted:
+def _released(done: _Distorted) -> readback.Image:
+    """The NIfTI that is released, as a reader of the DICOM should get it."""
+    bval, bvec = done.gradients
+    # where frames differ in scale, DICOM holds the new voxels rounded to the frame's slope
+    floats = nifti.stored(done.after).dtype.kind == "f"
+    free = done.mask if floats else None
+    return readback.image(done.after, bval[0] if bval else (), bvec, free)
+
+
+def _converted(done: _Distorted, image: readback.Image) -> dicom.Converted:
     def four(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
         return voxels if voxels.ndim == 4 else voxels[..., None]
 
@@ -307,6 +329,9 @@ def _converted(done: _Distorted) -> dicom.Converted:
         four(nifti.stored(done.after)),
         done.mask,
         np.asarray(done.before.affine, dtype=np.float64),
+        image.slope,
+        image.intercept,
+        image.gradients,
     )
 
 
