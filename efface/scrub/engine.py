@@ -22,7 +22,7 @@ from pydicom.datadict import dictionary_VM
 
 from efface import __version__, status
 from efface.pseudonym import Key
-from efface.scrub import codes, streams
+from efface.scrub import codes, csa, streams
 from efface.scrub.codec import DamagedError, Element, Syntax, standard_vr
 from efface.scrub.table import IODS, OPTIONS, Policy, Safe, is_term, safe_private
 from efface.scrub.text import Identity, identity, technical, vocabulary
@@ -406,6 +406,9 @@ def _safe(job: Job, e: Element, safe: Safe) -> Element | None:
     elif safe.vr == "LO":
         text = technical(e.value.decode("latin-1").strip("\0 "), job.who)
         value = text.encode() if text else None
+    elif safe.vr == "OB":
+        value = csa.clean(e.value)
+        return Element(e.tag, "OB", value) if value and not job.who.in_bytes(value) else None
     elif not _are_plausible(e.value, safe.vr, job.form.little) or job.who.in_bytes(e.value):
         value = None
     if not value:
