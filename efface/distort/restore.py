@@ -57,15 +57,16 @@ def _gradient(ds: Dataset, group: Dataset | None, place: dicom.Placed) -> bool:
     kind = "NONE" if b <= 0 else "DIRECTIONAL" if any(direction) else "ISOTROPIC"
     if not target.get("DiffusionDirectionality"):
         target.DiffusionDirectionality = kind
-    if kind == "DIRECTIONAL":
-        holder = target
-        if group is not None:
-            if not target.get("DiffusionGradientDirectionSequence"):
-                target.DiffusionGradientDirectionSequence = Items([Dataset()])
-            holder = target.DiffusionGradientDirectionSequence[0]
-        if not holder.get("DiffusionGradientOrientation"):
-            holder.DiffusionGradientOrientation = [float(x), float(y), float(z)]
-            return True
+    holder = target
+    if group is not None and kind == "DIRECTIONAL":
+        if not target.get("DiffusionGradientDirectionSequence"):
+            target.DiffusionGradientDirectionSequence = Items([Dataset()])
+        holder = target.DiffusionGradientDirectionSequence[0]
+    # zeros in classic objects without weighting, as scanners write them: dcm2niix believes that
+    # directions are the patient's, and not the image's, only if the first file has one
+    if (group is None or kind == "DIRECTIONAL") and not holder.get("DiffusionGradientOrientation"):
+        holder.DiffusionGradientOrientation = [float(v) for v in (x, y, z)]
+        return True
     return len(target) != before
 
 
