@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface import nifti
-from efface.distort import dicom, methods, readback
+from efface.distort import dicom, methods, mosaic, readback
 from efface.distort.methods import METHODS, replace
 from efface.distort.region import Bool, coverage, parse_features, region
 from efface.distort.unseen import add_unseen
@@ -118,7 +118,7 @@ def run(
     no file; the others go on. Raises :class:`EffaceError` for an unknown feature or method.
     """
     methods.method(method)
-    task = _Task(folder, parse_features(features), method)
+    task = _Task(folder, parse_features(features), method, key)
     labelled = {s.scan: s for s in segment[1].scans}
     scrubbed = {s.series: s for s in scrub[1].scans}
     series = {s["series"]: s for s in session["series"] if s["kind"] == "image"}
@@ -156,6 +156,7 @@ class _Task:
     folder: Path
     features: tuple[str, ...]
     method: str
+    key: Key
     faults: list[Exception] = field(default_factory=list)
 
     def failed(self, scan: Scan, fault: Exception, *written: str) -> Scan:
@@ -244,6 +245,7 @@ def _dicom(
             headers_folder,
             task.folder / target,
             [_converted(d, image) for d, image in zip(done, released, strict=True)],
+            key=task.key,
             says_so=task.features == ("face",) and any(d.mask.any() for d in done),
         )
         what = readback.check(task.folder / target, places, released)
@@ -277,32 +279,41 @@ def _write_series(
     scrubbed: Path,
     target: Path,
     converted: list[dicom.Converted],
+    key: Key,
     says_so: bool,
 ) -> tuple[dict[str, Any], dict[str, tuple[dicom.Placed, ...]]]:
     """Write each scrubbed file with the distorted pixels of its raw one.
 
-    ``says_so``: the headers shall state that the face was removed. Returns measures and, by name of
-    the file, where its frames lie in the images.
+    A mosaic whose scrubbed header no longer says how its tiles lie becomes one file a slice;
+    ``key`` gives these their UIDs. ``says_so``: the headers shall state that the face was removed.
+    Returns measures and, by name of the file, where its frames lie in the images.
     """
     from efface.scrub import state_face_removed
 
     replaced = pixels = 0
-    places = {}
+    places: dict[str, tuple[dicom.Placed, ...]] = {}
     derived = any(c.mask.any() for c in converted)
     for source, scrubbed_name in sources:
         raw = dicom.read(Path(source))
         values = dicom.pixels(raw)
-        new, mask, where_frames_lie = dicom.placed(raw, values, converted)
+        new, mask, found = dicom.placed(raw, values, converted)
         if not np.array_equal(new[~mask], values[~mask]):
             raise dicom.Unmapped("pixels outside the face changed")
-        where = target / Path(scrubbed_name).name
+        where = target / f"{len(places) + 1:06d}.dcm"
         state = state_face_removed if says_so else None
         dicom.write(scrubbed / scrubbed_name, where, raw, new, state, derived)
-        places[where.name] = where_frames_lie
+        places[where.name] = found
+        if mosaic.is_mosaic(raw) and mosaic.is_lost(written := dicom.read(where)):
+            where.unlink()
+            del places[where.name]
+            for one, place in mosaic.split(written, found, key):
+                where = target / f"{len(places) + 1:06d}.dcm"
+                where.write_bytes(dicom.encoded(one))
+                places[where.name] = (place,)
         replaced += int(mask.sum())
         pixels += mask.size
     measures = {
-        "files": len(sources),
+        "files": len(places),
         "region_voxels": replaced,
         "region_fraction": round(replaced / max(pixels, 1), 6),
         "outside_changed": 0,

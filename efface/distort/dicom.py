@@ -35,7 +35,7 @@ It only has to name one voxel; the proof is that the values are equal. Positions
 header add up over the slices, because dcm2niix takes the gap from the first ones (seen: 0.19).
 """
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 _STALE = (
     0x00280106,  # Smallest Image Pixel Value
@@ -160,7 +160,7 @@ def _plane(spacing: Sequence[Any], orientation: Sequence[Any], position: Sequenc
     if first.shape != (3,):
         raise Unmapped("the position of a frame is missing")
     # orientation is (along a row, down a column); spacing is (between rows, between columns)
-    plane: Float = _LPS_TO_RAS @ np.stack(
+    plane: Float = LPS_TO_RAS @ np.stack(
         [along[1] * row_step, along[0] * column_step, first], axis=1
     )
     return plane
@@ -214,7 +214,7 @@ def _mosaic(ds: Dataset) -> tuple[Frame, ...]:
     for n in range(count):
         top, left = n // across * rows, n % across * columns
         first = affine[:3, 3] + n * affine[:3, 2]
-        plane = _LPS_TO_RAS @ np.stack([affine[:3, 0], affine[:3, 1], first], axis=1)
+        plane = LPS_TO_RAS @ np.stack([affine[:3, 0], affine[:3, 1], first], axis=1)
         where = slice(top, top + rows), slice(left, left + columns)
         out.append(Frame(0, *where, plane, *rescale(ds)))
     return tuple(out)
