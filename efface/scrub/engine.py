@@ -22,7 +22,7 @@ from pydicom.datadict import dictionary_VM
 
 from efface import __version__, status
 from efface.pseudonym import Key
-from efface.scrub import codes, csa, streams
+from efface.scrub import codes, csa, diffusion, streams
 from efface.scrub.codec import DamagedError, Element, Syntax, standard_vr
 from efface.scrub.table import IODS, OPTIONS, Policy, Safe, is_term, safe_private
 from efface.scrub.text import Identity, identity, technical, vocabulary
@@ -150,6 +150,8 @@ def scrub(
     known = _known(key, subject, policy, who.words, form, signed)
     job = Job(key, subject, policy, who, form, signed, charset, known)
     kept = {e.tag: e for e in _scrub(job, elements, 0)}
+    for e in diffusion.standard(elements, form.little):
+        kept[e.tag] = e
     if "graphics" in retain:
         kept |= {e.tag: e for e in _cleared_overlays(elements, form)}
     kept[_PIXELS] = _pixels(job, elements, form)
