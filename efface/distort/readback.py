@@ -171,8 +171,10 @@ def _compare(one: Image, other: Image) -> tuple[int, str]:
     b = one.gradients[:, 0]
     if (np.abs(b - other.gradients[:, 0]) > _B_VALUE).any():
         return 4, "other b-values"
-    apart = np.linalg.norm(one.gradients[:, 1:] - other.gradients[:, 1:], axis=1)
-    if (apart[b > 0] > _DIRECTION).any():
+    mine, theirs = (g[b > 0, 1:] for g in (one.gradients, other.gradients))
+    # all of them reversed is the same: dcm2niix reverses them where slices run against the normal
+    apart = [np.linalg.norm(mine - sign * theirs, axis=1).max(initial=0) for sign in (1, -1)]
+    if min(apart) > _DIRECTION:
         return 4, "other gradient directions"
     return 5, ""
 

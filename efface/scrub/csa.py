@@ -7,23 +7,28 @@ stays but the values of the entries below.
 
 from __future__ import annotations
 
-import math
 import re
 import struct
 from dataclasses import dataclass
 
+_NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d{1,12})?")
+# 64p*64, 128*128s
+_MATRIX = re.compile(r"\d{1,4}[ps]?\*\d{1,4}[ps]?")
+
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry that is kept: its VR, and how many values it may have."""
+    """An entry that is kept: its VR, how many values it may have, and their form."""
 
     vr: str
     most: int
+    form: re.Pattern[str] = _NUMBER
 
 
 KEPT = {
     "NumberOfImagesInMosaic": Entry("US", 1),
     "SliceNormalVector": Entry("FD", 3),
+    "AcquisitionMatrixText": Entry("SH", 1, _MATRIX),
     "MosaicRefAcqTimes": Entry("FD", 512),
     "ProtocolSliceNumber": Entry("IS", 1),
     "PhaseEncodingDirectionPositive": Entry("IS", 1),
@@ -35,10 +40,10 @@ KEPT = {
     "DiffusionGradientDirection": Entry("FD", 3),
     "B_matrix": Entry("FD", 6),
 }
-"""Documented numbers (note 2 of PS3.15 E.3.10); most are kept as private elements too."""
+"""Documented numbers (note 2 of PS3.15 E.3.10); most are kept as private elements too. Without the
+matrix nibabel and SPM do not take a picture for a mosaic."""
 
-_TYPES = {"FD": 4, "DS": 3, "IS": 6, "US": 10}
-_NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d{1,12})?")
+_TYPES = {"FD": 4, "DS": 3, "IS": 6, "US": 10, "SH": 22}
 _ENTRY = struct.Struct("<64si4siii")
 _LENGTHS = struct.Struct("<4i")
 _MOST_ENTRIES = 256
@@ -53,13 +58,9 @@ def clean(header: bytes) -> bytes | None:
     entries = []
     for name, values in _entries(header):
         rule = KEPT.get(name)
-        if rule and 0 < len(values) <= rule.most and all(map(_is_number, values)):
+        if rule and 0 < len(values) <= rule.most and all(map(rule.form.fullmatch, values)):
             entries.append((name, rule.vr, values))
     return _written(entries) if entries else None
-
-
-def _is_number(text: str) -> bool:
-    return bool(_NUMBER.fullmatch(text)) and math.isfinite(float(text))
 
 
 def _entries(header: bytes) -> list[tuple[str, list[str]]]:
