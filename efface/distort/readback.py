@@ -23,7 +23,7 @@ from efface.convert import dcm2niix, numbers
 from efface.distort.dicom import Placed
 from efface.distort.region import Bool, Float
 from efface.distort.restore import restore
-from efface.errors import EffaceError
+from efface.errors import EffaceError, of_machine
 
 TIMEOUT = 1800.0
 """Seconds that dcm2niix may take for one series."""
@@ -89,20 +89,29 @@ def world(directions: Float, affine: Float) -> Float:
     return out / np.where(length > 0, length, 1)
 
 
-def check(folder: Path, places: Mapping[str, Sequence[Placed]], released: Sequence[Image]) -> str:
+def check(
+    folder: Path, places: Mapping[str, Sequence[Placed]], released: Sequence[Image]
+) -> str:
     """What a reader of a series' files gets otherwise than it is released, or nothing.
 
     ``places``: by name of the file in ``folder``, where its frames lie in the images. Where
     something differs, gradients and scaling are written into the files
-    (:func:`efface.distort.restore.restore`), and the files are converted once more. Raises
-    :class:`EffaceError` if they cannot be converted.
+    (:func:`efface.distort.restore.restore`), and the files are converted once more.
     """
-    files = [folder / name for name in places]
-    what = differences(released, convert(files, folder.parent))
+
+    def read() -> str:
+        try:
+            again = convert([folder / name for name in places], folder.parent)
+        except EffaceError as e:
+            if of_machine(e):
+                raise
+            return str(e)
+        return differences(released, again)
+
+    what = read()
     if what:
         changed = [restore(folder / name, where) for name, where in places.items()]
-        if any(changed):
-            what = differences(released, convert(files, folder.parent))
+        what = read() if any(changed) else what
     return what
 
 
@@ -236,7 +245,7 @@ def convert(files: Sequence[Path], folder: Path) -> tuple[Image, ...]:
         try:
             return tuple(_read(one) for one in made.images)
         except EffaceError as e:  # the message starts with a path
-            raise EffaceError("an image that cannot be used") from e
+            raise EffaceError("an image that is no volume") from e
 
 
 def _read(one: dcm2niix.Converted) -> Image:
