@@ -340,8 +340,7 @@ def _converted(done: _Distorted, image: readback.Image) -> dicom.Converted:
         four(nifti.stored(done.after)),
         done.mask,
         np.asarray(done.before.affine, dtype=np.float64),
-        image.slope,
-        image.intercept,
+        *nifti.scaling(done.after),
         image.gradients,
     )
 

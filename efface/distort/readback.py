@@ -64,10 +64,18 @@ def image(
     bvec: Sequence[Sequence[float]] = (),
     free: Bool | None = None,
 ) -> Image:
-    """An :class:`Image` of a NIfTI and the numbers of its gradient files (one, and three rows)."""
+    """An :class:`Image` of a NIfTI and the numbers of its gradient files (one, and three rows).
+
+    Floats come scaled, with a slope of 1.
+    """
     voxels = nifti.stored(img)
     affine = np.asarray(img.affine, dtype=np.float64)
     slope, intercept = nifti.scaling(img)
+    if voxels.dtype.kind == "f" and (slope, intercept) != (1, 0):
+        # the converter may scale floats itself, or leave it to the header
+        scale = np.array([slope, intercept], voxels.dtype)
+        voxels = np.asarray(voxels * scale[0] + scale[1])
+        slope, intercept = 1.0, 0.0
     gradients = None
     volumes = 1 if voxels.ndim == 3 else voxels.shape[3]
     if len(bval) == volumes and len(bvec) == 3 and all(len(r) == volumes for r in bvec):

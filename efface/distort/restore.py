@@ -72,8 +72,6 @@ def _gradient(ds: Dataset, group: Dataset | None, place: dicom.Placed) -> bool:
 
 def _scaling(ds: Dataset, group: Dataset | None, place: dicom.Placed) -> bool:
     image = place.image
-    if image.raw.dtype.kind == "f":
-        return False  # the converter has applied the scaling of each frame already
     name = "PixelValueTransformationSequence"
     target, windows = ds, ds
     if group is not None:
@@ -86,7 +84,11 @@ def _scaling(ds: Dataset, group: Dataset | None, place: dicom.Placed) -> bool:
             group.PixelValueTransformationSequence = Items([target])
     old = dicom.rescale(target)
     new = image.slope, image.intercept
-    largest = max(abs(float(image.raw.max())), 1.0) * abs(new[0])
+    if image.raw.dtype.kind == "f":
+        # the converter has applied the frame's own scaling, because frames differ in it
+        frame = place.frame
+        new = frame.slope * new[0], frame.intercept * new[0] + new[1]
+    largest = 2.0 ** int(ds.get("BitsStored", 16)) * abs(new[0])
     if abs(old[0] - new[0]) <= _CLOSE * abs(new[0]) and abs(old[1] - new[1]) <= _CLOSE * largest:
         return False
     target.RescaleSlope, target.RescaleIntercept = (f"{v:.10g}" for v in new)
