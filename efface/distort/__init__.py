@@ -1,7 +1,8 @@
 """Distort: the face goes, from the NIfTI and from the DICOM form of every scan, for good.
 
 :mod:`~efface.distort.region` says which voxels, :mod:`~efface.distort.methods` what takes their
-place, :mod:`~efface.distort.dicom` brings the new voxels back into the DICOM files.
+place, :mod:`~efface.distort.dicom` brings the new voxels back into the DICOM files, and
+:mod:`~efface.distort.readback` converts these again to see that a reader gets the same images.
 """
 
 from __future__ import annotations
