@@ -292,9 +292,10 @@ def match(
     """The image, place and volume whose stored voxels equal the frame's pixels, every one.
 
     ``values``: the frame's stored pixels, shape (rows, columns). A volume is taken once as long as
-    another equal one waits. Raises :class:`Unmapped` if there is none.
+    another equal one waits, in this image or a later one: an image that a series holds twice is
+    distorted twice. Raises :class:`Unmapped` if there is none.
     """
-    fits = False
+    fits, again = False, None
     for image in converted:
         where = place(frame, image.affine, image.raw.shape)
         if where is None:
@@ -304,12 +305,19 @@ def match(
             t = _match_scaled(frame, values, image, where)
         else:
             t = _match_stored(values, image, where)
-        if t is not None:
+        if t is None:
+            continue
+        if (where, t) not in image.used:
+            image.used.add((where, t))
             return image, where, t
+        again = again or (image, where, t)
+    if again:
+        return again  # a frame that comes twice has the same voxels as before
     raise Unmapped("pixels differ from the voxels" if fits else "no voxels where a frame lies")
 
 
 def _match_stored(values: NDArray[np.generic], image: Converted, where: Place) -> int | None:
+    """The volume that holds the pixels, the first that is not taken if there is one."""
     if where not in image.planes:
         index: dict[bytes, list[int]] = {}
         for t in reversed(range(image.raw.shape[3])):
@@ -318,14 +326,18 @@ def _match_stored(values: NDArray[np.generic], image: Converted, where: Place) -
     waiting = image.planes[where].get(_digest(values))
     if waiting is None:
         return None
-    # the last is kept: a frame that comes twice has the same voxels as before
-    return waiting.pop() if len(waiting) > 1 else waiting[0]
+    while len(waiting) > 1 and (where, waiting[-1]) in image.used:
+        waiting.pop()
+    return waiting[-1]
 
 
 def _match_scaled(
     frame: Frame, values: NDArray[np.generic], image: Converted, where: Place
 ) -> int | None:
-    """dcm2niix applies the scale itself, to floats, where frames differ in it."""
+    """As :func:`_match_stored`, for floats.
+
+    dcm2niix applies the scale itself, to floats, where frames differ in it.
+    """
     scaled = values.astype(np.float64) * frame.slope + frame.intercept
     allowed = 1e-6 * max(float(np.abs(scaled).max()), abs(frame.slope))
     if allowed > 0.25 * abs(frame.slope):
@@ -334,7 +346,6 @@ def _match_scaled(
     for t in range(image.raw.shape[3]):
         if (np.abs(where.of(image.raw[..., t]) - scaled) <= allowed).all():
             if (where, t) not in image.used:
-                image.used.add((where, t))
                 return t
             again = t
     return again

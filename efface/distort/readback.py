@@ -97,9 +97,7 @@ def world(directions: Float, affine: Float) -> Float:
     return out / np.where(length > 0, length, 1)
 
 
-def check(
-    folder: Path, places: Mapping[str, Sequence[Placed]], released: Sequence[Image]
-) -> str:
+def check(folder: Path, places: Mapping[str, Sequence[Placed]], released: Sequence[Image]) -> str:
     """What a reader of a series' files gets otherwise than it is released, or nothing.
 
     ``places``: by name of the file in ``folder``, where its frames lie in the images. Where
