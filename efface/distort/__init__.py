@@ -307,7 +307,7 @@ def _write_series(
         if mosaic.is_mosaic(raw) and mosaic.is_lost(written := dicom.read(where)):
             where.unlink()
             del places[where.name]
-            for one, place in mosaic.split(written, found, key):
+            for one, place in mosaic.split(written, found, key, len(places)):
                 where = target / f"{len(places) + 1:06d}.dcm"
                 where.write_bytes(dicom.encoded(one))
                 places[where.name] = (place,)

@@ -28,12 +28,13 @@ def is_lost(mosaic: Dataset) -> bool:
 
 
 def split(
-    mosaic: FileDataset, places: Sequence[Placed], key: Key
+    mosaic: FileDataset, places: Sequence[Placed], key: Key, before: int
 ) -> Iterator[tuple[FileDataset, Placed]]:
     """The slices of a mosaic, each with its place as a file of one frame.
 
-    ``mosaic``: scrubbed, with the pixels to be released; ``places``: of its tiles. Files of slices
-    have the mosaic's attributes, but for those that say where it lies and which file it is.
+    ``mosaic``: scrubbed, with the pixels to be released; ``places``: of its tiles; ``before``: how
+    many slices of the series come before it, which gives instance numbers. Files of slices have
+    the mosaic's attributes, but for those that say where it lies and which file it is.
     """
     values = pixels(mosaic)
     common = copy.deepcopy(mosaic)
@@ -44,7 +45,6 @@ def split(
     if len(places) > 1:
         first, second = (p.frame.plane[:, 2] for p in places[:2])
         common.SpacingBetweenSlices = f"{np.linalg.norm(second - first):.8g}"
-    before = (int(common.get("InstanceNumber") or 1) - 1) * len(places)
     for n, place in enumerate(places, 1):
         frame, ds = place.frame, copy.deepcopy(common)
         tile = np.ascontiguousarray(values[frame.number, frame.rows, frame.columns])
