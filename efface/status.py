@@ -30,6 +30,7 @@ LEAK = "identifier found"
 FACE_REMAINS = "face may remain"
 BRAIN_TOUCHED = "brain would be touched"
 DICOM_UNMAPPED = "DICOM could not be matched to the NIfTI"
+DICOM_DIFFERS = "DICOM does not convert to the NIfTI"
 STAGE_FAILED = "stage failed"
 IDENTITY = "identity in doubt"
 

@@ -63,7 +63,8 @@ def run(
     Writes ``{scan}.nii.gz``, ``.json`` and, for diffusion, ``.bval`` and ``.bvec``. One
     :class:`Scan` for each image, and one with status fail for each series that yields none.
     ``measures``: ``datatype`` (empty: no place in BIDS), ``source_series``,
-    ``frame_of_reference``, ``shape``, ``spacing`` in mm. ``rules`` are those of the setting
+    ``frame_of_reference``, ``shape``, ``spacing`` in mm, and ``gradients`` (rows of b-values and
+    of directions) where there are any. ``rules`` are those of the setting
     ``names``. Raises :class:`EffaceError` for a rule that is not usable; a series that cannot be
     converted never takes the others down.
     """
@@ -247,7 +248,7 @@ def _image(
 ) -> _Image:
     img = nifti.load(path)
     shape = nifti.dimensions(img.shape)
-    gradients = (_numbers(bval), _numbers(bvec))
+    gradients = (numbers(bval), numbers(bvec))
     b_values = [b for row in gradients[0] for b in row]
     affine = np.asarray(img.affine, dtype=np.float64)
     known = names.facts(series["attributes"], raw, shape, affine, b_values)
@@ -257,8 +258,11 @@ def _image(
     )
 
 
-def _numbers(path: Path | None) -> list[list[float]]:
-    """Rows of a gradient file; raises :class:`ValueError` if it holds anything but numbers."""
+def numbers(path: Path | None) -> list[list[float]]:
+    """Rows of a .bval or .bvec file, none without one.
+
+    Raises :class:`ValueError` if it holds anything but numbers.
+    """
     if path is None:
         return []
     rows = [[float(v) for v in line.split()] for line in path.read_text("utf-8-sig").splitlines()]
@@ -335,6 +339,7 @@ def _write(
             "datatype": datatype,
             "shape": [int(n) for n in img.shape],
             "spacing": [round(float(s), 4) for s in spacing],
+            **({"gradients": image.gradients} if all(counts) else {}),
         },
     )
     return scan.mark("review", f"{REVIEW}: no BIDS name ({why})") if why else scan

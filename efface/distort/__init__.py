@@ -1,7 +1,8 @@
 """Distort: the face goes, from the NIfTI and from the DICOM form of every scan, for good.
 
 :mod:`~efface.distort.region` says which voxels, :mod:`~efface.distort.methods` what takes their
-place, :mod:`~efface.distort.dicom` brings the new voxels back into the DICOM files.
+place, :mod:`~efface.distort.dicom` brings the new voxels back into the DICOM files, and
+:mod:`~efface.distort.readback` converts these again to see that a reader gets the same images.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface import nifti
-from efface.distort import dicom, methods
+from efface.distort import dicom, methods, mosaic, readback
 from efface.distort.folded import folded, spare_brain_below
 from efface.distort.methods import METHODS, replace
 from efface.distort.region import Bool, coverage, parse_features, region, spare_brain
@@ -36,6 +37,7 @@ from efface.segment.organs import voxel_sizes
 from efface.segment.pose import Head
 from efface.status import (
     BRAIN_TOUCHED,
+    DICOM_DIFFERS,
     DICOM_UNMAPPED,
     NOT_CONVERTED,
     REVIEW,
@@ -66,6 +68,8 @@ class _Distorted:
     before: nib.Nifti1Image
     after: nib.Nifti1Image
     mask: Bool
+    gradients: tuple[list[list[float]], list[list[float]]] = ([], [])
+    """Rows of numbers in the b-value and the b-vector file."""
 
 
 def deface_image(
@@ -127,7 +131,7 @@ def run(
     no file; the others go on. Raises :class:`EffaceError` for an unknown feature or method.
     """
     methods.method(method)
-    task = _Task(folder, parse_features(features), method)
+    task = _Task(folder, parse_features(features), method, key)
     labelled = {s.scan: s for s in segment[1].scans}
     scrubbed = {s.series: s for s in scrub[1].scans}
     series = {s["series"]: s for s in session["series"] if s["kind"] == "image"}
@@ -165,6 +169,7 @@ class _Task:
     folder: Path
     features: tuple[str, ...]
     method: str
+    key: Key
     faults: list[Exception] = field(default_factory=list)
 
     def failed(self, scan: Scan, fault: Exception, *written: str) -> Scan:
@@ -224,7 +229,8 @@ def _nifti(
         reason = f"{REVIEW}: method {task.method} keeps something of the face"
         result = result.mark("review", reason)
     result = dataclasses.replace(result, files={"nifti": image, "mask": mask_name})
-    return result, _Distorted(result, before, after, mask)
+    gradients = scan.measures.get("gradients", ([], []))
+    return result, _Distorted(result, before, after, mask, gradients)
 
 
 def _dicom(
@@ -248,14 +254,17 @@ def _dicom(
     if not done:
         return scan if scan.status == "fail" else scan.mark("fail", NOT_CONVERTED)
     target = f"dicom/{name}"
+    released = [_released(d) for d in done]
     try:
-        measures = _write_series(
+        measures, places = _write_series(
             headers.measures["sources"],
             headers_folder,
             task.folder / target,
-            [_converted(d) for d in done],
+            [_converted(d, image) for d, image in zip(done, released, strict=True)],
+            key=task.key,
             says_so=task.features == ("face",) and any(d.mask.any() for d in done),
         )
+        what = readback.check(task.folder / target, places, released)
     except dicom.Unmapped as e:
         _remove(task.folder / target)
         scan = scan.mark("fail", f"{DICOM_UNMAPPED}: {e}")
@@ -267,6 +276,9 @@ def _dicom(
         if of_machine(e):
             raise
         return task.failed(scan, e, target)
+    if what:
+        _remove(task.folder / target)
+        return scan.mark("fail", f"{DICOM_DIFFERS}: {what}")
     return dataclasses.replace(scan, files={"dicom": target}, measures=measures)
 
 
@@ -283,36 +295,58 @@ def _write_series(
     scrubbed: Path,
     target: Path,
     converted: list[dicom.Converted],
+    key: Key,
     says_so: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, tuple[dicom.Placed, ...]]]:
     """Write each scrubbed file with the distorted pixels of its raw one.
 
-    ``says_so``: the headers shall state that the face was removed.
+    A mosaic whose scrubbed header no longer says how its tiles lie becomes one file a slice;
+    ``key`` gives these their UIDs. ``says_so``: the headers shall state that the face was removed.
+    Returns measures and, by name of the file, where its frames lie in the images.
     """
     from efface.scrub import state_face_removed
 
     replaced = pixels = 0
+    places: dict[str, tuple[dicom.Placed, ...]] = {}
     derived = any(c.mask.any() for c in converted)
     for source, scrubbed_name in sources:
         raw = dicom.read(Path(source))
         values = dicom.pixels(raw)
-        new, mask = dicom.distorted(raw, values, converted)
+        new, mask, found = dicom.placed(raw, values, converted)
         if not np.array_equal(new[~mask], values[~mask]):
             raise dicom.Unmapped("pixels outside the face changed")
-        where = target / Path(scrubbed_name).name
+        where = target / f"{len(places) + 1:06d}.dcm"
         state = state_face_removed if says_so else None
         dicom.write(scrubbed / scrubbed_name, where, raw, new, state, derived)
+        places[where.name] = found
+        if mosaic.is_mosaic(raw) and mosaic.is_lost(written := dicom.read(where)):
+            where.unlink()
+            del places[where.name]
+            for one, place in mosaic.split(written, found, key, len(places)):
+                where = target / f"{len(places) + 1:06d}.dcm"
+                where.write_bytes(dicom.encoded(one))
+                places[where.name] = (place,)
         replaced += int(mask.sum())
         pixels += mask.size
-    return {
-        "files": len(sources),
+    measures = {
+        "files": len(places),
         "region_voxels": replaced,
         "region_fraction": round(replaced / max(pixels, 1), 6),
         "outside_changed": 0,
     }
+    return measures, places
 
 
-def _converted(done: _Distorted) -> dicom.Converted:
+def _released(done: _Distorted) -> readback.Image:
+    """The NIfTI that is released, as a reader of the DICOM should get it."""
+    bval, bvec = done.gradients
+    # where frames differ in scale, DICOM holds the new voxels rounded to the frame's slope
+    floats = nifti.stored(done.after).dtype.kind == "f"
+    free = done.mask if floats else None
+    return readback.image(done.after, bval[0] if bval else (), bvec, free)
+
+
+def _converted(done: _Distorted, image: readback.Image) -> dicom.Converted:
     def four(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
         return voxels if voxels.ndim == 4 else voxels[..., None]
 
@@ -322,6 +356,8 @@ def _converted(done: _Distorted) -> dicom.Converted:
         four(nifti.stored(done.after)),
         done.mask,
         np.asarray(done.before.affine, dtype=np.float64),
+        *nifti.scaling(done.after),
+        image.gradients,
     )
 
 

@@ -35,7 +35,7 @@ It only has to name one voxel; the proof is that the values are equal. Positions
 header add up over the slices, because dcm2niix takes the gap from the first ones (seen: 0.19).
 """
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 _STALE = (
     0x00280106,  # Smallest Image Pixel Value
@@ -116,6 +116,10 @@ class Converted:
     mask: Bool
     """What was replaced, shape (x, y, z)."""
     affine: Float
+    slope: float = 1.0
+    intercept: float = 0.0
+    gradients: Float | None = None
+    """Shape (t, 4): b-value in s/mm² and direction, unit vector in RAS; None without b-values."""
     planes: dict[Place, dict[bytes, list[int]]] = field(default_factory=dict)
     """Per place, digest of each volume's plane to the volumes that have it and wait for a frame."""
     used: set[tuple[Place, int]] = field(default_factory=set)
@@ -144,7 +148,7 @@ def frames(ds: Dataset) -> tuple[Frame, ...]:
             if "MOSAIC" in (ds.get("ImageType") or ()):
                 return _mosaic(ds)
             plane = _plane(ds.PixelSpacing, ds.ImageOrientationPatient, ds.ImagePositionPatient)
-            return (_whole(ds, 0, plane, *_rescale(ds)),)
+            return (_whole(ds, 0, plane, *rescale(ds)),)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as e:
         raise Unmapped(f"the position of a frame is missing ({type(e).__name__})") from e
 
@@ -156,7 +160,7 @@ def _plane(spacing: Sequence[Any], orientation: Sequence[Any], position: Sequenc
     if first.shape != (3,):
         raise Unmapped("the position of a frame is missing")
     # orientation is (along a row, down a column); spacing is (between rows, between columns)
-    plane: Float = _LPS_TO_RAS @ np.stack(
+    plane: Float = LPS_TO_RAS @ np.stack(
         [along[1] * row_step, along[0] * column_step, first], axis=1
     )
     return plane
@@ -166,7 +170,8 @@ def _whole(ds: Dataset, number: int, plane: Float, slope: float, intercept: floa
     return Frame(number, slice(0, int(ds.Rows)), slice(0, int(ds.Columns)), plane, slope, intercept)
 
 
-def _rescale(ds: Dataset) -> tuple[float, float]:
+def rescale(ds: Dataset) -> tuple[float, float]:
+    """Rescale Slope and Intercept of a dataset or functional group; 1 and 0 where absent."""
     slope, intercept = ds.get("RescaleSlope"), ds.get("RescaleIntercept")
     return 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
 
@@ -190,7 +195,7 @@ def _enhanced(ds: Dataset) -> tuple[Frame, ...]:
         )
         name = "PixelValueTransformationSequence"
         scale = (own.get(name) or shared.get(name) or [Dataset()])[0]
-        out.append(_whole(ds, n, plane, *_rescale(scale)))
+        out.append(_whole(ds, n, plane, *rescale(scale)))
     return tuple(out)
 
 
@@ -209,9 +214,9 @@ def _mosaic(ds: Dataset) -> tuple[Frame, ...]:
     for n in range(count):
         top, left = n // across * rows, n % across * columns
         first = affine[:3, 3] + n * affine[:3, 2]
-        plane = _LPS_TO_RAS @ np.stack([affine[:3, 0], affine[:3, 1], first], axis=1)
+        plane = LPS_TO_RAS @ np.stack([affine[:3, 0], affine[:3, 1], first], axis=1)
         where = slice(top, top + rows), slice(left, left + columns)
-        out.append(Frame(0, *where, plane, *_rescale(ds)))
+        out.append(Frame(0, *where, plane, *rescale(ds)))
     return tuple(out)
 
 
@@ -287,9 +292,10 @@ def match(
     """The image, place and volume whose stored voxels equal the frame's pixels, every one.
 
     ``values``: the frame's stored pixels, shape (rows, columns). A volume is taken once as long as
-    another equal one waits. Raises :class:`Unmapped` if there is none.
+    another equal one waits, in this image or a later one: an image that a series holds twice is
+    distorted twice. Raises :class:`Unmapped` if there is none.
     """
-    fits = False
+    fits, again = False, None
     for image in converted:
         where = place(frame, image.affine, image.raw.shape)
         if where is None:
@@ -299,12 +305,19 @@ def match(
             t = _match_scaled(frame, values, image, where)
         else:
             t = _match_stored(values, image, where)
-        if t is not None:
+        if t is None:
+            continue
+        if (where, t) not in image.used:
+            image.used.add((where, t))
             return image, where, t
+        again = again or (image, where, t)
+    if again:
+        return again  # a frame that comes twice has the same voxels as before
     raise Unmapped("pixels differ from the voxels" if fits else "no voxels where a frame lies")
 
 
 def _match_stored(values: NDArray[np.generic], image: Converted, where: Place) -> int | None:
+    """The volume that holds the pixels, the first that is not taken if there is one."""
     if where not in image.planes:
         index: dict[bytes, list[int]] = {}
         for t in reversed(range(image.raw.shape[3])):
@@ -313,14 +326,18 @@ def _match_stored(values: NDArray[np.generic], image: Converted, where: Place) -
     waiting = image.planes[where].get(_digest(values))
     if waiting is None:
         return None
-    # the last is kept: a frame that comes twice has the same voxels as before
-    return waiting.pop() if len(waiting) > 1 else waiting[0]
+    while len(waiting) > 1 and (where, waiting[-1]) in image.used:
+        waiting.pop()
+    return waiting[-1]
 
 
 def _match_scaled(
     frame: Frame, values: NDArray[np.generic], image: Converted, where: Place
 ) -> int | None:
-    """dcm2niix applies the scale itself, to floats, where frames differ in it."""
+    """As :func:`_match_stored`, for floats.
+
+    dcm2niix applies the scale itself, to floats, where frames differ in it.
+    """
     scaled = values.astype(np.float64) * frame.slope + frame.intercept
     allowed = 1e-6 * max(float(np.abs(scaled).max()), abs(frame.slope))
     if allowed > 0.25 * abs(frame.slope):
@@ -329,7 +346,6 @@ def _match_scaled(
     for t in range(image.raw.shape[3]):
         if (np.abs(where.of(image.raw[..., t]) - scaled) <= allowed).all():
             if (where, t) not in image.used:
-                image.used.add((where, t))
                 return t
             again = t
     return again
@@ -341,6 +357,15 @@ def _digest(plane: NDArray[np.generic]) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A frame, and the volume of a converted image that holds it."""
+
+    frame: Frame
+    image: Converted
+    volume: int
+
+
 def distorted(
     ds: Dataset, values: NDArray[np.generic], converted: list[Converted]
 ) -> tuple[NDArray[np.generic], Bool]:
@@ -350,13 +375,23 @@ def distorted(
     dtype and a mask of the same shape; pixels outside the mask are the raw ones. Raises
     :class:`Unmapped` if a frame's place cannot be proven.
     """
+    new, mask, _ = placed(ds, values, converted)
+    return new, mask
+
+
+def placed(
+    ds: Dataset, values: NDArray[np.generic], converted: list[Converted]
+) -> tuple[NDArray[np.generic], Bool, tuple[Placed, ...]]:
+    """As :func:`distorted`, with the place of each frame, in the order of :func:`frames`."""
     out, where_changed = values.copy(), np.zeros(values.shape, dtype=bool)
+    places = []
     stored, signed = int(ds.get("BitsStored", ds.BitsAllocated)), values.dtype.kind == "i"
     low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
     seen = np.zeros(values.shape, dtype=bool)
     for frame in frames(ds):
         tile = frame.number, frame.rows, frame.columns
         image, where, t = match(frame, values[tile], converted)
+        places.append(Placed(frame, image, t))
         mask = where.of(image.mask)
         new = where.of(image.distorted[..., t])[mask].astype(np.float64)
         if image.raw.dtype.kind == "f":
@@ -367,7 +402,7 @@ def distorted(
     # a mosaic has empty tiles beyond its last slice; anything else there has not been looked at
     if not seen.all() and values[~seen].any():
         raise Unmapped("pixels outside all frames")
-    return out, where_changed
+    return out, where_changed, tuple(places)
 
 
 def _graphics(ds: Dataset) -> list[Any]:
@@ -420,11 +455,11 @@ def _rewindow(ds: Dataset, values: NDArray[Any]) -> None:
         if "WindowCenterWidthExplanation" in group:
             del group.WindowCenterWidthExplanation
 
-    window(ds, values, _rescale(ds))
+    window(ds, values, rescale(ds))
     shared = (ds.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     name = "PixelValueTransformationSequence"
     for n, own in enumerate(ds.get("PerFrameFunctionalGroupsSequence", [])):
-        scale = _rescale((own.get(name) or shared.get(name) or [Dataset()])[0])
+        scale = rescale((own.get(name) or shared.get(name) or [Dataset()])[0])
         if n == 0 and shared.get("FrameVOILUTSequence"):
             window(shared.FrameVOILUTSequence[0], values, scale)
         if own.get("FrameVOILUTSequence"):
@@ -480,6 +515,16 @@ def write(
         state(ds)
     if ds.file_meta.get("TransferSyntaxUID") != uid.ImplicitVRLittleEndian:
         ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    content = encoded(ds)
+    again = pixels(pydicom.dcmread(io.BytesIO(content), specific_tags=list(_DESCRIPTION)))
+    if again.dtype != values.dtype or not np.array_equal(again, values):
+        raise Unmapped("what was written does not read back")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+
+
+def encoded(ds: FileDataset) -> bytes:
+    """The bytes of a little endian file."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -487,9 +532,4 @@ def write(
         pydicom.dcmwrite(
             buffer, ds, implicit_vr=implicit, little_endian=True, enforce_file_format=True
         )
-    content = buffer.getvalue()
-    again = pixels(pydicom.dcmread(io.BytesIO(content), specific_tags=list(_DESCRIPTION)))
-    if again.dtype != values.dtype or not np.array_equal(again, values):
-        raise Unmapped("what was written does not read back")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
+    return buffer.getvalue()

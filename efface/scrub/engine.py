@@ -21,7 +21,7 @@ from pydicom.datadict import dictionary_VM
 
 from efface import __version__, status
 from efface.pseudonym import Key
-from efface.scrub import codes
+from efface.scrub import codes, csa, diffusion
 from efface.scrub import streams as compressed
 from efface.scrub.bits import Cells, cells, cleared
 from efface.scrub.codec import DamagedError, Element, Syntax, standard_vr
@@ -156,6 +156,8 @@ def scrub(
     known = _known(key, subject, policy, who.words, form, signed)
     job = Job(key, subject, policy, who, form, signed, charset, known)
     kept = {e.tag: e for e in _scrub(job, elements, 0)}
+    for e in diffusion.standard(elements, form.little):
+        kept[e.tag] = e
     if "graphics" in retain:
         kept |= {e.tag: e for e in _cleared_overlays(elements, form)}
     kept[_PIXELS], layout = _pixels(job, elements, form)
@@ -434,6 +436,9 @@ def _safe(job: Job, e: Element, safe: Safe) -> Element | None:
     elif safe.vr == "LO":
         kept = _technical(job, Element(_SEQUENCE_NAME, "SH", e.value))
         value = kept.value if kept else None
+    elif safe.vr == "OB":
+        value = csa.clean(e.value)
+        return Element(e.tag, "OB", value) if value and not job.who.in_bytes(value) else None
     elif not _are_plausible(e.value, safe.vr, job.form.little) or job.who.in_bytes(e.value):
         value = None
     if not value:

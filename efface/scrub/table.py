@@ -20,6 +20,7 @@ from importlib.resources import files
 from typing import Literal
 
 from efface.errors import EffaceError
+from efface.scrub import diffusion
 
 Action = Literal["X", "Z", "D", "U", "K", "C", "text", "vr"]
 """Remove, empty, dummy, new UID, keep, clean, technical text, or what its VR says."""
@@ -192,7 +193,8 @@ def safe_private() -> dict[tuple[str, int], Safe]:
 
 def wanted_private(retain: Iterable[str]) -> frozenset[int]:
     """The private elements that are worth reading, as :func:`efface.scrub.codec.parse` asks."""
-    return frozenset(e for _, e in safe_private()) if "safe-private" in retain else frozenset()
+    safe = safe_private() if "safe-private" in retain else ()
+    return diffusion.PRIVATE.union(e for _, e in safe)
 
 
 # a letter, a number, or a letter with a number: T1, E2, B1000, 2D
