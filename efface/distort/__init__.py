@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from efface.distort.methods import METHODS, replace
 from efface.distort.region import Bool, coverage, parse_features, region
 from efface.distort.unseen import add_unseen
 from efface.errors import EffaceError, of_machine
+from efface.inventory.ocr import CLEAR
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
 from efface.segment import pose as poses
@@ -240,6 +242,7 @@ def _dicom(
             task.folder / target,
             [_converted(d) for d in done],
             says_so=task.features == ("face",) and any(d.mask.any() for d in done),
+            no_text=series.get("text") == CLEAR,
         )
     except dicom.Unmapped as e:
         _remove(task.folder / target)
@@ -269,10 +272,12 @@ def _write_series(
     target: Path,
     converted: list[dicom.Converted],
     says_so: bool,
+    no_text: bool,
 ) -> dict[str, Any]:
     """Write each scrubbed file with the distorted pixels of its raw one.
 
-    ``says_so``: the headers shall state that the face was removed.
+    ``says_so``: the headers shall state that the face was removed; ``no_text``: and that the
+    pictures were searched for text and have none.
     """
     from efface.scrub import state_face_removed
 
@@ -285,7 +290,7 @@ def _write_series(
         if not np.array_equal(new[~mask], values[~mask]):
             raise dicom.Unmapped("pixels outside the face changed")
         where = target / Path(scrubbed_name).name
-        state = state_face_removed if says_so else None
+        state = partial(state_face_removed, no_text=no_text) if says_so else None
         dicom.write(scrubbed / scrubbed_name, where, raw, new, state, derived)
         replaced += int(mask.sum())
         pixels += mask.size

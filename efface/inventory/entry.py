@@ -89,7 +89,10 @@ def _series(series: dict[str, dict[str, Any]], head: Header, found: Found, key: 
 def _look_for_text(
     series: dict[str, dict[str, Any]], files: list[dict[str, Any]], mode: ocr.Mode
 ) -> None:
-    """Withhold the images of each series whose picture shows text; say of each what was done."""
+    """Withhold the images of each series whose picture shows text, and note what was searched.
+
+    A series in doubt keeps its images and the reason to review it, ``doubt``.
+    """
     members: dict[str, list[dict[str, Any]]] = {}
     for f in files:
         if f["series"] and not f["reason"]:
@@ -98,8 +101,10 @@ def _look_for_text(
         whole.sort(key=lambda f: (f["number"] is None, f["number"] or 0, f["path"]))
         paths = [f["path"] for f in whole]
         reason, series[where]["text"] = ocr.look(paths, series[where]["attributes"], mode)
-        for f in whole:
-            f["reason"] = reason
+        series[where]["doubt"] = reason
+        if reason == ocr.REASON:
+            for f in whole:
+                f["reason"] = reason
 
 
 def _digest_twins(files: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from efface.inventory import bids
 from efface.inventory.entry import Entry, digest
+from efface.inventory.ocr import CLEAR
 from efface.pseudonym import Key
 from efface.status import DUPLICATE, STAGE_FAILED, TRUNCATED, Status, worst
 
@@ -139,8 +140,9 @@ def _settle(
     series: dict[str, dict[str, Any]] = {}
     for entry in entries:
         for where, described in entry["series"].items():
-            if where not in series or described["rank"] < series[where]["rank"]:
-                series[where] = described
+            other = series.get(where, described)
+            chosen = described if described["rank"] < other["rank"] else other
+            series[where] = _with_worse_text(chosen, described if chosen is other else other)
     first: dict[tuple[str, str], dict[str, Any]] = {}
     for f in files:
         if f["reason"] or not f["instance"]:
@@ -151,6 +153,12 @@ def _settle(
     if entries and entries[0]["source"] == "bids":
         _adopt(files)
     return files, series
+
+
+def _with_worse_text(series: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The series, with what the search for text said of either: of two entries each saw a part."""
+    worse = max(series, other, key=lambda s: (bool(s.get("doubt")), s.get("text") != CLEAR))
+    return {**series, **{k: worse[k] for k in ("text", "doubt") if k in worse}}
 
 
 def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -188,6 +196,9 @@ def _series(described: dict[str, Any], members: list[dict[str, Any]]) -> dict[st
         whole = [m for m in members if not m["reason"]]
         whole.sort(key=lambda m: (_rank(m["number"]), m["path"]))
         out["status"], out["reasons"] = _judge(whole, members)
+        if whole and described.get("doubt"):
+            out["status"] = worst(out["status"], "review")
+            out["reasons"].append(described["doubt"])
     out["files"] = [m["path"] for m in whole or members]
     out["stats"] = [[m["path"], m["bytes"], m["mtime_ns"]] for m in members]
     return out
