@@ -20,6 +20,8 @@ STEPS = 4
 
 Coarsely stored noise has equal neighbours too, one or two steps from the next value.
 """
+MOST = 0.9
+"""Most that is asked of that step, as a fraction of the whole range."""
 SHARP = 0.75
 """Fraction of the boundary that must be an edge. Letters touch, and lie over bright tissue."""
 HEIGHT = 4
@@ -124,8 +126,9 @@ def _edge(values: NDArray[np.int64], codes: NDArray[np.intp]) -> float:
     share = np.cumsum(np.bincount(codes)) / codes.size
     low, high = (values[np.searchsorted(share, s)] for s in (0.01, 0.99))
     usual = float(np.median(np.diff(values))) if values.size > 1 else 1.0
-    # a picture of nothing but text has two values
-    return float(min(max(EDGE * (high - low), STEPS * usual), (values[-1] - values[0]) / 2))
+    # a picture of nothing but text has two values, and so may have one of nothing but noise
+    step = min(max(EDGE * (high - low), STEPS * usual), MOST * (values[-1] - values[0]))
+    return float(max(step, STEPS))
 
 
 def _is_text(

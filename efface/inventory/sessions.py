@@ -11,6 +11,7 @@ from typing import Any
 from efface.inventory import bids
 from efface.inventory.entry import Entry, digest
 from efface.inventory.ocr import CLEAR
+from efface.inventory.split import withhold_split
 from efface.pseudonym import Key
 from efface.status import DUPLICATE, STAGE_FAILED, TRUNCATED, Status, worst
 
@@ -57,6 +58,8 @@ def merge(entries: Sequence[Entry], key: Key) -> list[Session]:
         session["series"].append(_series(described, members))
     for session in sessions.values():
         session["series"].sort(key=_order)
+        if source == "dicom":
+            withhold_split(session["series"])
         stats = [s.pop("stats") for s in session["series"]]
         text = json.dumps([session, stats], sort_keys=True)
         session["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:16]
