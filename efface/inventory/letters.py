@@ -27,7 +27,9 @@ SHARP = 0.75
 HEIGHT = 4
 """Least length of a letter's longer side, and least number of its pixels."""
 LARGEST = 0.25
-"""Longest side of a letter, as a fraction of the picture's longer side."""
+"""Longest shorter side of a letter, as a fraction of the picture's longer side."""
+FILLED = 0.7
+"""Most of its box that a word of touching letters fills."""
 COUNT, PIXELS = 3, 12
 """Least number of letters close to each other, and of their pixels together."""
 GAP = 12
@@ -157,26 +159,31 @@ def _is_text(
             if where is not None
         ]
     ).reshape(-1, 5)
-    length = np.maximum(boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2])
-    fits = (length >= HEIGHT) & (length <= LARGEST * max(mask.shape))
+    high, wide = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
+    length, breadth = np.maximum(high, wide), np.minimum(high, wide)
+    fits = (length >= HEIGHT) & (breadth <= LARGEST * max(mask.shape))
+    # letters that touch are one region, but no block or line
+    word = (breadth >= HEIGHT) & (boxes[:, 4] <= FILLED * length * breadth)
     if row:
-        fits &= boxes[:, 1] - boxes[:, 0] >= HEIGHT
-    return _are_close(boxes[fits], length[fits], row)
+        fits &= high >= HEIGHT
+        word[:] = False
+    letters = np.where(word, length // np.maximum(breadth, 1), 1)
+    return _are_close(boxes[fits], letters[fits], row)
 
 
-def _are_close(boxes: NDArray[np.int64], length: NDArray[np.int64], row: bool) -> bool:
+def _are_close(boxes: NDArray[np.int64], letters: NDArray[np.int64], row: bool) -> bool:
     """Whether a chain of boxes close to each other has enough letters and pixels."""
-    if len(boxes) < COUNT:
+    if letters.sum() < COUNT:
         return False
+    top, bottom, left, right, pixels = boxes.T
     gap = np.maximum(
-        *(
-            np.maximum.outer(boxes[:, n], boxes[:, n]) - np.minimum.outer(stop, stop)
-            for n, stop in ((0, boxes[:, 1]), (2, boxes[:, 3]))
-        )
+        np.maximum.outer(top, top) - np.minimum.outer(bottom, bottom),
+        np.maximum.outer(left, left) - np.minimum.outer(right, right),
     )
-    close = gap <= np.maximum(np.maximum.outer(length, length), GAP)
+    size = np.maximum(bottom - top, right - left) / letters
+    close = gap <= np.maximum(np.maximum.outer(size, size), GAP)
     if row:
-        close &= np.abs(np.subtract.outer(boxes[:, 1], boxes[:, 1])) <= 1
+        close &= np.abs(np.subtract.outer(bottom, bottom)) <= 1
     _, chain = connected_components(close, directed=False)
-    letters, pixels = np.bincount(chain), np.bincount(chain, boxes[:, 4])
-    return bool(((letters >= COUNT) & (pixels >= PIXELS)).any())
+    enough = np.bincount(chain, letters) >= COUNT
+    return bool((enough & (np.bincount(chain, pixels) >= PIXELS)).any())
