@@ -36,6 +36,8 @@ GAP = 12
 """Distance in pixels at which two letters are always close; beyond it, the size of the larger."""
 
 
+CUT = 0.1
+"""The highest value is that of cut off tissue if so many pixels, for one of it, are just below."""
 FRAMES = 3
 """Least number of frames of which equal pixels say anything."""
 
@@ -77,9 +79,14 @@ def has_letters(picture: NDArray[np.generic]) -> bool:
         for side in (a, b, c):
             stroke[side] |= equal
     often = np.flatnonzero(np.bincount(codes[stroke], minlength=values.size) >= PIXELS)
-    # the lowest value repeats in thin dark lines too, where an interpolation is cut off at zero:
-    # it counts as letters only in a row
-    return any(_is_text(codes == value, grey, step, row=value == 0) for value in often)
+    # where intensities are cut off, the lowest and the highest value repeat in tissue too: in thin
+    # dark lines and in bright spots. They count as letters only in a line
+    cut = {0}
+    pixels = np.bincount(codes.ravel())
+    below = pixels[(values > values[-1] - step) & (values < values[-1])].sum()
+    if below > CUT * pixels[-1]:
+        cut.add(values.size - 1)
+    return any(_is_text(codes == value, grey, step, value in cut) for value in often)
 
 
 class Still:
@@ -134,11 +141,11 @@ def _edge(values: NDArray[np.int64], codes: NDArray[np.intp]) -> float:
 
 
 def _is_text(
-    mask: NDArray[np.bool_], grey: NDArray[np.int64], step: float, row: bool = False
+    mask: NDArray[np.bool_], grey: NDArray[np.int64], step: float, line: bool = False
 ) -> bool:
     """Whether enough connected regions of the mask are like letters and close to each other.
 
-    With ``row``, these must end on the same row, one more or less.
+    With ``line``, these must end on the same row or column, one more or less.
     """
     regions, count = ndimage.label(mask, np.ones((3, 3), bool))
     size = np.bincount(regions.ravel(), minlength=count + 1)
@@ -164,14 +171,12 @@ def _is_text(
     fits = (length >= HEIGHT) & (breadth <= LARGEST * max(mask.shape))
     # letters that touch are one region, but no block or line
     word = (breadth >= HEIGHT) & (boxes[:, 4] <= FILLED * length * breadth)
-    if row:
-        fits &= high >= HEIGHT
-        word[:] = False
+    word &= not line
     letters = np.where(word, length // np.maximum(breadth, 1), 1)
-    return _are_close(boxes[fits], letters[fits], row)
+    return _are_close(boxes[fits], letters[fits], line)
 
 
-def _are_close(boxes: NDArray[np.int64], letters: NDArray[np.int64], row: bool) -> bool:
+def _are_close(boxes: NDArray[np.int64], letters: NDArray[np.int64], line: bool) -> bool:
     """Whether a chain of boxes close to each other has enough letters and pixels."""
     if letters.sum() < COUNT:
         return False
@@ -182,8 +187,15 @@ def _are_close(boxes: NDArray[np.int64], letters: NDArray[np.int64], row: bool) 
     )
     size = np.maximum(bottom - top, right - left) / letters
     close = gap <= np.maximum(np.maximum.outer(size, size), GAP)
-    if row:
-        close &= np.abs(np.subtract.outer(bottom, bottom)) <= 1
-    _, chain = connected_components(close, directed=False)
-    enough = np.bincount(chain, letters) >= COUNT
-    return bool((enough & (np.bincount(chain, pixels) >= PIXELS)).any())
+    ways = [close]
+    if line:
+        ways = [
+            close & (np.abs(np.subtract.outer(end, end)) <= 1) & np.logical_and.outer(tall, tall)
+            for end, tall in ((bottom, bottom - top >= HEIGHT), (right, right - left >= HEIGHT))
+        ]
+    for way in ways:
+        _, chain = connected_components(way, directed=False)
+        enough = np.bincount(chain, letters) >= COUNT
+        if (enough & (np.bincount(chain, pixels) >= PIXELS)).any():
+            return True
+    return False
