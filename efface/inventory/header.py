@@ -43,7 +43,10 @@ ATTRIBUTES = (
     *("ComplexImageComponent", "InversionRecovery"),
     *("ImageOrientationPatient", "ImagePositionPatient"),
 )
-"""Kept of a series' first image, for naming and splitting; restricted, since descriptions are free text."""
+"""Kept of a series' first image, to name it and to know split ones.
+
+Restricted, since descriptions are free text.
+"""
 
 _IDENTITY = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),

@@ -150,7 +150,8 @@ def _is_original(attributes: dict[str, Any]) -> bool:
 def _frames(paths: Sequence[str]) -> Iterator[tuple[NDArray[np.generic], bool]]:
     """Every frame as stored, shape (rows, columns), and whether it is first, middle or last.
 
-    Raises :class:`~efface.distort.dicom.Unmapped`, or what pydicom raises, where a file cannot be decoded.
+    Raises :class:`~efface.distort.dicom.Unmapped`, or what pydicom raises, for a file that cannot
+    be decoded.
     """
     from efface.distort import dicom  # imports much that inventory does not need
 

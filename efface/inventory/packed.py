@@ -21,9 +21,9 @@ _COMPRESSED = {
 
 
 def reason(start: bytes) -> str:
-    """Why a file that is not DICOM stays out, and what to do; ``start`` are its first bytes.
+    r"""Why a file that is not DICOM stays out, and what to do; ``start`` are its first bytes.
 
-    >>> reason(b"PK\\x03\\x04")
+    >>> reason(b"PK\x03\x04")
     'not DICOM: a zip archive; unpack it first'
     """
     for magic, name in _ARCHIVES.items():

@@ -21,7 +21,11 @@ def withhold_split(series: Iterable[dict[str, Any]]) -> None:
     for s in series:
         said = s["attributes"]
         single = s["kind"] == "image" and len(s["files"]) == 1 and "ImagePositionPatient" in said
-        if single and said.get("NumberOfFrames", 1) == 1 and "MOSAIC" not in str(said.get("ImageType")):
+        if (
+            single
+            and said.get("NumberOfFrames", 1) == 1
+            and "MOSAIC" not in str(said.get("ImageType"))
+        ):
             scans.setdefault(_scan(said), []).append(s)
     for slices in scans.values():
         if len({str(s["attributes"]["ImagePositionPatient"]) for s in slices}) < SLICES:
