@@ -1,15 +1,21 @@
 """Every file is accounted for once, with the right reason; sessions are stable."""
 
+import bz2
 import copy
+import gzip
+import io
 import json
+import lzma
 import os
 import shutil
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 from small_dicom import mr, write
 
-from efface import inventory
+from efface import inventory, status
 from efface.errors import EffaceError
 from efface.inventory import bids, objects
 from efface.pseudonym import Key
@@ -500,3 +506,142 @@ def test_real_exports(data, site):
             count[s["kind"]] = count.get(s["kind"], 0) + 1
             assert (s["kind"] == "object") <= (s["status"] == "fail")
     assert count["image"] >= 15
+
+
+def packed_files(image: bytes):
+    """Files that hold others, by name, and what their reason says."""
+    archive, tar = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as z:
+        z.writestr("IM1", image)
+    with tarfile.open(fileobj=tar, mode="w") as t:
+        info = tarfile.TarInfo("IM1")
+        info.size = len(image)
+        t.addfile(info, io.BytesIO(image))
+    empty = io.BytesIO()
+    zipfile.ZipFile(empty, "w").close()
+    nifti = bytes(344) + b"n+1\0" + bytes(200)
+    return {
+        "a.zip": (archive.getvalue(), "not DICOM: a zip archive; unpack it first"),
+        "empty": (empty.getvalue(), "not DICOM: a zip archive; unpack it first"),
+        "a.tar": (tar.getvalue(), "not DICOM: a tar archive; unpack it first"),
+        "v7": (
+            _without_magic(tar.getvalue()),
+            "not DICOM: a tar archive; unpack it first",
+        ),
+        "a.tgz": (
+            gzip.compress(tar.getvalue()),
+            "not DICOM: a tar archive compressed by gzip; unpack it first",
+        ),
+        "a.dcm.gz": (
+            gzip.compress(image),
+            "not DICOM: DICOM compressed by gzip; uncompress it first",
+        ),
+        "a.dcm.bz2": (
+            bz2.compress(image),
+            "not DICOM: a file compressed by bzip2; uncompress it first",
+        ),
+        "a.dcm.xz": (
+            lzma.compress(image),
+            "not DICOM: a file compressed by xz; uncompress it first",
+        ),
+        "a.nii": (nifti, "not DICOM: NIfTI, which is read from a BIDS dataset or by efface deface"),
+        "a.nii.gz": (
+            gzip.compress(nifti),
+            "not DICOM: NIfTI, which is read from a BIDS dataset or by efface deface",
+        ),
+        "cut.gz": (
+            gzip.compress(b"x" * 90)[:12],
+            "not DICOM: a file compressed by gzip; uncompress it first",
+        ),
+        "a.txt": (b"PK is how this text starts" * 30, "not DICOM"),
+        "zeros": (bytes(2000), "not DICOM"),
+    }
+
+
+def _without_magic(tar: bytes) -> bytes:
+    """The first header as tar wrote it before there was a magic number."""
+    head = bytearray(tar[:512])
+    head[257:265] = bytes(8)
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + tar[512:]
+
+
+@pytest.mark.parametrize("named", [str, lambda name: "IM0001.dcm"], ids=["as is", "as DICOM"])
+@pytest.mark.parametrize("name", list(packed_files(bytes(200))))
+def test_packed_files_are_named_by_their_content(tmp_path, name, named):
+    (path,) = write(tmp_path / "b", slices=1)
+    content, reason = packed_files(path.read_bytes())[name]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / named(name)).write_bytes(content)
+    assert reasons(tmp_path)[f"a/{named(name)}"] == reason
+
+
+def test_dicom_that_begins_like_an_archive_is_dicom(tmp_path):
+    (path,) = write(tmp_path / "a", slices=1)
+    for start in (b"PK\3\4", b"\x1f\x8b", b"II*\0"):
+        path.write_bytes(start + path.read_bytes()[len(start) :])
+        assert series_of(tmp_path)[0]["status"] == "pass"
+
+
+def test_a_source_that_is_an_archive_says_so(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as z:
+        z.writestr("IM1", b"x")
+    with pytest.raises(EffaceError, match="unpack an archive first"):
+        inventory.entries(tmp_path / "a.zip", KEY)
+
+
+def slices(folder, count, **changes):
+    """One image a series, at different positions."""
+    for n in range(1, count + 1):
+        write(
+            folder / str(n),
+            slices=1,
+            **{
+                "SeriesInstanceUID": f"1.2.3.4.{n}",
+                "ImagePositionPatient": [-12, -9, 2 * n],
+                **{k: v(n) if callable(v) else v for k, v in changes.items()},
+            },
+        )
+
+
+@pytest.mark.parametrize("count", [3, 12])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"SeriesNumber": lambda n: n, "FrameOfReferenceUID": lambda n: f"1.2.9.{n}"},
+        {"SeriesNumber": None, "SeriesDescription": None, "EchoTime": None},
+        {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
+    ],
+    ids=["same number", "own number and frame", "little said", "sagittal"],
+)
+def test_a_series_for_every_slice_is_refused_with_its_reason(tmp_path, count, changes):
+    slices(tmp_path / "a", count, **changes)
+    found = series_of(tmp_path)
+    assert len(found) == count
+    reason = f"{status.SPLIT}: {count} slices alike have a series UID each; give them the same"
+    assert {(s["status"], *s["reasons"]) for s in found} == {("fail", reason)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ImagePositionPatient": [0, 0, 0]},
+        {"ImageOrientationPatient": lambda n: [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1]][n % 2]},
+        {"EchoTime": lambda n: n},
+        {"SeriesDescription": lambda n: f"scan {n}"},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]},
+        {"StudyInstanceUID": lambda n: f"1.2.3.{n}"},
+    ],
+    ids=["same place", "turned", "echoes", "other scans", "mosaics", "other studies"],
+)
+def test_single_images_that_are_no_slices_of_one_scan_pass(tmp_path, changes):
+    slices(tmp_path / "a", 4, **changes)
+    assert {s["status"] for s in series_of(tmp_path)} == {"pass"}
+
+
+def test_a_whole_scan_beside_single_slices_passes(tmp_path):
+    write(tmp_path / "a" / "whole", SeriesInstanceUID="1.2.3.9")
+    slices(tmp_path / "a", 3)
+    assert sorted(s["status"] for s in series_of(tmp_path)) == ["fail"] * 3 + ["pass"]

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from efface.distort.methods import METHODS, replace
 from efface.distort.region import Bool, coverage, parse_features, region, spare_brain
 from efface.distort.unseen import add_unseen
 from efface.errors import EffaceError, of_machine
+from efface.inventory.ocr import CLEAR
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
 from efface.segment import pose as poses
@@ -263,6 +265,7 @@ def _dicom(
             [_converted(d, image) for d, image in zip(done, released, strict=True)],
             key=task.key,
             says_so=task.features == ("face",) and any(d.mask.any() for d in done),
+            no_text=series.get("text") == CLEAR,
         )
         what = readback.check(task.folder / target, places, released)
     except dicom.Unmapped as e:
@@ -297,12 +300,14 @@ def _write_series(
     converted: list[dicom.Converted],
     key: Key,
     says_so: bool,
+    no_text: bool,
 ) -> tuple[dict[str, Any], dict[str, tuple[dicom.Placed, ...]]]:
     """Write each scrubbed file with the distorted pixels of its raw one.
 
     A mosaic whose scrubbed header no longer says how its tiles lie becomes one file a slice;
-    ``key`` gives these their UIDs. ``says_so``: the headers shall state that the face was removed.
-    Returns measures and, by name of the file, where its frames lie in the images.
+    ``key`` gives these their UIDs. ``says_so``: the headers shall state that the face was removed;
+    ``no_text``: and that the pictures were searched for text and have none. Returns measures and,
+    by name of the file, where its frames lie in the images.
     """
     from efface.scrub import state_face_removed
 
@@ -316,7 +321,7 @@ def _write_series(
         if not np.array_equal(new[~mask], values[~mask]):
             raise dicom.Unmapped("pixels outside the face changed")
         where = target / f"{len(places) + 1:06d}.dcm"
-        state = state_face_removed if says_so else None
+        state = partial(state_face_removed, no_text=no_text) if says_so else None
         dicom.write(scrubbed / scrubbed_name, where, raw, new, state, derived)
         places[where.name] = found
         if mosaic.is_mosaic(raw) and mosaic.is_lost(written := dicom.read(where)):

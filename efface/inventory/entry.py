@@ -126,7 +126,10 @@ def _series(
 def _look_for_text(
     series: dict[str, dict[str, Any]], files: list[dict[str, Any]], mode: ocr.Mode
 ) -> None:
-    """Withhold the images of each series whose picture shows text; say of each what was done."""
+    """Withhold the images of each series whose picture shows text, and note what was searched.
+
+    A series in doubt keeps its images and the reason to review it, ``doubt``.
+    """
     members: dict[str, list[dict[str, Any]]] = {}
     for f in files:
         if f["series"] and not f["reason"]:
@@ -137,7 +140,9 @@ def _look_for_text(
         paths = [f["path"] for f in whole]
         reason, about = ocr.look(paths, series[whole[0]["series"]]["attributes"], mode)
         for f in whole:
-            f["reason"], series[f["series"]]["text"] = reason, about
+            series[f["series"]] |= {"text": about, "doubt": reason}
+            if reason == ocr.REASON:
+                f["reason"] = reason
 
 
 def _digest_twins(files: list[dict[str, Any]]) -> None:

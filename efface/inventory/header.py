@@ -18,7 +18,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from efface.inventory import objects
+from efface.inventory import objects, packed
 from efface.inventory.walk import Found
 from efface.status import (
     BURNED_IN,
@@ -41,8 +41,12 @@ ATTRIBUTES = (
     *("AcquisitionTime", "AcquisitionDateTime", "ContentTime", "SeriesNumber"),
     *("EchoPulseSequence", "EchoPlanarPulseSequence", "AcquisitionContrast"),
     *("ComplexImageComponent", "InversionRecovery"),
+    *("ImageOrientationPatient", "ImagePositionPatient"),
 )
-"""Kept of a series' first image, for naming; restricted, since descriptions are free text."""
+"""Kept of a series' first image, to name it and to know split ones.
+
+Restricted, since descriptions are free text.
+"""
 
 _IDENTITY = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
@@ -107,7 +111,8 @@ def _read(f: BinaryIO, size: int) -> Header:
     f.seek(0)
     bare = start[128:132] != b"DICM"
     if bare and start[:2] not in (b"\x02\0", b"\x08\0"):
-        return Header(NOT_DICOM)
+        f.seek(0)
+        return Header(packed.reason(f.read(packed.START)))
     if not bare and _DEFLATED.encode() in f.read(2048):
         f = _inflated(f, size)
         size = f.seek(0, os.SEEK_END)

@@ -1,9 +1,7 @@
-"""A look for writing in the picture of a series, where tesseract is installed.
+"""Search the pictures of a series for text that was drawn into them.
 
-Scanners do not write into the pictures they measure; workstations do, into what they derive: so
-one look is taken at a series that is not original and primary, or whose picture has many pixels of
-its very highest value, as writing has. tesseract (Apache-2.0) is called as a command and need not
-be there.
+Every frame is searched for letters. tesseract (Apache-2.0), called as a command where it is
+installed, then reads what is suspicious.
 """
 
 from __future__ import annotations
@@ -13,19 +11,28 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from efface.inventory import letters
 from efface.status import BURNED_IN
 
 Mode = Literal["auto", "always", "never"]
 
+CLEAR = "looked"
+"""Every frame was searched, and no text was found."""
+FOUND = "looked: text found"
+
 REASON = f"{BURNED_IN}: text in the picture"
-NO_ANSWER = f"{BURNED_IN}: tesseract gave no answer; look at the picture, then run with ocr: never"
+LETTERS = f"{BURNED_IN}: shapes like letters in the picture; look at it"
+NO_TESSERACT = f"{BURNED_IN}: tesseract is missing; install it, or run with ocr: never"
+NO_ANSWER = f"{BURNED_IN}: tesseract gave no answer; look at the picture, or run with ocr: never"
+NOT_DECODED = f"{BURNED_IN}: the pixels cannot be decoded; run with ocr: never to skip the search"
 
 _SECONDS = 60
 _LARGEST = 4096
@@ -33,39 +40,63 @@ _WIDTH = 2304
 _SURE = 70.0
 """Confidence (0 to 100) from which tesseract's word counts."""
 _WORD = re.compile(r"[^\W_]{3,}")
-_SATURATED = 24
-"""Pixels of the very highest value; a few are chance, a word has more."""
+_SHOWN = 3
+"""Frames that tesseract reads."""
 
 
 def look(paths: Sequence[str], attributes: dict[str, Any], mode: Mode = "auto") -> tuple[str, str]:
-    """Why to withhold a series for text in its picture (empty: no reason), and how that is known.
+    """Reason against a series for text in its pictures (empty: none), and how that is known.
 
-    ``paths`` are the files of one series in order; at most three frames of it are read, and
-    tesseract runs at most once, for 60 s at most. Where it fails, the series is withheld. A picture
-    that cannot be decoded shows no text: the stages after this one cannot read it either.
+    ``paths`` are the files of one series in order. Every frame is decoded and searched for letters
+    (:mod:`efface.inventory.letters`). tesseract reads three frames, for 60 s at most, where letters
+    were found, where the series is not original and primary, and with ``always``. With the reason
+    :data:`REASON` the series is to be withheld, with any other reviewed. The second part is
+    :data:`CLEAR` only if every frame was searched and nothing found.
     """
     if mode == "never":
         return "", "not looked: switched off"
+    try:
+        found, shown = _search(paths)
+    except Exception:  # a decoder meets anything
+        return NOT_DECODED, "not looked: the pixels cannot be decoded"
+    if mode == "auto" and not found and _is_original(attributes):
+        return "", CLEAR
+    doubt, seen = (LETTERS, FOUND) if found else ("", CLEAR)
     if shutil.which("tesseract") is None:
-        return "", "not looked: tesseract is missing"
-    derived = not _is_original(attributes)
-    frames = [p for path, index in _chosen(paths, attributes) if (p := _frame(path, index)).size]
-    if not frames:
-        return "", "not looked: not decoded"
-    if mode == "auto" and not derived and not any(is_saturated(f) for f in frames):
-        return "", "not looked: nothing suspicious"
-    shown = np.concatenate([_upright(f, frames[0].shape) for f in frames], axis=1)
-    # and below it the highest values alone: writing that lies on the brain stands out there
-    words = read(np.concatenate([shown, (shown == 1).astype(np.float32)]))
+        if found or mode == "auto":
+            return doubt, seen
+        return NO_TESSERACT, "not looked: tesseract is missing"
+    joined = np.concatenate([_upright(f, shown[0].shape) for f in shown], axis=1)
+    # and below it the highest values alone: text over the brain stands out there
+    words = read(np.concatenate([joined, (joined == 1).astype(np.float32)]))
     if words is None:
-        return NO_ANSWER, "not looked: tesseract gave no answer"
-    return REASON if is_text(words) else "", "looked"
+        return doubt or NO_ANSWER, FOUND if found else "not looked: tesseract gave no answer"
+    if is_text(words):
+        return REASON, FOUND
+    return doubt, seen
 
 
-def is_saturated(picture: NDArray[np.generic]) -> bool:
-    """Whether many pixels have the picture's very highest value, as writing has."""
-    top = picture.max()
-    return bool(top > picture.min() and np.count_nonzero(picture == top) >= _SATURATED)
+def _search(paths: Sequence[str]) -> tuple[bool, list[NDArray[np.generic]]]:
+    """Whether letters were found in any frame, and the pictures for tesseract to read.
+
+    These are the first three frames with letters, or the first, the middle and the last frame; and
+    the maximum over all frames, in which text of any one of them stands out from the air. Raises
+    what :func:`_frames` raises.
+    """
+    still = letters.Still()
+    drawn: list[NDArray[np.generic]] = []
+    chosen: list[NDArray[np.generic]] = []
+    highest = np.zeros((0, 0), np.float32)
+    for frame, wanted in _frames(paths):
+        still.add(frame)
+        if letters.has_letters(frame):
+            drawn.append(frame)
+        if wanted:
+            chosen.append(frame)
+        scaled = _scaled(frame)
+        same = highest.shape == scaled.shape
+        highest = np.maximum(highest, scaled) if same else scaled
+    return bool(drawn) or still.has_letters(), [*(drawn or chosen)[:_SHOWN], highest]
 
 
 def read(picture: NDArray[np.generic]) -> list[str] | None:
@@ -116,39 +147,36 @@ def _is_original(attributes: dict[str, Any]) -> bool:
     return [str(k).upper() for k in kind[:2]] == ["ORIGINAL", "PRIMARY"]
 
 
-def _chosen(paths: Sequence[str], attributes: dict[str, Any]) -> list[tuple[str, int]]:
-    """File and frame of the first, the middle and the last image."""
-    if len(paths) == 1:
-        frames = attributes.get("NumberOfFrames") or 1
-        last = frames - 1 if isinstance(frames, int) and frames > 0 else 0
-        return [(paths[0], n) for n in sorted({0, last // 2, last})]
-    return [(paths[n], 0) for n in sorted({0, len(paths) // 2, len(paths) - 1})]
+def _frames(paths: Sequence[str]) -> Iterator[tuple[NDArray[np.generic], bool]]:
+    """Every frame as stored, shape (rows, columns), and whether it is first, middle or last.
 
+    Raises :class:`~efface.distort.dicom.Unmapped`, or what pydicom raises, for a file that cannot
+    be decoded.
+    """
+    from efface.distort import dicom  # imports much that inventory does not need
 
-def _frame(path: str, index: int) -> NDArray[np.generic]:
-    """One frame as it is stored; empty where it cannot be decoded."""
-    import warnings
-
-    import pydicom
-    from pydicom.pixels.utils import pixel_array
-
-    nothing = np.zeros((0, 0))
-    try:
+    for n, path in enumerate(paths):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+            ds = dicom.read(Path(path))
             if not 0 < max(ds.Rows, ds.Columns) <= _LARGEST:
-                return nothing
-            frame = pixel_array(Path(path), index=index)
-    except Exception:  # a decoder meets anything
-        return nothing
-    return frame if frame.ndim == 2 else nothing
+                raise dicom.Unmapped("the picture is too large")
+            frames = dicom.pixels(ds)
+        for m, frame in enumerate(frames):
+            where, count = (m, len(frames)) if len(paths) == 1 else (n, len(paths))
+            yield frame, where in (0, count // 2, count - 1) and (m == 0 or len(paths) == 1)
+
+
+def _scaled(frame: NDArray[np.generic]) -> NDArray[np.float32]:
+    """The frame from 0 to 1, its highest value."""
+    low, high = float(frame.min()), float(frame.max())
+    scaled: NDArray[np.float32] = (frame.astype(np.float32) - low) / np.float32((high - low) or 1)
+    return scaled
 
 
 def _upright(frame: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The frame from 0 to 1 (its highest value), cut or padded to the height of the others."""
-    low, high = float(frame.min()), float(frame.max())
-    grey = ((frame.astype(np.float32) - low) / ((high - low) or 1)).astype(np.float32)
+    """The scaled frame, cut or padded to the height of the others."""
+    grey = _scaled(frame)
     out = np.zeros((shape[0], grey.shape[1]), np.float32)
     rows = min(shape[0], grey.shape[0])
     out[:rows] = grey[:rows]

@@ -11,6 +11,8 @@ from typing import Any
 from efface.inventory import bids
 from efface.inventory.entry import Entry, digest
 from efface.inventory.identity import Statement, Verdict, cross_check
+from efface.inventory.ocr import CLEAR
+from efface.inventory.split import withhold_split
 from efface.pseudonym import Key
 from efface.status import DUPLICATE, STAGE_FAILED, TRUNCATED, Status, worst
 
@@ -66,6 +68,8 @@ def merge(entries: Sequence[Entry], key: Key, verdict: Verdict | None = None) ->
         session["series"].append(_series(described, members, described["doubts"]))
     for session in sessions.values():
         session["series"].sort(key=_order)
+        if source == "dicom":
+            withhold_split(session["series"])
         stats = [s.pop("stats") for s in session["series"]]
         text = json.dumps([session, stats], sort_keys=True)
         session["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -168,8 +172,9 @@ def _settle(
                     "patient": [owner.patient, owner.issuer],
                 }
             where = places[stated] = f"{described['session']} {described['series']}"
-            if where not in series or described["rank"] < series[where]["rank"]:
-                series[where] = described
+            other = series.get(where, described)
+            chosen = described if described["rank"] < other["rank"] else other
+            series[where] = _with_worse_text(chosen, described if chosen is other else other)
     for f in files:
         f["series"] = places.get(f["series"], "")
     first: dict[tuple[str, str], dict[str, Any]] = {}
@@ -182,6 +187,12 @@ def _settle(
     if entries and entries[0]["source"] == "bids":
         _adopt(files)
     return files, series
+
+
+def _with_worse_text(series: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The series, with what the search for text said of either: of two entries each saw a part."""
+    worse = max(series, other, key=lambda s: (bool(s.get("doubt")), s.get("text") != CLEAR))
+    return {**series, **{k: worse[k] for k in ("text", "doubt") if k in worse}}
 
 
 def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -222,7 +233,7 @@ def _series(
         whole.sort(key=lambda m: (_rank(m["number"]), m["path"]))
         out["status"], out["reasons"] = _judge(whole, members)
     if out["status"] != "fail":
-        for reason in doubts:
+        for reason in (*doubts, *filter(None, [described.get("doubt")])):
             out["status"] = worst(out["status"], "review")
             out["reasons"].append(reason)
     out["files"] = [m["path"] for m in whole or members]

@@ -38,7 +38,7 @@ def entries(source: Path, key: Key) -> dict[str, str]:
     except FileNotFoundError as e:
         raise EffaceError(f"{source}: the source does not exist") from e
     except NotADirectoryError as e:
-        raise EffaceError(f"{source}: the source must be a folder") from e
+        raise EffaceError(f"{source}: the source must be a folder; unpack an archive first") from e
     except PermissionError as e:
         raise EffaceError(f"{source}: no permission to read the source") from e
     if not names:

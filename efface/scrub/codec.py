@@ -340,12 +340,11 @@ class _Reader:
             if tag == _PIXEL_DATA:
                 fragments, pos = self.fragments(pos, limit)
                 return Element(tag, vr, fragments=fragments), pos
-            # PS3.5 6.2.2 note 2: a UN of undefined length is an implicit little-endian sequence
-            inner = self
             if vr == "UN" and self.explicit:
-                inner = self._implicit()
                 vr = standard_vr(tag) if self.little else vr
-            items, pos = inner.items(pos, None, depth)
+                items, pos = self._unknown_items(pos, None, depth)
+            else:
+                items, pos = self.items(pos, None, depth)
             return (None if skipped else Element(tag, vr, items=items)), pos
         end = pos + length
         if end > limit:
@@ -368,16 +367,34 @@ class _Reader:
         vr = standard_vr(tag)
         if vr == "SQ":
             try:
-                items, _ = self._implicit().items(pos, end, depth)
-            except (DamagedError, struct.error, IndexError):
+                items, _ = self._unknown_items(pos, end, depth)
+            except DamagedError:
                 return Element(tag, "UN", self.data[pos:end])
             return Element(tag, vr, items=items)
         return Element(tag, vr, self.data[pos:end])
 
-    def _implicit(self) -> _Reader:
-        inner = _Reader(self.data, explicit=False, little=True, private=self.private)
-        inner.total = self.total
-        return inner
+    def _unknown_items(
+        self, pos: int, end: int | None, depth: int
+    ) -> tuple[list[list[Element]], int]:
+        """The items of a sequence whose VR is UN.
+
+        They are implicit little endian (PS3.5 6.2.2 note 2). Some systems leave them explicit: then
+        a VR stands where an implicit element has its length. Raises :class:`DamagedError` where
+        neither form reads to the end.
+        """
+        implicit = _Reader(self.data, explicit=False, little=True, private=self.private)
+        implicit.total = self.total
+        # 8 bytes of the item, 4 of its first element's tag
+        looks_explicit = self.data[pos + 12 : pos + 14] in _VRS
+        for reader in (self, implicit) if looks_explicit else (implicit, self):
+            before = self.total[0]
+            try:
+                return reader.items(pos, end, depth)
+            except (DamagedError, struct.error, IndexError) as e:
+                if e.args and e.args[0] == _TOO_MANY:
+                    raise
+                self.total[0] = before
+        raise DamagedError(f"{status.UNREADABLE}: a sequence with VR UN")
 
     def _wanted(self, group: int, number: int) -> bool:
         if 0x10 <= number <= 0xFF:

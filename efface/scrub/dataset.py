@@ -45,13 +45,16 @@ def scrub_dataset(
         raise WithheldError("data set", status.UNREADABLE) from e
 
 
-def state_face_removed(ds: Dataset) -> None:
-    """Say in the header, in place, that the face is gone: (0028,0302) and CID 7050's 113102.
+def state_face_removed(ds: Dataset, no_text: bool = False) -> None:
+    """State in the header, in place, that the face was removed: (0028,0302) and code 113102.
 
-    And (0028,0301), that no text is burned in, which the scrub asks of all that it lets pass. The
-    pixel stages call this; the scrub itself leaves the face where it is.
+    The code is of CID 7050. With ``no_text``, the pictures were searched for text and have none:
+    (0028,0301) becomes NO. Otherwise it stays as the source had it, or empty: not known.
     """
-    ds.BurnedInAnnotation = "NO"
+    if no_text:
+        ds.BurnedInAnnotation = "NO"
+    elif "BurnedInAnnotation" not in ds:
+        ds.BurnedInAnnotation = ""
     ds.RecognizableVisualFeatures = "NO"
     said = list(ds.get("DeidentificationMethodCodeSequence", []))
     if all(item.get("CodeValue") != "113102" for item in said):
