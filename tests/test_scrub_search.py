@@ -121,7 +121,7 @@ def test_files_without_a_finding_are_written_and_numbered(tmp_path, monkeypatch)
 
 def test_a_file_whose_people_cannot_be_read_is_not_written(tmp_path, monkeypatch):
     put(tmp_path / "in", "a")
-    monkeypatch.setattr(search, "_whose", lambda _: ("", ""))
+    monkeypatch.setattr(search, "_whose", lambda _: ("", "", ""))
     report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
     assert report.withheld == (("a", f"{status.UNREADABLE}: its identifiers"),)
 
@@ -129,7 +129,7 @@ def test_a_file_whose_people_cannot_be_read_is_not_written(tmp_path, monkeypatch
 @given(st.lists(st.tuples(st.sampled_from(["", *"abcdef"]), st.sampled_from(["", *"uvwxyz"]))))
 def test_groups_share_no_study_and_no_person(whose):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "_whose", lambda path: whose[int(path)])
+        patch.setattr(search, "_whose", lambda found: (*whose[int(found.path)], ""))
         made = search.groups([Found(str(n)) for n in range(len(whose))], [])
     places = [[int(f.path) for f in group.files] for group in made]
     assert sorted(n for some in places for n in some) == list(range(len(whose)))

@@ -59,6 +59,8 @@ LEAST = {"name": 3, "id": 4, "joined": 5, "digits": 6, "text": 8, "path": 6, "ui
 """Characters from which on a value counts, by the kind of value; ``joined``: of several parts."""
 _SMALLEST = 1000
 """The smallest number that is an identifier, if it is the whole value (``LEAST["digits"]``)."""
+_LONGEST = 1024
+"""Characters of an identifier at most: as many as an address (ST) has."""
 _MOST_WORDS = 8
 """Words of a name that are joined in pairs: 56 pairs."""
 
@@ -384,7 +386,7 @@ def described(value: str) -> set[Needle]:
         plain = part.strip()
         # a single word of a description is no identifier by itself
         several = len(re.split(r"[\s_^]+", plain)) > 1
-        if several and LEAST["text"] <= len(plain) <= 1024 and not _technical(plain):
+        if several and LEAST["text"] <= len(plain) <= _LONGEST and not _technical(plain):
             found.add(Needle("description", plain))
     return found
 
@@ -533,7 +535,7 @@ def _element(
     keyword = _keyword(ds, element)
     for one in values:
         text = str(one or "").strip()
-        if not text:
+        if not text or len(text) > _LONGEST:
             continue
         if element.VR == "PN":
             patient = element.tag.group == 0x0010

@@ -7,17 +7,16 @@ time are held: all studies of a person, and whoever shares a study with that per
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-
-from pydicom.filereader import read_partial
 
 from efface import status
 from efface.audit import leaks, needles
 from efface.inventory.walk import Found
-from efface.scrub.codec import DamagedError
+from efface.scrub.codec import DamagedError, load, read_file
+from efface.scrub.table import wanted_private
 
 _STUDY, _PATIENT = _WHOSE = 0x0020000D, 0x00100020
 
@@ -56,7 +55,8 @@ class Group:
 def groups(files: Iterable[Found], retain: Iterable[str]) -> list[Group]:
     """All files in groups that share neither a study nor a patient id, in the files' order.
 
-    Files whose header names neither are a group of their own.
+    Files whose header names neither are a group of their own. A file that cannot be read has the
+    reason.
     """
     retain = tuple(retain)
     parent: dict[str, str] = {}
@@ -66,27 +66,31 @@ def groups(files: Iterable[Found], retain: Iterable[str]) -> list[Group]:
             parent[key] = key = parent[parent[key]]
         return key
 
-    files = list(files)
-    keys = []
+    read, keys = [], []
     for found in files:
-        study, person = ("", "") if found.reason else _whose(found.path)
+        study, person, reason = _whose(found)
         if study and person:
             parent[root(study)] = root(person)
+        read.append(replace(found, reason=reason))
         keys.append(study or person)
     members: dict[str, list[Found]] = {}
-    for found, key in zip(files, keys, strict=True):
+    for found, key in zip(read, keys, strict=True):
         members.setdefault(root(key), []).append(found)
     return [Group(some, retain, named=bool(key)) for key, some in members.items()]
 
 
-def _whose(path: str) -> tuple[str, str]:
-    """Keys of the study and of the patient id that a file's header has; empty without one."""
+def _whose(found: Found) -> tuple[str, str, str]:
+    """Keys of the study and of the patient id in a file's header, and why it cannot be read.
+
+    Read as the scrub reads it, with its limits: what these refuse (deep nesting, an inflated
+    header) is not read for identifiers either.
+    """
+    if found.reason:
+        return "", "", found.reason
     try:
-        with warnings.catch_warnings(), Path(path).open("rb") as file:
-            warnings.simplefilter("ignore")
-            # what comes after is most of a header, and read again where something is scrubbed
-            ds = read_partial(file, lambda tag, *_: int(tag) > _STUDY, force=True)
-            study, person = (str(ds[t].value or "").strip() if t in ds else "" for t in _WHOSE)
-    except Exception:  # no DICOM, or damaged: the scrub says so
-        return "", ""
-    return f"study {study}" if study else "", f"person {person}" if person else ""
+        _, elements = read_file(load(found.path), wanted_private(()))
+    except DamagedError as e:
+        return "", "", e.args[0]
+    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _WHOSE}
+    study, person = (said.get(tag, "") for tag in _WHOSE)
+    return f"study {study}" if study else "", f"person {person}" if person else "", ""
