@@ -6,7 +6,9 @@ The default is one classic MR series of a phantom (256×256 voxels a file). The 
 (dicom-anonymizer, dicognito, dcm-anonymizer) are taken from this Python or from the one that
 --peer-python names, and none of them is a dependency of efface. Every tool reads each file from
 disk and writes its result to disk, in a process of its own on one core; imports and a first
-handful of files do not count. Rounds go in turn, so that a busy machine is busy for all of them.
+handful of files do not count. "efface" is the scrub of single files; "efface, whole folder" is what
+`efface scrub` does: it also reads all headers for identifiers and searches each result for them.
+Rounds go in turn, so that a busy machine is busy for all of them.
 """
 
 import argparse
@@ -137,7 +139,7 @@ def one_by_one(scrub, files, out):
 
 
 def whole_folder(source, out):
-    """The function behind the command `efface scrub`: also pseudonyms, duplicates, names."""
+    """The function behind the command `efface scrub`: also pseudonyms, duplicates, leak scan."""
     from efface.pseudonym import Key
     from efface.scrub import scrub_folder
 

@@ -53,8 +53,10 @@ def run(
     """The candidate of a session in ``folder``, and every series of it with its status.
 
     Writes ``bids/{sub}/{ses}/…``, ``dicom/{sub}/{ses}/{series}/…`` and ``pictures/…`` for scans
-    that did not fail; ``needles.json``. A scan in which anything is found fails and its files are
-    removed again. Series that the inventory withheld, or that a stage lost, are scans too.
+    that did not fail; ``needles.json``. A scan in which anything is found fails, in both forms
+    (DICOM series and the images made from it), and its files are removed again. Series that the
+    inventory withheld, or that a stage lost, are scans too.
+
     ``retain`` are the options of the scrub; what they keep of the person and the day goes into the
     measures ``person`` and ``acq_time``, for the tables of the release. ``key`` shifts the dates.
     With the ``layout`` ``derivative`` the names of images have ``desc-defaced``.
@@ -72,15 +74,33 @@ def run(
         )
         if staged.status != "fail":
             staged = _search(staged, folder, matcher, "uids" not in retain)
-        if staged.status == "fail":
-            _discard(staged, folder)
-            staged = replace(staged, files={})
         scans.append(staged)
+    scans = [_without_files(scan, folder) for scan in _in_both_forms(scans)]
     scans = [_with_kept(scan, session, retain, key) for scan in scans]
     scans += _missing(session, scans)
     write_atomic(folder / NEEDLES, needles.save(sought))
     _prune_empty(folder)
     return tuple(scans)
+
+
+def _in_both_forms(scans: Iterable[Scan]) -> list[Scan]:
+    """The scans, failed where an identifier was found in another form of the same series."""
+    scans = list(scans)
+    leaked = {s.series for s in scans if any(r.startswith(LEAK) for r in s.reasons)}
+    return [
+        s
+        if s.status == "fail" or s.series not in leaked
+        else s.mark("fail", f"{LEAK}: in another form of this series")
+        for s in scans
+    ]
+
+
+def _without_files(scan: Scan, folder: Path) -> Scan:
+    """The scan; if it failed, without its files, which are deleted."""
+    if scan.status != "fail":
+        return scan
+    _discard(scan, folder)
+    return replace(scan, files={})
 
 
 def _with_kept(

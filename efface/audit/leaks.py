@@ -22,6 +22,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
@@ -39,7 +40,8 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.values import convert_SQ
 
-from efface.audit.needles import LEGITIMATE, Needle, spellings
+from efface.audit.days import Days
+from efface.audit.needles import LEGITIMATE, Needle, folded, spellings
 
 _LOWER = bytes(b + 32 if 65 <= b <= 90 else b for b in range(256))
 _CHUNK = 1 << 18  # bytes looked at in one go: words and flags stay in the cache
@@ -98,8 +100,15 @@ class Matcher:
         patterns: dict[bytes, _Pattern] = {}
         strong: dict[bytes, _Pattern] = {}
         weak: dict[bytes, _Pattern] = {}
+        self._days = Days()
+        self._whole: dict[bytes, str] = {}
         # what several kinds share goes by the one that says most
         for needle in sorted(needles, key=lambda n: (n.kind == "file or folder name", n)):
+            if needle.whole:
+                self._whole.setdefault(needle.text.encode(), needle.kind)
+                continue
+            if self._days.add(needle.kind, needle.text):
+                continue
             for text in sorted(spellings(needle.text)):
                 for pattern in _patterns(needle.kind, text):
                     if needle.technical:
@@ -124,12 +133,20 @@ class Matcher:
     def search(self, data: bytes | memoryview, *, voxels: bool = False) -> list[tuple[int, str]]:
         """Offset and kind of every needle in ``data``; in ``voxels`` only of the long ones."""
         view = memoryview(data).cast("B")
-        tables = self._strong if voxels else self._all
-        return sorted(hit for table in tables for hit in table.search(view))
+        if voxels:
+            return sorted(hit for table in self._strong for hit in table.search(view))
+        hits = {hit for table in self._all for hit in table.search(view)}
+        return sorted(hits | set(self._days.search(view)))
 
     def search_people(self, data: bytes) -> list[tuple[int, str]]:
         """Offset and kind of every name that is a technical word too, in text about people."""
         return sorted(hit for table in self._technical for hit in table.search(memoryview(data)))
+
+    def whole(self, value: bytes) -> list[str]:
+        """Kinds of the short numbers that are one of the values, which backslashes part."""
+        parts = value.split(b"\\") if self._whole else []
+        known = (self._whole.get(part.strip(b" \0")) for part in parts)
+        return [kind for kind in known if kind is not None]
 
 
 def _tables(patterns: Iterable[_Pattern], forms: Iterable[tuple[int, int]]) -> list[_Table]:
@@ -419,10 +436,17 @@ def _json(data: bytes, matcher: Matcher, *, sidecar: bool) -> Iterator[tuple[str
             data = data.replace(f'"{key}"'.encode(), b'"' + b" " * len(key.encode()) + b'"')
     yield from _hits(matcher, data, "byte")
     strings = [(p, t) for p, t in _strings(content, "") if not (t in known and t == p)]
+    strings += [(p, folded(t)) for p, t in strings if not t.isascii()]
     for where, kind in _in_values(matcher.search, [t.encode() for _, t in strings]):
-        # a key is named only if it is one of ours: it might be the finding
-        place = strings[where][0]
-        yield kind, f"key {place}" if place in known else "a value"
+        yield kind, _key(strings[where][0], known)
+    for place, text in strings:
+        for kind in matcher.whole(text.encode()):
+            yield kind, _key(place, known)
+
+
+def _key(place: str, known: AbstractSet[str]) -> str:
+    """A key is named only if it is one of ours: it might be the finding."""
+    return f"key {place}" if place in known else "a value"
 
 
 def _in_values(
@@ -588,6 +612,12 @@ def _attributes(
     values: list[bytes] = []
     places: list[tuple[int, tuple[int, ...]]] = []
     forms: list[str] = []
+
+    def add(n: int, place: tuple[int, ...], vr: str, content: bytes) -> None:
+        values.append(content)
+        places.append((n, place))
+        forms.append(vr)
+
     rules: list[tuple[int, tuple[int, ...], str]] = []
     keys: dict[int, tuple[Any, ...]] = {}
     for n, top in enumerate(elements):
@@ -599,9 +629,9 @@ def _attributes(
         for place, vr, content in _flat(top, ()):
             rules += [(n, place, rule) for rule in _rules(place[-1], vr, content, uids, private)]
             if content:
-                values.append(content)
-                places.append((n, place))
-                forms.append(vr)
+                add(n, place, vr, content)
+                if vr in _OF_PEOPLE and not content.isascii():
+                    add(n, place, vr, _without_accents(content))
     if not any(int(e.tag) == 0x00120062 for e in elements):
         rules.append((-1, (0x00120062,), _NOT_STATED))
     dirty = {n for n, _, _ in rules}
@@ -611,6 +641,10 @@ def _attributes(
         n, place = places[where]
         dirty.add(n)
         yield _named(place), kind
+    for (n, place), vr, content in zip(places, forms, values, strict=True):
+        for kind in matcher.whole(content) if vr in _OF_PEOPLE and place[-1] != _CODE else ():
+            dirty.add(n)
+            yield _named(place), kind
     about = [i for i, vr in enumerate(forms) if vr in _OF_PEOPLE and places[i][1][-1] not in _OURS]
     for where, kind in _in_values(matcher.search_people, [values[i] for i in about]):
         n, place = places[about[where]]
@@ -621,6 +655,15 @@ def _attributes(
     matcher.clean.update(k for n, k in keys.items() if n not in dirty and len(k[2] or b"") <= 4096)
 
 
+def _without_accents(text: bytes) -> bytes:
+    """A text in plain letters: somebody may have written García where the header has Garcia."""
+    try:
+        return folded(text.decode()).encode()
+    except UnicodeDecodeError:
+        return folded(text.decode("latin-1")).encode()
+
+
+_CODE = 0x00080100  # Code Value: a number of a coding scheme
 _OF_PEOPLE = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 _OURS = frozenset(
     tag

@@ -4,9 +4,11 @@ Independent of the scrub: it reads the raw headers again and asks for nothing bu
 needle has a kind (``patient name``, ``serial number``, …), which is what a report prints; its text
 stays in the restricted zone.
 
-False alarms withhold data for nothing, so a value is no needle if it is too short to mean anything
-(see :data:`LEAST`), consists of technical words only, or is what a release legitimately says of the
-scanner (manufacturer, model, software, coil, sequence). docs/audit.md has the rules in full.
+An identifier of a person, a date or a study is always a needle, whatever technical attribute holds
+the same text. False alarms withhold data for nothing, so a value is no needle if it is too short
+(see :data:`LEAST`) or consists of technical words only. What names a thing (a station, a folder, a
+description) is no needle either where the header's maker, model, sequence, … is the same text and
+all its words are of our closed lists. docs/audit.md has the rules in full.
 """
 
 from __future__ import annotations
@@ -22,14 +24,20 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.datadict import dictionary_keyword, dictionary_VR, private_dictionary_description
+from pydicom.datadict import (
+    dictionary_keyword,
+    dictionary_VR,
+    private_dictionary_description,
+    tag_for_keyword,
+)
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 
@@ -43,16 +51,25 @@ class Needle:
     technical: bool = False
     """A person's name that is a technical word too (Field, Short, Gauss): sought only where text
     about people may stand, since releases hold the word of their own."""
+    whole: bool = False
+    """A number too short to be sought within a text: found only where it is the whole value."""
 
 
-LEAST = {"name": 3, "id": 4, "digits": 6, "text": 8, "path": 6, "uid": 8}
-"""Characters from which on a value counts, by the kind of value."""
+LEAST = {"name": 3, "id": 4, "joined": 5, "digits": 6, "text": 8, "path": 6, "uid": 8}
+"""Characters from which on a value counts, by the kind of value; ``joined``: of several parts."""
+_SMALLEST = 1000
+"""The smallest number that is an identifier, if it is the whole value (``LEAST["digits"]``)."""
+_LONGEST = 1024
+"""Characters of an identifier at most: as many as an address (ST) has."""
+_MOST_WORDS = 8
+"""Words of a name that are joined in pairs: 56 pairs."""
 
 _KINDS = {
     "PatientID": "patient id",
     "OtherPatientIDs": "patient id",
     "MedicalRecordLocator": "patient id",
     "InsurancePlanIdentification": "patient id",
+    "IssuerOfPatientID": "institution",
     "ResponsibleOrganization": "institution",
     "AccessionNumber": "accession number",
     "StudyID": "study id",
@@ -74,7 +91,7 @@ _KINDS = {
     "PersonAddress": "address",
     "PersonTelephoneNumbers": "telephone number",
     "InstitutionName": "institution",
-    "InstitutionAddress": "address",
+    "InstitutionAddress": "institution",
     "InstitutionalDepartmentName": "institution",
     "DeviceSerialNumber": "serial number",
     "PlateID": "serial number",
@@ -87,8 +104,8 @@ _KINDS = {
     "ScheduledStationName": "station",
     "ScheduledProcedureStepLocation": "station",
     "PerformedLocation": "station",
-    "CurrentPatientLocation": "institution",
-    "PatientInstitutionResidence": "institution",
+    "CurrentPatientLocation": "address",
+    "PatientInstitutionResidence": "address",
     "RequestingService": "institution",
 }
 _TEXTS = frozenset(
@@ -131,59 +148,106 @@ LEGITIMATE = [
     "ProtocolName",
     "ImagedNucleus",
 ]
+_EXAMINED = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "AcquisitionDateTime")
 _PRIVATE = re.compile(
     r"(?i)patient|serial|operator|physician|institut|station|hospital|address|accession"
 )
-# kinds that an option of the scrub lets through, by its name in config ``retain``
+# kinds that an option of the scrub lets through, by its name in config ``retain``; the dates of
+# dates-shifted are new ones, so the old ones stay identifiers
 _RETAINED = {
     "uids": {"uid"},
-    "device": {"serial number", "station", "device"},
-    "institution": {"institution", "address"},
+    "device": {"serial number", "station"},
+    "institution": {"institution"},
     "dates-full": {"date"},
 }
-_PLACEHOLDERS = frozenset({"00010101", "19000101", "18000101", "19700101", "99991231", "00000000"})
+_THINGS = frozenset({"station", "serial number", "description", "file or folder name"})
+"""Kinds that name a thing, which may be called as its maker, model or sequence is."""
+_DUMMY_DATE = "19000101"
+"""What the scrub writes where an object needs a date. Others that stand for none are out of range,
+or may be somebody's (1970-01-01)."""
 _TECHNICAL_WORDS = Path(__file__).parent / "technical.tsv"
-_COUNTER = re.compile(
-    r"(?i)(im|img|image|i|ser|s|se|series|mr|st|slice|z|brain|file|instance|run)?[-_.]?0*\d{1,5}"
-)
-_MONTHS = "January February March April May June July August September October November December"
+_COUNTED = r"(?i)(im|img|image|i|ser|s|se|series|mr|st|slice|z|brain|file|instance|run)?[-_.]?"
+_COUNTER = re.compile(_COUNTED + r"0*\d{1,5}")
+"""Names of files that are counted."""
+_FEW = re.compile(_COUNTED + r"\d{1,3}")
+"""The same for ids and names: four digits and more may name somebody."""
+
+
+@dataclass
+class Sources:
+    """Needles of several sources, collected file by file."""
+
+    found: set[Needle] = field(default_factory=set)
+    said: set[str] = field(default_factory=set)
+    """What their headers say of the scanner, lower case (see :func:`of_scanner`)."""
+    days: set[str] = field(default_factory=set)
+    """Days of the examination in their headers, in the forms of a needle."""
+    _seen: set[tuple[int, bytes]] = field(default_factory=set)
+
+    def add(self, path: Path) -> None:
+        """A file's name and, if it can be read, its header."""
+        self.found |= of_path(path)
+        if path.name.endswith((".nii", ".nii.gz", ".bval", ".bvec", ".tsv")):
+            return
+        if path.suffix == ".json":
+            self._add_sidecar(path)
+            return
+        ds = _header(path)
+        if ds is not None:
+            self.said |= of_scanner({k: ds.get(k) for k in self._new(ds, LEGITIMATE)})
+            for keyword in self._new(ds, _EXAMINED):
+                digits = str(ds.get(keyword) or "")[:8]
+                if valid_date(digits):
+                    self.days |= {n.text for n in _dates("date", digits)}
+            self.found |= of_dataset(ds, self._seen)
+
+    def _new(self, ds: Dataset, keywords: Iterable[str]) -> list[str]:
+        """Which of the keywords the data set has, with a value that is not known yet."""
+        return [k for k in keywords if k in ds and _raw(ds, tag_for_keyword(k)) not in self._seen]
+
+    def _add_sidecar(self, path: Path) -> None:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
+        except (OSError, ValueError):
+            return
+        if isinstance(content, dict):
+            model = {"ManufacturerModelName": content.get("ManufacturersModelName")}
+            self.said |= of_scanner(content | model)
+        self.found |= _of_sidecar(content)
+
+    def needles(self, retain: Iterable[str] = ()) -> frozenset[Needle]:
+        """What must not get out. What an option of ``retain`` lets through on purpose may."""
+        dropped = set().union(*(_RETAINED.get(option, set()) for option in retain))
+        # with dates-full these days are released, also if a test object was "born" on one of them
+        days = self.days if "date" in dropped else ()
+        return frozenset(
+            n
+            for n in self.found
+            if n.kind not in dropped
+            and n.text not in days
+            and not (n.kind in _THINGS and n.text.casefold() in self.said and _closed(n.text))
+        )
 
 
 def of_session(session: Mapping[str, Any], retain: Iterable[str] = ()) -> frozenset[Needle]:
     """The needles of a session from its inventory entry: headers, file and folder names.
 
     Every file's header is read, not only the first's: ids may change within a series. A file that
-    cannot be read gives its name alone. ``retain`` are the scrub's options: what an option lets
-    through on purpose is no needle.
+    cannot be read gives its name alone. ``retain`` are the scrub's options.
     """
-    found: set[Needle] = set()
-    legitimate: set[str] = set()
-    seen: set[tuple[int, bytes]] = set()
+    sources = Sources()
     for series in session["series"]:
         for name in series["files"]:
-            path = Path(name)
-            found |= of_path(path)
-            if path.name.endswith((".nii", ".nii.gz", ".bval", ".bvec", ".tsv")):
-                continue
-            if path.suffix == ".json":
-                found |= _of_sidecar(path)
-                continue
-            ds = _header(path)
-            if ds is not None:
-                legitimate |= _legitimate(ds)
-                found |= of_dataset(ds, seen)
+            sources.add(Path(name))
     if session.get("source") == "bids":
-        found |= _of_tables(session)
+        sources.found |= _of_tables(session)
     for patient in session.get("patient") or ():
-        found |= spelled("patient id", str(patient))
-    dropped = set().union(*(_RETAINED.get(option, set()) for option in retain))
+        sources.found |= spelled("patient id", str(patient))
     return frozenset(
         n
-        for n in found
-        if n.kind not in dropped
-        and n.text.casefold() not in legitimate
-        # a folder may be called "pictures": that is not where the report has the word from
-        and not (n.kind == "file or folder name" and n.text.casefold() in own_words())
+        for n in sources.needles(retain)
+        # a folder may be called "pictures": that is not where the release has the word from
+        if not (n.kind == "file or folder name" and n.text.casefold() in own_words())
     )
 
 
@@ -218,10 +282,10 @@ def of_path(path: Path) -> set[Needle]:
             least = LEAST["path"]
             if len(word) < least or _technical(word) or _COUNTER.fullmatch(word):
                 continue
-            if word.isdigit():
-                if valid_date(word):
-                    found |= _dates("date", word)
-                elif len(word) >= LEAST["digits"] and int(word) >= 10**6:
+            if re.fullmatch(r"\d{8}|\d{4}-\d\d-\d\d", word) and valid_date(word.replace("-", "")):
+                found |= _dates("date", word.replace("-", ""))
+            elif word.isdigit():
+                if len(word) >= LEAST["digits"] and int(word) >= 10**6:
                     found.add(Needle("file or folder name", word))
             else:
                 found.add(Needle("file or folder name", word))
@@ -233,38 +297,59 @@ def given(line: str, number: int) -> set[Needle]:
     kind, text = f"identifier on line {number}", line.strip()
     if not text:
         return set()
-    compact = re.sub(r"[-./]", "", text)
-    if len(text) in (8, 10) and valid_date(compact):
-        return _dates(kind, compact) | {Needle(kind, text)}
-    return {Needle(kind, t) for t in {text, *_joined(re.split(r"[\s^,_]+", text))}}
+    found = {Needle(kind, t) for t in {text, *_joined(re.split(r"[\s^,_]+", text))}}
+    digits = re.sub(r"[-./]", "", text)
+    if re.fullmatch(r"\d{8}", digits) and len(text) in (8, 10):
+        # year, month, day in any of their orders
+        for day in (digits, digits[4:] + digits[2:4] + digits[:2], digits[4:] + digits[:4]):
+            if valid_date(day):
+                found |= _dates(kind, day)
+    return found | spelled(kind, text)
 
 
 def spelled(kind: str, value: str) -> set[Needle]:
-    """The needles of an id, a place or another value that is used whole."""
+    """The needles of an id, a place or another value that is used whole.
+
+    Its parts are also sought with other separators between them, and the lines of an address
+    each by itself.
+    """
     text = value.replace("\0", "").strip()
     found: set[Needle] = set()
     # "PRISMA" is the scanner's, "PRISMA_C" a place's own name for it
-    if not text or _technical(text, letters=False) or _COUNTER.fullmatch(text):
+    if not text or _technical(text, letters=False) or _FEW.fullmatch(text):
         return found
-    least = LEAST["digits"] if text.isdigit() else LEAST["id"]
-    if len(text) >= least:
+    if text.isdigit():
+        # "000000" and "0001" are dummies and counters
+        if int(text) >= _SMALLEST:
+            found.add(Needle(kind, text, whole=len(text) < LEAST["digits"]))
+    elif len(text) >= LEAST["id"]:
         found.add(Needle(kind, text))
-        if re.search(r"[\s^_]", text) and not text.isdigit():
-            found |= {Needle(kind, j) for j in _joined(re.split(r"[\s^_]+", text)) if len(j) >= 8}
-    for run in re.findall(r"\d+", text):
-        if len(run) >= LEAST["digits"] and int(run) > 0:
+    parts = [p for p in re.split(r"[\W_]+", text) if p]
+    if len(parts) > 1:
+        # "55-20931" is no number, but "55.20931" is one, and "55 20931" may be two in a row
+        numbers = all(p.isdigit() for p in parts) and sum(map(len, parts)) < LEAST["text"]
+        for form in _joined(parts) | {"/".join(parts)}:
+            if numbers and re.search(r"[. ,]|^\d+$", form):
+                continue
+            if len(form) >= LEAST["joined"]:
+                found.add(Needle(kind, form))
+    for line in re.split(r"[,;^\r\n]+", text):
+        if len(line.strip()) >= LEAST["text"] and " " in line.strip() and not _technical(line):
+            found.add(Needle(kind, line.strip()))
+    for run in {*re.findall(r"\d+", text), "".join(re.findall(r"\d+", text))}:
+        if len(run) >= LEAST["digits"] and int(run) >= _SMALLEST:
             found.add(Needle(kind, run))
     return found
 
 
 def named(kind: str, value: str) -> set[Needle]:
-    """The needles of a person's name: each component, and both orders joined."""
+    """The needles of a person's name: each component, and any two of them joined in any order."""
     found: set[Needle] = set()
     for group in re.split(r"[=\\]", value.replace("\0", "")):
         words = [w for w in re.split(r"[\s^,]+", group.strip()) if w]
         if not words or group.strip().startswith("sub-"):
             continue
-        if all(w.casefold() in _NOBODY or _COUNTER.fullmatch(w) for w in words) or (
+        if all(w.casefold() in _NOBODY or _FEW.fullmatch(w) for w in words) or (
             _technical(group) and _NOBODY & {w.casefold() for w in words}
         ):
             continue  # "Brain^Phantom"
@@ -273,29 +358,42 @@ def named(kind: str, value: str) -> set[Needle]:
             if not word.isascii():
                 least = 2
             least = LEAST["digits"] if word.isdigit() else least
-            if len(word.strip(".")) >= least and not _COUNTER.fullmatch(word):
-                common = _technical(word) or word.casefold() in vocabulary()
-                found.add(Needle(kind, word.strip("."), common))
-            for part in re.split(r"[-._]", word):
-                # "tech.lindqvist", "Smith-Jones"
+            if len(word.strip(".")) >= least and not _FEW.fullmatch(word):
+                found.add(Needle(kind, word.strip("."), technical=_closed(word)))
+            for part in {*re.split(r"[-._]", word), re.sub("['`\u2019]", "", word)}:
+                # "tech.lindqvist", "Smith-Jones", "O'Brien"
                 if len(part) > 4 and not part.isdigit() and not _technical(part):
-                    found.add(Needle(kind, part, part.casefold() in vocabulary()))
+                    found.add(Needle(kind, part, technical=_closed(part)))
         # "De Clercq^Nele": the family name as it is written, then with the given names
         families = [f.strip() for f in group.split("^") if f.strip()]
-        for several in ([*families[:1]], families[:2], families[1::-1], words[:2], words[1::-1]):
-            flat = [w for f in several for w in f.split()]
-            if len(flat) > 1:
-                found |= {
-                    Needle(kind, j)
-                    for j in _joined(flat)
-                    if len(j) >= 5 and j.casefold() not in vocabulary()
-                }
+        several = [families[:1], families[:2], families[1::-1]]
+        orders = {tuple(w for f in each for w in f.split()) for each in several}
+        # "double-coil" is a word of ours, "Smith-Jones" two of somebody's
+        pieces = [
+            p for w in words for p in ([w] if _closed(w) else re.split(r"[-._]", w)) if p.strip(".")
+        ]
+        orders |= set(permutations(pieces[:_MOST_WORDS], 2))
+        for order in orders:
+            if "".join(order).casefold() not in vocabulary():
+                found |= {Needle(kind, j) for j in _joined([*order]) if len(j) >= LEAST["joined"]}
+    return found
+
+
+def described(value: str) -> set[Needle]:
+    """The needles of a free text: all of it, and the parts between carets."""
+    found: set[Needle] = set()
+    for part in {value, *value.split("^")}:
+        plain = part.strip()
+        # a single word of a description is no identifier by itself
+        several = len(re.split(r"[\s_^]+", plain)) > 1
+        if several and LEAST["text"] <= len(plain) <= _LONGEST and not _technical(plain):
+            found.add(Needle("description", plain))
     return found
 
 
 def valid_date(digits: str) -> bool:
     """Whether eight digits are a day that a source may mean (1880 to 2099)."""
-    if not re.fullmatch(r"\d{8}", digits) or digits in _PLACEHOLDERS:
+    if not re.fullmatch(r"\d{8}", digits) or digits == _DUMMY_DATE:
         return False
     try:
         return 1880 <= date(int(digits[:4]), int(digits[4:6]), int(digits[6:])).year < 2100
@@ -304,12 +402,14 @@ def valid_date(digits: str) -> bool:
 
 
 def save(needles: Iterable[Needle]) -> str:
-    """As JSON, for the restricted zone; without UIDs and without names that are technical words.
+    """As JSON, for the restricted zone; without UIDs, technical words and short numbers.
 
     They are for the search of a cohort's files. Those may hold no UID but new ones, which is a rule
     of structure, and no text about people.
     """
-    rows = sorted([n.kind, n.text] for n in needles if n.kind != "uid" and not n.technical)
+    rows = sorted(
+        [n.kind, n.text] for n in needles if n.kind != "uid" and not (n.technical or n.whole)
+    )
     return json.dumps(rows, indent=1) + "\n"
 
 
@@ -340,21 +440,25 @@ def spellings(text: str) -> set[str]:
     forms = {text}
     if not text.isascii():
         forms |= {unicodedata.normalize(f, text) for f in ("NFC", "NFD")}
-        plain = "".join(
-            c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c)
-        )
-        german = text
-        for letter, two in {
-            "ä": "ae",
-            "ö": "oe",
-            "ü": "ue",
-            "Ä": "Ae",
-            "Ö": "Oe",
-            "Ü": "Ue",
-        }.items():
-            german = german.replace(letter, two)
-        forms |= {plain, german.replace("ß", "ss"), text.upper(), text.lower(), text.casefold()}
+        two = unicodedata.normalize("NFC", text).translate(_TWO_LETTERS)
+        forms |= {folded(text), folded(two), text.upper(), text.lower(), text.casefold()}
     return forms
+
+
+def folded(text: str) -> str:
+    """The text without accents and with plain letters: ``García`` is Garcia, ``Łøß`` is Loss."""
+    plain = "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
+    return plain.translate(_PLAIN)
+
+
+def _both_cases(letters: Mapping[str, str]) -> dict[int, str]:
+    return str.maketrans({**letters, **{k.upper(): v.capitalize() for k, v in letters.items()}})
+
+
+_TWO_LETTERS = _both_cases({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
+# letters that are no letter with an accent to Unicode
+_PLAIN = _both_cases({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "æ": "ae", "œ": "oe"})
+_PLAIN |= {ord("ı"): "i", ord("ß"): "ss", ord("þ"): "th", ord("Þ"): "Th"}
 
 
 @cache
@@ -431,7 +535,7 @@ def _element(
     keyword = _keyword(ds, element)
     for one in values:
         text = str(one or "").strip()
-        if not text:
+        if not text or len(text) > _LONGEST:
             continue
         if element.VR == "PN":
             patient = element.tag.group == 0x0010
@@ -450,12 +554,7 @@ def _element(
         elif element.VR == "AE":
             found |= spelled("station", text)
         elif keyword in _TEXTS:
-            for part in {text, *text.split("^")}:
-                plain = part.strip()
-                # a single word of a description is no identifier by itself
-                several = len(re.split(r"[\s_^]+", plain)) > 1
-                if several and LEAST["text"] <= len(plain) <= 1024 and not _technical(plain):
-                    found.add(Needle("description", plain))
+            found |= described(text)
         elif element.tag.is_private and _PRIVATE.search(keyword):
             found |= (
                 named("private element", text)
@@ -464,18 +563,21 @@ def _element(
             )
 
 
-def _of_sidecar(path: Path) -> set[Needle]:
-    """A BIDS source's sidecar: the keys that have the name of a DICOM attribute."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return set()
+def _raw(ds: Dataset, tag: int | None) -> tuple[int, bytes]:
+    """Tag and undecoded value of an element, as :func:`_walk` remembers them."""
+    item = ds.get_item(tag) if tag is not None else None
+    raw = item.value if isinstance(item, RawDataElement) else None
+    return int(tag or 0), raw or b""
+
+
+def _of_sidecar(content: object) -> set[Needle]:
+    """A BIDS source's sidecar: the keys that have the name of a DICOM attribute, at any depth."""
     found: set[Needle] = set()
-    for key, value in content.items() if isinstance(content, dict) else ():
-        if not isinstance(value, str):
-            continue
+    for key, value in _pairs(content):
         if key in _KINDS:
             found |= spelled(_KINDS[key], value)
+        elif key in _TEXTS:
+            found |= described(value)
         elif (
             key.endswith(("Name", "Physician", "Physicians", "Operators")) and key not in LEGITIMATE
         ):
@@ -484,12 +586,21 @@ def _of_sidecar(path: Path) -> set[Needle]:
         elif key.endswith(("UID", "UIDs")) and not value.startswith("1.2.840.10008."):
             found.add(Needle("uid", value))
         elif "Date" in key and valid_date(re.sub(r"\D", "", value[:10])):
-            found |= _dates("date", re.sub(r"\D", "", value[:10]))
-    return {
-        n
-        for n in found
-        if n.text.casefold() not in {str(content.get(k, "")).casefold() for k in LEGITIMATE}
-    }
+            kind = "birth date" if "Birth" in key else "date"
+            found |= _dates(kind, re.sub(r"\D", "", value[:10]))
+    return found
+
+
+def _pairs(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text and integer in a sidecar, with the key that it stands under."""
+    if isinstance(value, Mapping):
+        for inner, one in value.items():
+            yield from _pairs(one, str(inner))
+    elif isinstance(value, list):
+        for one in value:
+            yield from _pairs(one, key)
+    elif isinstance(value, (str, int)) and not isinstance(value, bool):
+        yield key, str(value)
 
 
 def _of_tables(session: Mapping[str, Any]) -> set[Needle]:
@@ -509,12 +620,12 @@ def _of_tables(session: Mapping[str, Any]) -> set[Needle]:
     return found
 
 
-def _legitimate(ds: Dataset) -> set[str]:
-    """What a release may say of the scanner, lower case: whole; maker and model also by word."""
+def of_scanner(header: Mapping[str, object]) -> set[str]:
+    """What a header says of the scanner, lower case: whole values; maker and model also by word."""
     out: set[str] = set()
     for keyword in LEGITIMATE:
-        value = ds.get(keyword)
-        for one in value if _many(value) else [value]:
+        value = header.get(keyword)
+        for one in value if isinstance(value, Iterable) and _many(value) else [value]:
             text = str(one or "").strip().casefold()
             if text:
                 out.add(text)
@@ -524,16 +635,12 @@ def _legitimate(ds: Dataset) -> set[str]:
 
 
 def _dates(kind: str, digits: str) -> set[Needle]:
+    """A day of eight digits, as digits in three orders and as ISO date.
+
+    The search finds all other spellings of an ISO date (:class:`efface.audit.leaks.Matcher`).
+    """
     y, m, d = digits[:4], digits[4:6], digits[6:]
-    month = _MONTHS.split()[int(m) - 1]
-    day = str(int(d))
-    forms = {digits, d + m + y, m + d + y}
-    for s in "-/._":
-        forms |= {s.join((y, m, d)), s.join((d, m, y)), s.join((m, d, y))}
-    forms |= {f"{int(d)}.{int(m)}.{y}", f"{int(m)}/{int(d)}/{y}", f"{int(d)}/{int(m)}/{y}"}
-    for name in (month, month[:3]):
-        forms |= {f"{day} {name} {y}", f"{d}-{name}-{y}", f"{name} {day}, {y}", f"{d} {name} {y}"}
-    return {Needle(kind, f) for f in forms}
+    return {Needle(kind, form) for form in (digits, d + m + y, m + d + y, f"{y}-{m}-{d}")}
 
 
 def _joined(words: list[str]) -> set[str]:
@@ -560,16 +667,24 @@ def vocabulary() -> frozenset[str]:
 
 _NOBODY = frozenset(
     ("anon", "anonym", "anonymized", "anonymous", "case", "patient", "phantom", "test", "trial")
-) | {"unknown", "unnamed", "user", "volunteer"}
+) | {"removed", "unknown", "unnamed", "user", "volunteer"}
 """Words by which a name says that it is none."""
 
 
 def _technical(text: str, *, letters: bool = True) -> bool:
     """Whether all words are of scanners, folders or counting; ``letters``: or single letters."""
+    return _all_in(text, technical_words(), letters=letters)
+
+
+def _closed(text: str) -> bool:
+    """Whether all words are of our closed lists."""
+    return _all_in(text, technical_words() | vocabulary(), letters=True)
+
+
+def _all_in(text: str, known: frozenset[str], *, letters: bool) -> bool:
     words = [w for w in re.split(r"[\W_\d]+", text.casefold()) if w]
     # "C-5512-11", "MRC25326": four digits and more may name somebody, whatever stands beside them
     few = sum(c.isdigit() for c in text) < 4
-    known = technical_words()
     return few and bool(words) and all(w in known or (letters and len(w) == 1) for w in words)
 
 

@@ -30,6 +30,7 @@ from efface.scrub.codec import (
     write_file,
 )
 from efface.scrub.engine import SOP_CLASS, SOP_INSTANCE, refusal, scrub
+from efface.scrub.search import groups
 from efface.scrub.table import check_options, wanted_private
 
 _IMPLEMENTATION = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, 'efface').int}"
@@ -121,9 +122,10 @@ def scrub_folder(
     """Scrub every MR image below ``src`` into ``dst/sub-…/ses-…/series-…/000001.dcm``.
 
     Nothing in ``dst`` is named after a file or folder of the source. What is no MR image, is
-    damaged or occurs twice is left out and reported. All files are read twice: whose they are is
-    cross-checked over the whole folder first, and files of a study or person that contradicts
-    itself are left out. ``progress(done, all)`` is called per file.
+    damaged or occurs twice is left out and reported, and so is a file in whose scrubbed bytes an
+    identifier of its study or person is found (:mod:`efface.scrub.search`). Whose the files are is
+    cross-checked over the whole folder first; files of a study or person that contradicts itself
+    are left out. ``progress(done, all)`` is called per file.
     Raises :class:`EffaceError` if ``src`` is missing, or ``dst`` is not empty or within ``src``.
     """
     options = check_options(retain)
@@ -140,18 +142,24 @@ def scrub_folder(
     verdict = people.verdict(paths, key)
     # a link to an empty folder stays a link
     with new_folder(dst.resolve()) as folder:
-        for done, found in enumerate(paths, 1):
-            try:
-                series, data, uid = _scrub_found(found, key, options, verdict)
-                if uid in seen:
-                    raise DamagedError(status.DUPLICATE)
-                seen.add(uid)
-                counts[series] = counts.get(series, 0) + 1
-                write_whole(folder / series / f"{counts[series]:06d}.dcm", data)
-            except DamagedError as e:
-                withheld.append((str(Path(found.path).relative_to(root)), e.args[0]))
-            if progress:
-                progress(done, len(paths))
+        done = 0
+        for group in groups(paths, options):
+            for found in group.files:
+                try:
+                    series, data, uid = _scrub_found(found, key, options, verdict)
+                    if uid in seen:
+                        raise DamagedError(status.DUPLICATE)
+                    seen.add(uid)
+                    path = series / f"{counts.get(series, 0) + 1:06d}.dcm"
+                    group.check(path, data)
+                    counts[series] = counts.get(series, 0) + 1
+                    write_whole(folder / path, data)
+                except DamagedError as e:
+                    withheld.append((str(Path(found.path).relative_to(root)), e.args[0]))
+                done += 1
+                if progress:
+                    progress(done, len(paths))
+    withheld.sort()
     return Report(sum(counts.values()), len(counts), tuple(withheld), verdict)
 
 

@@ -1,0 +1,96 @@
+"""The leak scan of a folder's scrubbed files, with the identifiers of the people in that folder.
+
+The same search as the workflow's audit (:mod:`efface.audit.leaks`), and as independent of the rules
+of the scrub: the headers of the source are read again. The identifiers of one group of files at a
+time are held: all studies of a person, and whoever shares a study with that person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from efface import status
+from efface.audit import leaks, needles
+from efface.inventory.walk import Found
+from efface.scrub.codec import DamagedError, load, read_file
+from efface.scrub.table import wanted_private
+
+_STUDY, _PATIENT = _WHOSE = 0x0020000D, 0x00100020
+
+
+class Group:
+    """Files of a source that belong to the same people or studies."""
+
+    def __init__(self, files: Sequence[Found], retain: Iterable[str], *, named: bool) -> None:
+        self.files = files
+        self._retain = tuple(retain)
+        self._named = named
+
+    @cached_property
+    def _matcher(self) -> leaks.Matcher:
+        # made when it is first used: where all files are withheld nothing is searched
+        sources = needles.Sources()
+        for found in self.files:
+            if not found.reason:
+                sources.add(Path(found.path))
+        return leaks.Matcher(sources.needles(self._retain))
+
+    def check(self, path: Path, data: bytes) -> None:
+        """Search a scrubbed file; ``path`` is its place in the output folder.
+
+        Raises :class:`DamagedError` with the first finding (kind of identifier and attribute, never
+        the value), or if whose file it is could not be read.
+        """
+        if not self._named:
+            raise DamagedError(f"{status.UNREADABLE}: its identifiers")
+        uids = "uids" not in self._retain
+        told = leaks.scan(f"dicom/{path.as_posix()}", data, self._matcher, uids=uids)
+        if told:
+            raise DamagedError(f"{status.LEAK}: {told[0].kind} in {told[0].place}")
+
+
+def groups(files: Iterable[Found], retain: Iterable[str]) -> list[Group]:
+    """All files in groups that share neither a study nor a patient id, in the files' order.
+
+    Files whose header names neither are a group of their own. A file that cannot be read has the
+    reason.
+    """
+    retain = tuple(retain)
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = key = parent[parent[key]]
+        return key
+
+    read, keys = [], []
+    for found in files:
+        study, person, reason = _whose(found)
+        if study and person:
+            parent[root(study)] = root(person)
+        read.append(replace(found, reason=reason))
+        keys.append(study or person)
+    members: dict[str, list[Found]] = {}
+    for found, key in zip(read, keys, strict=True):
+        members.setdefault(root(key), []).append(found)
+    return [Group(some, retain, named=bool(key)) for key, some in members.items()]
+
+
+def _whose(found: Found) -> tuple[str, str, str]:
+    """Keys of the study and of the patient id in a file's header, and why it cannot be read.
+
+    Read as the scrub reads it, with its limits: what these refuse (deep nesting, an inflated
+    header) is not read for identifiers either.
+    """
+    if found.reason:
+        return "", "", found.reason
+    try:
+        _, elements = read_file(load(found.path), wanted_private(()))
+    except DamagedError as e:
+        return "", "", e.args[0]
+    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _WHOSE}
+    study, person = (said.get(tag, "") for tag in _WHOSE)
+    return f"study {study}" if study else "", f"person {person}" if person else "", ""

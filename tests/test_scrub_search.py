@@ -1,0 +1,140 @@
+"""The leak scan behind ``efface scrub``: a file is searched before it is written."""
+
+import io
+
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_scrub import KEY, as_file, image
+
+from efface import status
+from efface.inventory.walk import Found
+from efface.scrub import files, scrub_folder, search
+
+PERSON = {"PatientName": "García^José", "PatientID": "HX-77431", "PatientBirthDate": "19630417"}
+SR = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11", "Modality": "SR"}
+
+
+@pytest.fixture
+def slip(monkeypatch):
+    """A scrub that writes a text of ours into every file."""
+    real = files.scrub_elements
+
+    def planting(text):
+        def scrub_elements(*given_):
+            ds = pydicom.dcmread(io.BytesIO(real(*given_)))
+            ds.SequenceName = text
+            out = io.BytesIO()
+            ds.save_as(out)
+            return out.getvalue()
+
+        monkeypatch.setattr(files, "scrub_elements", scrub_elements)
+
+    return planting
+
+
+def put(folder, name, **attributes):
+    """A file in the folder, of a SOP instance of its own."""
+    folder.mkdir(exist_ok=True, parents=True)
+    number = len(list(folder.iterdir()))
+    ds = image(**{"SOPInstanceUID": f"1.2.3.4.{number}"} | PERSON | attributes)
+    (folder / name).write_bytes(as_file(ds))
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"),
+    [
+        *(
+            ("garcia jose", "patient name"),
+            ("JoseGarcia", "patient name"),
+            ("jose1", "patient name"),
+        ),
+        *(("x_garcia1", "patient name"), ("Garcia, Jose", "patient name")),
+        *(("hx77431", "patient id"), ("17.4.63", "birth date"), ("7-Mar-2019", "date")),
+    ],
+)
+def test_an_identifier_that_the_scrub_left_withholds_the_file(tmp_path, slip, written, kind):
+    slip(written)
+    put(tmp_path / "in", "a")
+    report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
+    assert (report.written, report.series) == (0, 0)
+    where = "(0018,0024) SequenceName"
+    assert report.withheld == (("a", f"{status.LEAK}: {kind} in {where}"),)
+    assert f"1 {status.LEAK}: {kind} in {where}" in report.summary()
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        # of the same study under another id, of the same person in another study
+        {"PatientID": "B-1", "SeriesInstanceUID": "1.2.3.3"},
+        {"StudyInstanceUID": "1.2.9", "SeriesInstanceUID": "1.2.9.1"},
+        # a report, which is withheld itself
+        SR,
+    ],
+)
+def test_a_file_is_searched_for_all_people_of_its_study_and_person(tmp_path, slip, other):
+    slip("mara_ostrander")
+    put(tmp_path / "in", "a")
+    put(tmp_path / "in", "b", **{"PatientName": "Ostrander^Mara", **other})
+    report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
+    assert ("a", f"{status.LEAK}: patient name in (0018,0024) SequenceName") in report.withheld
+    assert report.written == 0
+
+
+def test_names_of_folders_count(tmp_path, slip):
+    slip("ostrander 31")
+    put(tmp_path / "in" / "Ostrander_MARA_31", "a")
+    report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
+    assert [reason for _, reason in report.withheld] == [
+        f"{status.LEAK}: file or folder name in (0018,0024) SequenceName"
+    ]
+
+
+def test_what_an_option_keeps_is_no_finding(tmp_path, slip):
+    slip("Saint Wendel")
+    put(tmp_path / "in", "a", InstitutionName="Saint Wendel")
+    assert scrub_folder(tmp_path / "in", tmp_path / "out", KEY, ["device"]).written == 0
+    assert scrub_folder(tmp_path / "in", tmp_path / "out2", KEY, ["institution"]).written == 1
+
+
+def test_files_without_a_finding_are_written_and_numbered(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        put(tmp_path / "in", name, InstanceNumber={"a": 1, "b": 2, "c": 3}[name])
+    real = files.scrub_elements
+
+    def of_the_second(*given_):
+        ds = pydicom.dcmread(io.BytesIO(real(*given_)))
+        ds.SequenceName = "garcia" if ds.InstanceNumber == 2 else "tfl"
+        out = io.BytesIO()
+        ds.save_as(out)
+        return out.getvalue()
+
+    monkeypatch.setattr(files, "scrub_elements", of_the_second)
+    report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
+    assert [name for name, _ in report.withheld] == ["b"]
+    names = sorted(p.name for p in (tmp_path / "out").rglob("*.dcm"))
+    assert names == ["000001.dcm", "000002.dcm"]
+
+
+def test_a_file_whose_people_cannot_be_read_is_not_written(tmp_path, monkeypatch):
+    put(tmp_path / "in", "a")
+    monkeypatch.setattr(search, "_whose", lambda _: ("", "", ""))
+    report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
+    assert report.withheld == (("a", f"{status.UNREADABLE}: its identifiers"),)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", *"abcdef"]), st.sampled_from(["", *"uvwxyz"]))))
+def test_groups_share_no_study_and_no_person(whose):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_whose", lambda found: (*whose[int(found.path)], ""))
+        made = search.groups([Found(str(n)) for n in range(len(whose))], [])
+    places = [[int(f.path) for f in group.files] for group in made]
+    assert sorted(n for some in places for n in some) == list(range(len(whose)))
+    assert all(some == sorted(some) for some in places)
+    for one in range(2):
+        owners = [(whose[n][one], k) for k, some in enumerate(places) for n in some]
+        told = {(key, k) for key, k in owners if key}
+        assert len({key for key, _ in told}) == len(told)
