@@ -33,9 +33,11 @@ class Result:
 
     image: nib.Nifti1Image
     labels: NDArray[np.uint8]
-    """1 brain, 2 eyes, 3 nose, 4 ears, 5 mouth and chin, on the image's grid (X, Y, Z)."""
+    """1 brain, 2 eyes, 3 nose, 4 ears, 5 mouth and chin, on the image's grid (X, Y, Z).
+
+    If the head moved between the volumes of a 4D image: of the first of its positions."""
     mask: NDArray[np.bool_]
-    """The voxels that were replaced (X, Y, Z)."""
+    """The voxels that were replaced in all volumes, or in some if the head moved (X, Y, Z)."""
     report: Report
 
 
@@ -59,7 +61,7 @@ def deface(
     method or device that is not there.
     """
     from efface import nifti
-    from efface.distort import deface_image
+    from efface.distort import deface_positions
     from efface.distort.methods import method as known
     from efface.distort.region import parse_features
     from efface.qc import judge
@@ -72,6 +74,7 @@ def deface(
     if segmenter is None:
         segmenter = _loaded[models, device] = Segmenter.load(models, device)
     seen = segmenter.segment(img)
-    out, mask = deface_image(img, seen.labels, features, method, seed, seen.head)
-    status, reasons, measures = judge(img, out, seen, mask, features, method, segmenter)
+    out, masks = deface_positions(img, seen, features, method, seed)
+    status, reasons, measures = judge(img, out, seen, masks, features, method, segmenter)
+    mask = np.logical_or.reduce(masks)
     return Result(out, seen.labels, mask, Report(status, tuple(reasons), measures))

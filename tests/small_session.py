@@ -62,6 +62,8 @@ class Finder:
     head: None = None
     maybe_brain: None = None
     negative: bool = False
+    volumes: tuple = ()
+    moved: tuple = ()
 
     def again(self, img, labels, negative=False):
         return self.labels

@@ -123,7 +123,7 @@ def resample(v: Array, affine: NDArray[np.float64], grid: Grid) -> tuple[Array, 
     for axis in np.argsort([-s for s in v.strides], kind="stable"):
         f = factors[axis]
         if f > 1:
-            v = _averaged(v, int(axis), f)
+            v = averaged(v, int(axis), f)
             affine[:3, 3] += affine[:3, axis] * (f - 1) / 2
             affine[:3, axis] *= f
     to_voxel = np.linalg.inv(affine) @ grid.affine
@@ -138,7 +138,7 @@ def resample(v: Array, affine: NDArray[np.float64], grid: Grid) -> tuple[Array, 
     return out, inside
 
 
-def _averaged(v: Array, axis: int, f: int) -> Array:
+def averaged(v: Array, axis: int, f: int) -> Array:
     """Means of each ``f`` neighbours along an axis; a rest at the end is dropped."""
     n = v.shape[axis] // f
     cut: list[slice] = [slice(None)] * v.ndim
