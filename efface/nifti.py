@@ -67,7 +67,8 @@ def stored(img: nib.Nifti1Image) -> NDArray[np.generic]:
 def with_stored(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1Image:
     """A copy of ``img`` with other stored voxels: header geometry, dtype and scaling kept.
 
-    The voxels may be of fewer or more volumes than those of ``img``. It is read from bytes, as from a file: an image made of an array would lose the scaling.
+    The voxels may be of fewer or more volumes than those of ``img``. The copy is read from bytes,
+    as from a file: an image made of an array would lose the scaling.
     """
     header = img.header
     if voxels.shape != img.shape:

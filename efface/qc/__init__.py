@@ -217,35 +217,35 @@ def _verdict(
 ) -> Verdict:
     """What the gate says of each position of the head, in the volumes where it lies so.
 
-    Measures are those of the first position.
+    A reason that holds for a further position names its volumes. Measures are those of the first.
     """
-    out = Verdict()
+    verdicts = []
     for n, (one, mask) in enumerate(zip(_positions(seen), masks, strict=True)):
         old, new = volumes.only(before, one.volumes), volumes.only(after, one.volumes)
         told = known if n == 0 else ()
-        verdict = _of_position(old, new, one, mask, features, method, segmenter, told)
-        out = out + _elsewhere(verdict, one.volumes) if n else verdict
-        if verdict.status == "fail" and out.status == "fail":
-            break
-    if seen.moved:
-        out.measures["head_positions"] = len(masks)
-    return out
+        verdicts.append(_of_position(old, new, one, mask, features, method, segmenter, told))
+    first, *others = verdicts
+    if not others:
+        return first
+    where: dict[str, list[int]] = {}
+    status = first.status
+    for one, verdict in zip(seen.moved, others, strict=True):
+        told_of, reasons = verdict.status, verdict.reasons
+        if any(r.startswith(NOT_A_HEAD) for r in reasons):
+            told_of, reasons = "review", (f"{REVIEW}: the head was not found",)
+        status = worst(status, told_of)
+        for reason in reasons:
+            where.setdefault(reason, []).extend(one.volumes)
+    reasons = (*first.reasons, *(f"{r} ({_named(sorted(v))})" for r, v in where.items()))
+    return Verdict(status, reasons, {**first.measures, "head_positions": len(masks)})
 
 
-def _elsewhere(verdict: Verdict, where: tuple[int, ...]) -> Verdict:
-    """The verdict on a further position of the head, its reasons with the volumes they hold for."""
-    which = "volume" if len(where) == 1 else "volumes"
+def _named(where: Sequence[int]) -> str:
+    """Volumes by their numbers from 1: all of them if they are few."""
     numbers = [str(t + 1) for t in where]
     if len(numbers) > NAMED:
         numbers[NAMED - 1 :] = [f"{len(numbers) - NAMED + 1} more"]
-    text = f"{which} {', '.join(numbers)}"
-    if any(r.startswith(NOT_A_HEAD) for r in verdict.reasons):
-        # the first position has shown a head
-        reason = f"{REVIEW}: {text} differ from the others, and no head was found there"
-        return Verdict(
-            "review", (reason.replace("differ", "differs" if len(where) == 1 else "differ"),)
-        )
-    return Verdict(verdict.status, tuple(f"{r} ({text})" for r in verdict.reasons))
+    return f"{'volume' if len(numbers) == 1 else 'volumes'} {', '.join(numbers)}"
 
 
 def _of_position(

@@ -1,9 +1,9 @@
 """The positions of the head in a 4D image: what was found in each, and the files that hold it.
 
 Volumes of different contrast may look like different positions (:mod:`efface.segment.volumes`).
-So a group of volumes is a position of its own only if it shows at least as much of a face as the
-others do, or if a registration (:mod:`efface.segment.motion`) does not prove that the head lies
-there as in the others, whose labels then hold for it too.
+So each group is labelled alone. It is no position of its own if its organs lie where they lie in
+the largest group, or, where it shows less of a face, if a registration of both proves that the
+head lies alike (:mod:`efface.segment.motion`). The labels of the largest group then hold for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from efface.manifest import Scan
 from efface.segment import grid as grids
 from efface.segment import motion, near, turns
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.pose import Head
+from efface.segment.pose import KNOWN, Head
 from efface.segment.volumes import MOVED_MM, only
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def found(
     for other in looks:
         if other is first:
             continue
-        if not _shows(other, first) and _lies_alike(img, first, other):
+        if _lies_alike(img, first, other):
             held.update(other.volumes)
         else:
             own.append(other)
@@ -89,7 +89,9 @@ def _shows(one: Segmentation, other: Segmentation) -> bool:
 
 
 def _lies_alike(img: nib.Nifti1Image, first: Segmentation, other: Segmentation) -> bool:
-    """Whether a registration of both means proves that the head lies alike in both groups."""
+    """Whether the head provably lies alike in both groups: by its organs, or by registration."""
+    if _shows(other, first):
+        return _apart(first, other) <= MOVED_MM
     means = [grids.volume(nifti.stored(only(img, s.volumes))) for s in (first, other)]
     affine = np.asarray(img.affine, np.float64)
     organs = [first.labels == LABELS[name] for name in FEATURES]
@@ -104,6 +106,17 @@ def _lies_alike(img: nib.Nifti1Image, first: Segmentation, other: Segmentation) 
     points = np.array(at) @ affine[:3, :3].T + affine[:3, 3]
     moved = motion.between((means[1], affine), (means[0], affine), head, points)
     return moved.known and moved.mm <= MOVED_MM
+
+
+def _apart(one: Segmentation, other: Segmentation) -> float:
+    """How far apart the parts of a head lie that were found in both, at most, in mm."""
+    if one.turn != other.turn or not (one.head and other.head):
+        return np.inf
+    a, b = one.head.laid, other.head.laid
+    both = a.centres.keys() & b.centres.keys() if a and b else set()
+    if not (a and b) or len(both) < KNOWN:
+        return np.inf
+    return max(float(np.linalg.norm(a.centres[n] - b.centres[n])) for n in both)
 
 
 def _nothing(like: Segmentation, volumes: tuple[int, ...]) -> Segmentation:
