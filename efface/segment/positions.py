@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from efface.segment import Segmentation
 
 MOST = 16
-"""Positions that are looked at; volumes in further ones go to review. A slow drift by 40 mm needs
-six."""
+"""Positions that are looked at; volumes in further ones go to review. A slow nod by 30 degrees over
+16 volumes has nine."""
 AROUND_MM = 12.0
 """How far beside the labels two groups of volumes are compared."""
 
