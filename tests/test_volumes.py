@@ -234,3 +234,13 @@ def test_a_real_head_that_nods_or_yaws_in_one_volume(data):
     for t, truth in enumerate(truths):
         for k in range(2, 6):
             assert changed[..., t][truth == k].mean() > 0.95
+
+
+def test_only_the_volumes_asked_for_are_replaced_and_with_the_noise_they_always_get():
+    voxels = np.random.default_rng(0).normal(300, 40, (12, 11, 10, 4)).astype(np.int16)
+    mask = np.zeros(voxels.shape[:3], bool)
+    mask[3:8, 3:8, 3:8] = True
+    every = distort.replace(voxels, mask, "noise", 3)
+    some = distort.replace(voxels, mask, "noise", 3, volumes=(1, 3))
+    assert np.array_equal(some[..., [1, 3]], every[..., [1, 3]])
+    assert np.array_equal(some[..., [0, 2]], voxels[..., [0, 2]])
