@@ -173,10 +173,15 @@ def stored(img: nib.Nifti1Pair) -> NDArray[np.generic]:
 def with_stored(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1Image:
     """A copy of ``img`` with other stored voxels: header geometry, dtype and scaling kept.
 
-    The shape may differ from the image's in dimensions of one after the third.
-    It is read from bytes, as from a file: an image made of an array would lose the scaling.
+    The voxels may be of fewer or more volumes than those of ``img``, and the shape may differ in
+    dimensions of one after the third. The copy is read from bytes, as from a file: an image made
+    of an array would lose the scaling.
     """
-    return type(img).from_bytes(_bytes(img.header, voxels, *scaling(img)))
+    header = img.header
+    if voxels.shape != img.shape:
+        header = header.copy()
+        header.set_data_shape(voxels.shape)
+    return type(img).from_bytes(_bytes(header, voxels, *scaling(img)))
 
 
 GEOMETRY = (

@@ -35,9 +35,11 @@ class Result:
 
     image: nib.Nifti1Image
     labels: NDArray[np.uint8]
-    """1 brain, 2 eyes, 3 nose, 4 ears, 5 mouth and chin, on the image's grid (X, Y, Z)."""
+    """1 brain, 2 eyes, 3 nose, 4 ears, 5 mouth and chin, on the image's grid (X, Y, Z).
+
+    If the head moved between the volumes of a 4D image: of the first of its positions."""
     mask: NDArray[np.bool_]
-    """The voxels that were replaced (X, Y, Z)."""
+    """The voxels that were replaced in all volumes, or in some if the head moved (X, Y, Z)."""
     report: Report
 
 
@@ -67,7 +69,7 @@ def deface(
     """
     from efface import nifti
     from efface.convert import header
-    from efface.distort import deface_image
+    from efface.distort import deface_positions
     from efface.distort.methods import method as known
     from efface.distort.region import parse_features
     from efface.qc import judge
@@ -85,10 +87,9 @@ def deface(
         original = header.clean(original)
     before = nifti.without_singletons(original)
     seen = segmenter.segment(before)
-    how = (features, method, seed, seen.head, seen.roll, seen.negative)
-    after, mask = deface_image(before, seen.labels, *how)
-    status, reasons, measures = judge(before, after, seen, mask, features, method, segmenter)
+    after, masks = deface_positions(before, seen, features, method, seed)
+    status, reasons, measures = judge(before, after, seen, masks, features, method, segmenter)
     if after.shape != original.shape:
         after = nifti.with_stored(original, nifti.stored(after).reshape(original.shape))
     report = Report(status, tuple(reasons), measures, removed)
-    return Result(after, seen.labels, mask, report)
+    return Result(after, seen.labels, np.logical_or.reduce(masks), report)

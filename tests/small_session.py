@@ -63,6 +63,8 @@ class Finder:
     maybe_brain: None = None
     negative: bool = False
     roll: tuple = (0, 0, 0)
+    volumes: tuple = ()
+    moved: tuple = ()
 
     def again(self, img, labels, negative=False):
         return self.labels

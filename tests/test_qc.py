@@ -442,9 +442,9 @@ def test_judge_asks_the_segmenter():
     labels, affine = head()
     before, after, mask = images(labels, affine)
     seen = Finder(labels)
-    result = qc.judge(before, after, seen, mask, "face", "noise", Finder(only_brain(labels)))
+    result = qc.judge(before, after, seen, [mask], "face", "noise", Finder(only_brain(labels)))
     assert result[:2] == ("pass", ())
-    result = qc.judge(before, after, seen, mask, "face", "noise", seen)
+    result = qc.judge(before, after, seen, [mask], "face", "noise", seen)
     assert result[0] == "review"
     assert any(r.startswith(status.FACE_REMAINS) for r in result[1])
 

@@ -11,12 +11,12 @@ import dataclasses
 import shutil
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
@@ -33,10 +33,12 @@ from efface.inventory.ocr import CLEAR
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
 from efface.segment import pose as poses
-from efface.segment import turns, wrap
+from efface.segment import positions, turns, wrap
 from efface.segment.labels import LABELS
 from efface.segment.organs import voxel_sizes
 from efface.segment.pose import Head
+from efface.segment.positions import Position
+from efface.segment.volumes import only
 from efface.status import (
     BRAIN_TOUCHED,
     DICOM_DIFFERS,
@@ -52,6 +54,7 @@ __all__ = [
     "Stage",
     "coverage",
     "deface_image",
+    "deface_positions",
     "parse_features",
     "region",
     "replace",
@@ -60,6 +63,34 @@ __all__ = [
 
 Stage = tuple[Path, Manifest]
 """What an earlier stage left: its folder and its manifest."""
+
+
+class Found(Protocol):
+    """What :func:`deface_positions` needs of a segmentation."""
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """On the image's grid (X, Y, Z)."""
+
+    @property
+    def head(self) -> Head | None:
+        """How the head lies by the labels, where that is known; in the rolled image."""
+
+    @property
+    def roll(self) -> wrap.Roll:
+        """How the image is rolled to undo a phase wrap (:mod:`efface.segment.wrap`)."""
+
+    @property
+    def negative(self) -> bool:
+        """Whether the face was found in the negative of the image."""
+
+    @property
+    def volumes(self) -> tuple[int, ...]:
+        """Indices of the volumes that this holds for; empty for all of them."""
+
+    @property
+    def moved(self) -> tuple[Found, ...]:
+        """The same for each further position of the head in a 4D image."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +114,7 @@ def deface_image(
     head: Head | None = None,
     roll: wrap.Roll = wrap.AS_IT_IS,
     negative: bool = False,
+    volumes: tuple[int, ...] = (),
 ) -> tuple[nib.Nifti1Image, Bool]:
     """The image without its face, and the mask of what was replaced.
 
@@ -90,8 +122,9 @@ def deface_image(
     :data:`efface.segment.labels.LABELS` numbers them; ``features``: ``face``, or any of eyes,
     nose, ears, mouth; ``seed``: from :meth:`efface.pseudonym.Key.seed`; ``head``: what the labels
     show, where that is known; ``roll``: undoes a phase wrap (:mod:`efface.segment.wrap`), ``head``
-    is of the rolled image; ``negative``: air is brighter than the head. Header geometry, dtype and
-    scaling are kept and every voxel outside the mask is the same to the bit.
+    is of the rolled image; ``negative``: air is brighter than the head; ``volumes``: indices of the
+    volumes of a 4D image to replace it in, empty for all. Header geometry, dtype and scaling are
+    kept and every voxel outside the mask is the same to the bit.
 
     Raises :class:`EffaceError` if labels do not fit, or feature or method is unknown.
     """
@@ -102,14 +135,35 @@ def deface_image(
     if head is None:
         head = poses.head(whole, turns.affine(affine, turns.found(whole, affine)))
     add_unseen(mask, whole, head, features)
-    rest = folded(wrap.image(img, roll), whole, mask, head, negative)
+    rest = folded(wrap.image(only(img, volumes), roll), whole, mask, head, negative)
     if rest is not None:
         mask |= rest.region
     spare_brain_below(mask, head, roll)
     mask = wrap.rolled(mask, wrap.back(roll))
     spare_brain(mask, labels, voxel_sizes(img.affine))
-    voxels = replace(nifti.stored(img), mask, method, seed, labels, img.affine)
+    voxels = replace(nifti.stored(img), mask, method, seed, labels, img.affine, volumes)
     return nifti.with_stored(img, voxels), mask
+
+
+def deface_positions(
+    img: nib.Nifti1Image,
+    seen: Found,
+    features: str | Iterable[str] = "face",
+    method: str = methods.DEFAULT,
+    seed: int = 0,
+) -> tuple[nib.Nifti1Image, tuple[Bool, ...]]:
+    """The image without its face in any position of the head, and a mask for each position.
+
+    ``seen``: the first position, with the others in ``moved``. In each volume that is replaced
+    which the mask of its own position holds, so that no volume loses brain to another's face.
+    Raises as :func:`deface_image`.
+    """
+    masks = []
+    for one in (seen, *seen.moved):
+        how = (features, method, seed, one.head, one.roll, one.negative, one.volumes)
+        img, mask = deface_image(img, one.labels, *how)
+        masks.append(mask)
+    return img, tuple(masks)
 
 
 def run(
@@ -197,24 +251,18 @@ def _nifti(
     result = _inherit(result, labelled)
     if result.status == "fail":
         return result, None
-    image, mask_name = f"nifti/{scan.scan}.nii.gz", f"nifti/{scan.scan}_mask.nii.gz"
+    image = f"nifti/{scan.scan}.nii.gz"
+    files = {"nifti": image, "mask": f"nifti/{scan.scan}_mask.nii.gz"}
     try:
         before = nifti.load(folders[0] / scan.files["nifti"])
-        of_labels = nifti.load(folders[1] / labelled.files["labels"])
-        if not np.allclose(of_labels.affine, before.affine, atol=1e-3):
-            raise EffaceError("labels lie elsewhere than the image")
-        labels = nifti.stored(of_labels).astype(np.uint8)
-        turn, roll = labelled.measures.get("turn", turns.AS_IT_IS), wrap.of(labelled.measures)
-        straight = turns.affine(wrap.affine(before.affine, roll), turn)
-        head = poses.head(wrap.rolled(labels, roll), straight)
-        negative = labelled.measures.get("negative", False)
-        how = (task.features, task.method, seed, head, roll, negative)
-        after, mask = deface_image(before, labels, *how)
+        seen = positions.read(folders[1], labelled, before)
+        seen = _laid(seen, before)
+        after, masks = deface_positions(before, seen, task.features, task.method, seed)
         measures = {
             "method": task.method,
             "features": list(task.features),
             "depends_on_face": METHODS[task.method].depends_on_face,
-            **_measure(before, after, labels, mask),
+            **_measure(before, after, seen, masks),
         }
         result = dataclasses.replace(result, measures=measures)
         if measures["brain_voxels_changed"]:
@@ -222,15 +270,19 @@ def _nifti(
         if measures["outside_changed"]:
             return result.mark("fail", f"{STAGE_FAILED}: voxels outside the face changed"), None
         nifti.save(after, task.folder / image)
-        nifti.save(nifti.like(before, mask), task.folder / mask_name)
+        mask = np.logical_or.reduce(masks)
+        nifti.save(nifti.like(before, mask), task.folder / files["mask"])
+        for n, own in enumerate(masks if len(masks) > 1 else (), 1):
+            files[f"mask_{n}"] = f"nifti/{scan.scan}_mask-{n}.nii.gz"
+            nifti.save(nifti.like(before, own), task.folder / files[f"mask_{n}"])
     except Exception as e:
         if of_machine(e):
             raise
-        return task.failed(result, e, image, mask_name), None
+        return task.failed(result, e, *files.values()), None
     if METHODS[task.method].depends_on_face:
         reason = f"{REVIEW}: method {task.method} keeps something of the face"
         result = result.mark("review", reason)
-    result = dataclasses.replace(result, files={"nifti": image, "mask": mask_name})
+    result = dataclasses.replace(result, files=files)
     gradients = scan.measures.get("gradients", ([], []))
     return result, _Distorted(result, before, after, mask, gradients)
 
@@ -366,22 +418,44 @@ def _converted(done: _Distorted, image: readback.Image) -> dicom.Converted:
     )
 
 
+def _laid(seen: Position, img: nib.Nifti1Image) -> Position:
+    """The positions with how the head lies in each, its turn undone."""
+
+    def laid(one: Position) -> Position:
+        straight = turns.affine(wrap.affine(img.affine, one.roll), one.turn)
+        head = poses.head(wrap.rolled(one.labels, one.roll), straight)
+        return dataclasses.replace(one, head=head)
+
+    return dataclasses.replace(laid(seen), moved=tuple(map(laid, seen.moved)))
+
+
 def _measure(
-    before: nib.Nifti1Image, after: nib.Nifti1Image, labels: NDArray[np.uint8], mask: Bool
+    before: nib.Nifti1Image, after: nib.Nifti1Image, seen: Position, masks: Sequence[Bool]
 ) -> dict[str, Any]:
-    """Counts that prove what changed; voxels are compared by their bytes, NaN included."""
+    """Counts that prove what changed; voxels are compared by their bytes, NaN included.
+
+    Coverage is the least of all positions of the head.
+    """
     old, new = nifti.stored(before), nifti.stored(after)
     bits = np.dtype(f"u{old.dtype.itemsize}")
-    changed = np.zeros(mask.shape, dtype=bool)
-    for t in range(1 if old.ndim == 3 else old.shape[3]):
-        a, b = (old, new) if old.ndim == 3 else (old[..., t], new[..., t])
-        changed |= a.view(bits) != b.view(bits)
+    in_brain = outside = 0
+    covered: dict[str, float] = {}
+    for one, mask in zip((seen, *seen.moved), masks, strict=True):
+        changed = np.zeros(mask.shape, dtype=bool)
+        for t in one.volumes or range(1 if old.ndim == 3 else old.shape[3]):
+            a, b = (old, new) if old.ndim == 3 else (old[..., t], new[..., t])
+            changed |= a.view(bits) != b.view(bits)
+        in_brain += int((changed & (one.labels == LABELS["brain"])).sum())
+        outside += int((changed & ~mask).sum())
+        for name, share in coverage(one.labels, mask).items():
+            covered[name] = round(min(share, covered.get(name, 1.0)), 6)
+    mask = np.logical_or.reduce(masks)
     return {
         "region_voxels": int(mask.sum()),
         "region_fraction": round(float(mask.mean()), 6),
-        "brain_voxels_changed": int((changed & (labels == LABELS["brain"])).sum()),
-        "outside_changed": int((changed & ~mask).sum()),
-        "coverage": {k: round(v, 6) for k, v in coverage(labels, mask).items()},
+        "brain_voxels_changed": in_brain,
+        "outside_changed": outside,
+        "coverage": covered,
     }
 
 

@@ -8,7 +8,7 @@ method that breaks it says so with ``depends_on_face`` and the gate sends its sc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -146,13 +146,15 @@ def replace(
     seed: int = 0,
     labels: NDArray[np.uint8] | None = None,
     affine: NDArray[np.floating] | None = None,
+    volumes: Sequence[int] = (),
 ) -> NDArray[np.generic]:
     """A copy of the stored voxels with those under the mask replaced.
 
-    ``stored``: 3D or 4D, any integer or float type; ``mask``: 3D, applied to every volume;
-    ``seed``: from :meth:`efface.pseudonym.Key.seed`. ``labels`` (3D) say where the brain is, which
-    then gives the statistics; without them a threshold finds the head. ``affine`` gives the
-    voxel size; without it voxels count as 1 mm.
+    ``stored``: 3D or 4D, any integer or float type; ``mask``: 3D, applied to every volume, or to
+    those of a 4D image whose indices are in ``volumes``; ``seed``: from
+    :meth:`efface.pseudonym.Key.seed`. ``labels`` (3D) say where the brain is, which then gives the
+    statistics; without them a threshold finds the head. ``affine`` gives the voxel size; without
+    it voxels count as 1 mm.
 
     Returns the same dtype, byte order and memory order; every voxel outside the mask is the same
     to the bit. Raises :class:`EffaceError` for an unknown method, or shapes that do not fit.
@@ -169,7 +171,7 @@ def replace(
     pieces = list(_pieces(mask, margin))
     if not pieces:
         return out
-    for t in range(1 if stored.ndim == 3 else stored.shape[3]):
+    for t in volumes or range(1 if stored.ndim == 3 else stored.shape[3]):
         source = stored if stored.ndim == 3 else stored[..., t]
         target = out if stored.ndim == 3 else out[..., t]
         outside = statistics(source, mask, labels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,13 +21,16 @@ from efface.errors import of_machine
 from efface.manifest import Manifest, Scan
 from efface.qc import gate
 from efface.qc.gate import Verdict
-from efface.segment import turns, wrap
+from efface.segment import positions, turns, volumes, wrap
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.pose import Head
-from efface.status import NOT_CONVERTED, REVIEW, STAGE_FAILED, Status, worst
+from efface.status import NOT_A_HEAD, NOT_CONVERTED, REVIEW, STAGE_FAILED, Status, worst
 
 Stage = tuple[Path, Manifest]
 """A stage's folder and its manifest."""
+
+NAMED = 6
+"""So many volumes at most are named in a reason."""
 
 __all__ = ["Segmentation", "Segmenter", "Stage", "Verdict", "gate", "judge", "run"]
 
@@ -63,6 +66,14 @@ class Segmentation(Protocol):
     def roll(self) -> wrap.Roll:
         """How the image is rolled to undo a phase wrap (:mod:`efface.segment.wrap`)."""
 
+    @property
+    def volumes(self) -> tuple[int, ...]:
+        """Indices of the volumes of a 4D image that this holds for; empty for all of them."""
+
+    @property
+    def moved(self) -> tuple[Segmentation, ...]:
+        """The same for volumes in which the head lies elsewhere, one for each position."""
+
 
 class Segmenter(Protocol):
     """What finds the organs again; :class:`efface.segment.Segmenter` outside tests."""
@@ -73,30 +84,21 @@ class Segmenter(Protocol):
         """Labels found in a distorted 3D or 4D image, where ``labels`` say the face was."""
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A segmentation as its stage wrote it down."""
-
-    labels: NDArray[np.uint8]
-    confidence: Mapping[str, float]
-    turn: str
-    head: Head | None = None
-    maybe_brain: NDArray[np.bool_] | None = None
-    negative: bool = False
-    roll: wrap.Roll = wrap.AS_IT_IS
-
-
 def judge(
     before: nib.Nifti1Image,
     after: nib.Nifti1Image,
     seen: Segmentation,
-    mask: NDArray[np.bool_],
+    masks: Sequence[NDArray[np.bool_]],
     features: str | Collection[str],
     method: str,
     segmenter: Segmenter,
 ) -> tuple[Status, tuple[str, ...], dict[str, Any]]:
-    """Status, reasons and measures of one defaced image; ``seen`` is what ``before`` showed."""
-    verdict = _verdict(before, after, seen, mask, features, method, segmenter)
+    """Status, reasons and measures of one defaced image.
+
+    ``seen`` is what ``before`` showed; ``masks`` are the replaced regions, one for each position
+    of the head: that of ``seen``, then those of ``seen.moved``.
+    """
+    verdict = _verdict(before, after, seen, masks, features, method, segmenter)
     return verdict.status, verdict.reasons, verdict.measures
 
 
@@ -187,31 +189,73 @@ def _image(
     if converted is None or segmented is None or distorted is None:
         return _once(scan, "fail", f"{STAGE_FAILED}: a stage has lost the scan")
     before = nifti.load(stages[0][0] / converted.files["nifti"])
-    labels = _labels(stages[1][0] / segmented.files["labels"])
+    segmentation = positions.read(stages[1][0], segmented, before)
     after = nifti.load(stages[2][0] / distorted.files["nifti"])
-    mask = _labels(stages[2][0] / distorted.files["mask"]) > 0
-    if labels.shape != before.shape[:3] or mask.shape != before.shape[:3]:
-        return _once(scan, "fail", f"{STAGE_FAILED}: labels or mask on another grid")
-    said = segmented.measures
-    maybe = segmented.files.get("maybe_brain")
-    segmentation = _Seen(
-        labels,
-        said.get("confidence", {}),
-        said.get("turn", turns.AS_IT_IS),
-        maybe_brain=_labels(stages[1][0] / maybe) > 0 if maybe else None,
-        negative=said.get("negative", False),
-        roll=wrap.of(said),
-    )
-    known = said.get("propagated", {}).get("organs", ())
-    verdict = _verdict(before, after, segmentation, mask, features, method, segmenter, known)
-    files = _draw(scan.scan, before, after, segmentation, mask, folder)
+    count = 1 + len(segmentation.moved)
+    roles = [f"mask_{n}" for n in range(1, count + 1)] if count > 1 else ["mask"]
+    masks = [_labels(stages[2][0] / distorted.files[role]) > 0 for role in roles]
+    if any(mask.shape != before.shape[:3] for mask in masks):
+        return _once(scan, "fail", f"{STAGE_FAILED}: a mask on another grid")
+    known = segmented.measures.get("propagated", {}).get("organs", ())
+    verdict = _verdict(before, after, segmentation, masks, features, method, segmenter, known)
+    files: dict[str, str] = {}
+    for n, (one, mask) in enumerate(zip(_positions(segmentation), masks, strict=True), 1):
+        old, new = volumes.only(before, one.volumes), volumes.only(after, one.volumes)
+        files |= _draw(scan.scan, old, new, one, mask, folder, f"_position-{n}" if n > 1 else "")
     scan = replace(scan, files=files, measures={**scan.measures, **verdict.measures})
     for reason in verdict.reasons:
         scan = _once(scan, verdict.status, reason)
     return replace(scan, status=worst(scan.status, verdict.status))
 
 
+def _positions(seen: Segmentation) -> tuple[Segmentation, ...]:
+    return (seen, *seen.moved)
+
+
 def _verdict(
+    before: nib.Nifti1Image,
+    after: nib.Nifti1Image,
+    seen: Segmentation,
+    masks: Sequence[NDArray[np.bool_]],
+    features: str | Collection[str],
+    method: str,
+    segmenter: Segmenter,
+    known: Sequence[Mapping[str, Any]] = (),
+) -> Verdict:
+    """What the gate says of each position of the head, in the volumes where it lies so.
+
+    A reason that holds for a further position names its volumes. Measures are those of the first.
+    """
+    verdicts = []
+    for n, (one, mask) in enumerate(zip(_positions(seen), masks, strict=True)):
+        old, new = volumes.only(before, one.volumes), volumes.only(after, one.volumes)
+        told = known if n == 0 else ()
+        verdicts.append(_of_position(old, new, one, mask, features, method, segmenter, told))
+    first, *others = verdicts
+    if not others:
+        return first
+    where: dict[str, list[int]] = {}
+    status = first.status
+    for one, verdict in zip(seen.moved, others, strict=True):
+        told_of, reasons = verdict.status, verdict.reasons
+        if any(r.startswith(NOT_A_HEAD) for r in reasons):
+            told_of, reasons = "review", (f"{REVIEW}: the head was not found",)
+        status = worst(status, told_of)
+        for reason in reasons:
+            where.setdefault(reason, []).extend(one.volumes)
+    reasons = (*first.reasons, *(f"{r} ({_named(sorted(v))})" for r, v in where.items()))
+    return Verdict(status, reasons, {**first.measures, "head_positions": len(masks)})
+
+
+def _named(where: Sequence[int]) -> str:
+    """Volumes by their numbers from 1: all of them if they are few."""
+    numbers = [str(t + 1) for t in where]
+    if len(numbers) > NAMED:
+        numbers[NAMED - 1 :] = [f"{len(numbers) - NAMED + 1} more"]
+    return f"{'volume' if len(numbers) == 1 else 'volumes'} {', '.join(numbers)}"
+
+
+def _of_position(
     before: nib.Nifti1Image,
     after: nib.Nifti1Image,
     seen: Segmentation,
@@ -219,7 +263,7 @@ def _verdict(
     features: str | Collection[str],
     method: str,
     segmenter: Segmenter,
-    known: Sequence[Mapping[str, Any]] = (),
+    known: Sequence[Mapping[str, Any]],
 ) -> Verdict:
     """The gate's word; the image is segmented again while the other questions are asked.
 
@@ -291,8 +335,12 @@ def _draw(
     seen: Segmentation,
     mask: NDArray[np.bool_],
     folder: Path,
+    end: str = "",
 ) -> dict[str, str]:
-    """Render before and after in the same light; role to path relative to ``folder``."""
+    """Render before and after in the same light; role to path relative to ``folder``.
+
+    ``end``: what roles end in.
+    """
     from efface.qc import render
 
     files: dict[str, str] = {}
@@ -301,8 +349,8 @@ def _draw(
     threshold, window = render.skin_threshold(old, before.affine), render.display_window(old)
 
     def save(role: str, picture: NDArray[np.uint8]) -> None:
-        files[role] = f"{name}/{role}.png"
-        render.save_png(picture, folder / files[role])
+        files[role + end] = f"{name}/{role}{end}.png"
+        render.save_png(picture, folder / files[role + end])
 
     for role, volume in (("before", old), ("after", new)):
         views = render.views(volume, before.affine, threshold=threshold)

@@ -11,7 +11,7 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from efface import nifti
 from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan, sha256
-from efface.segment import calibration, near, parts, pose, turns, wrap
+from efface.segment import calibration, near, parts, pose, positions, turns, volumes, wrap
 from efface.segment import grid as grids
 from efface.segment.cascade import Array, Cascade, Network
 from efface.segment.labels import FEATURES, LABELS
@@ -67,6 +67,10 @@ class Segmentation:
     roll: wrap.Roll = wrap.AS_IT_IS
     """How the image was rolled to undo a phase wrap (:mod:`efface.segment.wrap`); ``head`` and
     ``maybe_brain`` are of the rolled image, ``labels`` of the image as it is."""
+    volumes: tuple[int, ...] = ()
+    """Indices of the volumes of a 4D image that all of this holds for; empty for all of them."""
+    moved: tuple[Segmentation, ...] = ()
+    """What was found in the volumes in which the head lies elsewhere, one for each position."""
 
     @property
     def misfit(self) -> float:
@@ -150,6 +154,19 @@ class Segmenter:
         return Segmenter(runtime.compiled(weights, plan, threads), plan, curves)
 
     def segment(self, img: nib.Nifti1Image) -> Segmentation:
+        """Label a 3D image, or the mean over time of a 4D one.
+
+        Where the head moved between volumes, the mean of each group of volumes in which it lies
+        in one place is labelled alone (:mod:`efface.segment.positions`).
+        """
+        if img.ndim == 3:
+            return self._labelled(img)
+        groups = volumes.alike(nifti.stored(img), img.affine)
+        if len(groups) == 1:
+            return self._labelled(img)
+        return positions.found(img, groups, self._labelled)
+
+    def _labelled(self, img: nib.Nifti1Image) -> Segmentation:
         """Label a 3D image, or the mean over time of a 4D one.
 
         Where the edges of the image are brighter than the rest it looks at the negative too, and
@@ -324,7 +341,8 @@ def _on_gpu(weights: dict[str, Array], plan: Plan) -> Cascade | None:
 def run(convert: tuple[Path, Manifest], folder: Path, segmenter: Segmenter) -> tuple[Scan, ...]:
     """Label every NIfTI of a session.
 
-    Writes ``{scan}_labels.nii.gz``, and ``{scan}_maybe_brain.nii.gz`` for the gate.
+    Writes ``{scan}_labels.nii.gz``, and ``{scan}_maybe_brain.nii.gz`` for the gate; the same for
+    each further position of the head in a 4D image (:func:`efface.segment.positions.write`).
 
     Scans in one frame of reference get the best one's labels as well
     (:mod:`efface.segment.propagate`). A scan that cannot be labelled fails with its reason; the
@@ -338,8 +356,6 @@ def run(convert: tuple[Path, Manifest], folder: Path, segmenter: Segmenter) -> t
 
 
 def _one(scan: Scan, source: Path, folder: Path, segmenter: Segmenter) -> Scan:
-    import nibabel as nib
-
     if scan.status == "fail" or "nifti" not in scan.files:
         return replace(scan, files={}, measures={})
     try:
@@ -349,21 +365,7 @@ def _one(scan: Scan, source: Path, folder: Path, segmenter: Segmenter) -> Scan:
         # without the path that the message starts with: the audit prints the reason
         why = str(e).removeprefix(f"{source / scan.files['nifti']}: ")
         return replace(scan, files={}, measures={}).mark("fail", f"{STAGE_FAILED}: {why}")
-    files = {"labels": f"{scan.scan}_labels.nii.gz"}
-    nifti.save(nib.Nifti1Image(seen.labels, img.affine), folder / files["labels"])
-    if seen.maybe_brain is not None:
-        files["maybe_brain"] = f"{scan.scan}_maybe_brain.nii.gz"
-        grid = near.thinned(wrap.affine(img.affine, seen.roll))[1]
-        maybe = nib.Nifti1Image(seen.maybe_brain.astype(np.uint8), grid)
-        nifti.save(maybe, folder / files["maybe_brain"])
-    measures: dict[str, Any] = {
-        "confidence": seen.confidence,
-        "volume_ml": seen.volume_ml,
-        "parts": seen.parts,
-        "turn": seen.turn,
-        "negative": seen.negative,
-        "roll": list(seen.roll),
-    }
+    files, measures = positions.write(seen, img, folder, scan.scan)
     return replace(scan, files=files, measures=measures)
 
 

@@ -28,7 +28,7 @@ from efface import nifti
 from efface.errors import of_machine
 from efface.manifest import Scan
 from efface.segment import grid as grids
-from efface.segment import motion, near, wrap
+from efface.segment import motion, near, volumes, wrap
 from efface.segment.labels import FEATURES, LABELS
 from efface.status import REVIEW, STAGE_FAILED
 
@@ -548,8 +548,8 @@ def _written(scan: _Read, labels: Labels, folder: Path, measures: dict[str, Any]
     nifti.save(nib.Nifti1Image(labels, scan.affine), folder / scan.scan.files["labels"])
     ml = abs(np.linalg.det(scan.affine[:3, :3])) / 1000
     counts = np.bincount(labels.ravel(order="K"), minlength=len(LABELS) + 1)
-    volumes = {n: round(float(counts[k] * ml), 3) for n, k in LABELS.items()}
-    kept = {**scan.scan.measures, "volume_ml": volumes, "propagated": measures}
+    sizes = {n: round(float(counts[k] * ml), 3) for n, k in LABELS.items()}
+    kept = {**scan.scan.measures, "volume_ml": sizes, "propagated": measures}
     return replace(scan.scan, measures=kept)
 
 
@@ -557,11 +557,12 @@ def _moved(
     source: _Read, scan: _Read, carried: Labels, seen: Sequence[Organ], images: Path
 ) -> motion.Motion:
     """How far the face moved between two scans, by their images."""
-    volumes = []
+    means = []
     for one in (source, scan):
         img = nifti.load(images / one.given.files["nifti"])
+        img = volumes.only(img, one.scan.measures.get("volumes", ()))
         volume = grids.volume(nifti.stored(img), *nifti.scaling(img))
-        volumes.append((volume, np.asarray(img.affine, np.float64)))
+        means.append((volume, np.asarray(img.affine, np.float64)))
     head = _near(carried > 0, scan.affine, 12.0)
     centres = np.array([o.centre for o in seen])
-    return motion.between(volumes[0], volumes[1], head, centres)
+    return motion.between(means[0], means[1], head, centres)

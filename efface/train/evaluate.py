@@ -106,7 +106,7 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
 
     seen = segmenter.segment(case.image)
     after, mask = deface_image(case.image, seen.labels, head=seen.head)
-    status, reasons, measures = judge(case.image, after, seen, mask, "face", "noise", segmenter)
+    status, reasons, measures = judge(case.image, after, seen, [mask], "face", "noise", segmenter)
     dice, cover, missed = {}, {}, []
     for organ, k in LABELS.items():
         a, b = seen.labels == k, case.truth == k

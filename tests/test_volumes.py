@@ -1,0 +1,246 @@
+"""A head that moves within a 4D image: found, replaced and judged wherever it lies."""
+
+from functools import lru_cache
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from small_session import SERIES, STEM, hand_on
+
+import efface
+from efface import distort, nifti, qc, segment
+from efface.manifest import Manifest, Scan
+from efface.phantom import phantom
+from efface.pseudonym import new_key
+from efface.segment import Segmenter, positions, volumes
+from efface.segment.labels import LABELS
+
+STILL = (0, 0, 0, 0, 0, 0)
+MOVES = {
+    "nod": (-35, 0, 0, 0, 0, 0),
+    "nod a little": (12, 0, 0, 0, 0, 0),
+    "yaw": (0, 0, 40, 0, 0, 0),
+    "roll": (0, 20, 0, 0, 0, 0),
+    "shift": (0, 0, 0, 0, 0, -30),
+}
+SMALL = (1, 0, 1, 1, 0, 1)
+
+
+@lru_cache(maxsize=32)
+def volume(move=STILL, contrast="T1w", scan=0, spacing=3.0):
+    """Voxels, labels and affine of a phantom turned (degrees about x, y, z) and shifted (mm)."""
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_euler("xyz", move[:3], degrees=True).as_matrix()
+    pose[:3, 3] = move[3:]
+    shape = tuple(round(n * 3 / spacing) for n in (72, 92, 92))
+    how = {"spacing": (spacing,) * 3, "shape": shape, "pose": pose, "scan": scan}
+    # the coil is the same in all volumes of a series
+    img, labels = phantom(3, contrast, bias=0, **how)
+    return np.asanyarray(img.dataobj), np.asanyarray(labels.dataobj), img.affine
+
+
+def noise(scan=0):
+    """A volume of noise alone, as an acquisition without excitation has it."""
+    like, _, _ = volume()
+    rng = np.random.default_rng(scan)
+    return np.hypot(*rng.normal(0, 12, (2, *like.shape))).astype(like.dtype)
+
+
+def stack(*parts):
+    return np.stack(parts, axis=-1)
+
+
+def groups(*parts):
+    return volumes.alike(stack(*parts), volume()[2])
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+@pytest.mark.parametrize("still", [1, 4])
+def test_volumes_in_which_the_head_moved_are_told_from_the_others(move, still):
+    parts = [volume(scan=n)[0] for n in range(still)]
+    assert groups(*parts, volume(move)[0]) == (tuple(range(still)), (still,))
+
+
+def test_two_positions_that_share_a_series_are_two_groups():
+    a, b = volume()[0], volume(MOVES["yaw"])[0]
+    assert groups(a, b, a, b, a) == ((0, 2, 4), (1, 3))
+
+
+def test_a_head_that_lies_still_is_one_group_whatever_its_contrast_and_noise():
+    parts = [volume(contrast=c)[0] for c in ("T1w", "T2w", "FLAIR", "PDw")]
+    parts += [volume(SMALL)[0], volume(scan=2)[0] * 3, noise(), noise(1), np.zeros_like(noise())]
+    assert groups(*parts) == (tuple(range(len(parts))),)
+
+
+def test_a_moved_head_is_told_among_contrasts_and_noise():
+    parts = [noise(), volume()[0], volume(contrast="T2w")[0], volume(MOVES["nod"])[0]]
+    assert groups(*parts) == ((0, 1, 2), (3,))
+
+
+def test_a_slow_drift_has_few_positions_and_no_volume_is_lost():
+    parts = [volume((a, 0, 0, 0, 0, 0))[0] for a in range(13)]
+    found = groups(*parts)
+    assert sorted(t for g in found for t in g) == list(range(len(parts)))
+    assert 2 <= len(found) <= 8
+    assert all(max(g) - min(g) <= 6 for g in found)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
+def test_the_stored_type_and_values_that_are_no_number_change_no_group(dtype):
+    parts = stack(volume()[0], volume(MOVES["roll"])[0], volume()[0])
+    voxels = (parts / parts.max() * 250).astype(dtype)
+    if voxels.dtype.kind == "f":
+        voxels[:3, :3, :3] = np.nan
+    assert volumes.alike(voxels, volume()[2]) == ((0, 2), (1,))
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2, 3), (40, 40, 2, 2), (5, 9, 3, 1)])
+def test_small_images_have_groups_too(shape):
+    voxels = np.random.default_rng(0).normal(size=shape)
+    found = volumes.alike(voxels, np.diag([3.0, 3.0, 12.0, 1.0]))
+    assert sorted(t for g in found for t in g) == list(range(shape[3]))
+
+
+def test_volumes_are_taken_out_with_scaling_and_geometry():
+    voxels = np.arange(240, dtype=np.int16).reshape(4, 5, 3, 4)
+    img = nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 3.0, 1.0]))
+    img.header.set_slope_inter(2, 1)
+    img = nifti.with_stored(img, voxels)
+    part = volumes.only(img, (1, 3))
+    assert np.array_equal(nifti.stored(part), voxels[..., [1, 3]])
+    assert nifti.scaling(part) == (2, 1)
+    assert np.array_equal(part.affine, img.affine)
+    assert volumes.only(img, ()) is img
+
+
+def covered(before, after, move, t, spacing=3.0):
+    """Share of each organ that changed in a volume, and of the brain."""
+    _, truth, _ = volume(move, spacing=spacing)
+    changed = before[..., t] != after[..., t]
+    return {name: float(changed[truth == k].mean()) for name, k in LABELS.items()}
+
+
+def assert_defaced(before, after, moves, spacing=3.0):
+    for t, move in enumerate(moves):
+        share = covered(before, after, move, t, spacing)
+        assert share.pop("brain") < 0.02, move
+        assert min(share.values()) > 0.9, (move, share)
+
+
+@pytest.mark.parametrize("name", ["nod", "yaw", "shift"])
+def test_a_face_that_moved_in_one_volume_is_replaced_there(name):
+    moves = [STILL, STILL, MOVES[name]]
+    img = nib.Nifti1Image(stack(*(volume(m)[0] for m in moves)), volume()[2])
+    result = efface.deface(img)
+    assert result.report.status == "pass", result.report.reasons
+    assert result.report.measures["head_positions"] == 2
+    before, after = np.asanyarray(img.dataobj), np.asanyarray(result.image.dataobj)
+    assert_defaced(before, after, moves)
+    assert not (before != after)[~result.mask].any()
+    assert not (before != after)[..., 0][result.labels == LABELS["brain"]].any()
+
+
+def test_a_head_that_lies_still_is_defaced_as_its_mean_is():
+    parts = [volume(contrast=c)[0] for c in ("T1w", "PDw")]
+    img = nib.Nifti1Image(stack(*parts), volume()[2])
+    result = efface.deface(img)
+    assert result.report.status == "pass"
+    assert "head_positions" not in result.report.measures
+    mean = nib.Nifti1Image(np.asanyarray(img.dataobj).mean(axis=3, dtype=np.float32), img.affine)
+    assert np.array_equal(result.mask, efface.deface(mean).mask)
+
+
+def test_a_position_whose_face_is_not_found_goes_to_review():
+    hidden = volume(MOVES["yaw"])[0].copy()
+    hidden[:, 52:] = 0  # the front of the head
+    img = nib.Nifti1Image(stack(volume()[0], volume()[0], hidden), volume()[2])
+    result = efface.deface(img)
+    assert result.report.status == "review"
+    assert all("(volume 3)" in r for r in result.report.reasons)
+
+
+def test_volumes_beyond_the_positions_that_are_looked_at_go_to_review(monkeypatch):
+    monkeypatch.setattr(positions, "MOST", 2)
+    parts = [volume()[0], *(volume(MOVES[n])[0] for n in ("nod", "yaw", "roll"))]
+    img = nib.Nifti1Image(stack(volume()[0], *parts), volume()[2])
+    result = efface.deface(img)
+    assert result.report.status == "review"
+    assert result.report.reasons == ("review needed: the head was not found (volumes 4, 5)",)
+
+
+def test_contrasts_that_look_like_motion_share_one_position():
+    """Volumes that are told apart, of a head that lies still, are one position."""
+    img = nib.Nifti1Image(stack(volume()[0], volume(contrast="T2w")[0]), volume()[2])
+    seen = positions.found(img, ((0,), (1,)), Segmenter.load(None, "cpu", 2).segment)
+    assert (seen.volumes, seen.moved) == ((), ())
+
+
+def test_the_workflow_covers_every_position_and_shows_it(tmp_path):
+    moves = [STILL, MOVES["nod"], STILL]
+    img = nib.Nifti1Image(stack(*(volume(m)[0] for m in moves)), volume()[2])
+    scan = Scan(STEM, SERIES, "bold", files={"nifti": "i.nii.gz"})
+    convert = hand_on(tmp_path, "convert", [scan], {"i.nii.gz": img})
+    segmenter = Segmenter.load(None, "cpu", 2)
+    for stage in ("segment", "distort", "qc"):
+        (tmp_path / stage).mkdir()
+    (seen,) = segment.run(convert, tmp_path / "segment", segmenter)
+    assert seen.measures["volumes"] == [0, 2]
+    assert [m["volumes"] for m in seen.measures["moved"]] == [[1]]
+    labelled = (tmp_path / "segment", Manifest("segment", "s", (seen,)))
+    entry = {
+        "session": "s",
+        "source": "bids",
+        "series": [{"series": SERIES, "kind": "image", "status": "pass"}],
+    }
+    key = new_key(tmp_path / "key")
+    scrub = (tmp_path, Manifest("scrub", "s", ()))
+    (done,) = distort.run(entry, convert, labelled, scrub, tmp_path / "distort", key)
+    assert done.status == "pass", done.reasons
+    after = nib.load(tmp_path / "distort" / done.files["nifti"])
+    assert_defaced(np.asanyarray(img.dataobj), np.asanyarray(after.dataobj), moves)
+    mask = np.asanyarray(nib.load(tmp_path / "distort" / done.files["mask"]).dataobj) > 0
+    assert not (np.asanyarray(img.dataobj) != np.asanyarray(after.dataobj))[~mask].any()
+    distorted = (tmp_path / "distort", Manifest("distort", "s", (done,)))
+    (judged,) = qc.run(entry, convert, labelled, distorted, tmp_path / "qc", segmenter)
+    assert judged.status == "pass", judged.reasons
+    assert judged.measures["head_positions"] == 2
+    for role in ("before_front_position-2", "after_front_position-2", "slices_position-2"):
+        assert (tmp_path / "qc" / judged.files[role]).is_file()
+
+
+def test_a_real_head_that_nods_or_yaws_in_one_volume(data):
+    """As ../shared/cases/bids/moved_volume.sh makes it, on coarser voxels."""
+    from scipy.ndimage import affine_transform
+
+    path = data / "heads" / "val" / "IXI104"
+    img = nib.as_closest_canonical(nib.load(f"{path}_T1w.nii.gz"))
+    truth = nib.as_closest_canonical(nib.load(f"{path}_labels.nii.gz"))
+    room = ((8, 8), (16, 16), (0, 0))
+    v, labels = (np.pad(np.asanyarray(i.dataobj), room) for i in (img, truth))
+    affine = img.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [8, 16, 0]
+    middle = np.array(v.shape) / 2
+    parts, truths = [v], [labels]
+    for turn in ((-35, 0, 0), (0, 0, 40)):
+        back = Rotation.from_euler("xyz", turn, degrees=True).as_matrix().T
+        at = middle - back @ middle
+        parts.append(affine_transform(v, back, at, order=1))
+        truths.append(affine_transform(labels, back, at, order=0))
+    made = nib.Nifti1Image(stack(*parts), affine)
+    result = efface.deface(made)
+    assert result.report.status == "pass", result.report.reasons
+    changed = nifti.stored(result.image) != nifti.stored(made)
+    for t, truth in enumerate(truths):
+        for k in range(2, 6):
+            assert changed[..., t][truth == k].mean() > 0.95
+
+
+def test_only_the_volumes_asked_for_are_replaced_and_with_the_noise_they_always_get():
+    voxels = np.random.default_rng(0).normal(300, 40, (12, 11, 10, 4)).astype(np.int16)
+    mask = np.zeros(voxels.shape[:3], bool)
+    mask[3:8, 3:8, 3:8] = True
+    every = distort.replace(voxels, mask, "noise", 3)
+    some = distort.replace(voxels, mask, "noise", 3, volumes=(1, 3))
+    assert np.array_equal(some[..., [1, 3]], every[..., [1, 3]])
+    assert np.array_equal(some[..., [0, 2]], voxels[..., [0, 2]])
