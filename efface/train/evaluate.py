@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface import nifti
-from efface.distort import deface_image
+from efface.distort import deface_positions
 from efface.qc import judge
 from efface.segment import Segmenter, near
 from efface.segment.grid import BLOCK
@@ -105,8 +105,9 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
     from scipy import ndimage
 
     seen = segmenter.segment(case.image)
-    after, mask = deface_image(case.image, seen.labels, head=seen.head)
-    status, reasons, measures = judge(case.image, after, seen, [mask], "face", "noise", segmenter)
+    after, masks = deface_positions(case.image, seen)
+    status, reasons, measures = judge(case.image, after, seen, masks, "face", "noise", segmenter)
+    mask = masks[0]
     dice, cover, missed = {}, {}, []
     for organ, k in LABELS.items():
         a, b = seen.labels == k, case.truth == k
@@ -311,7 +312,7 @@ def picture(
     for r in ranked[:most]:
         img = nifti.load(pairs[r.head])
         seen = segmenter.segment(img)
-        after, mask = deface_image(img, seen.labels, "face", "noise", 0)
+        after, (mask, *_) = deface_positions(img, seen)
         before, replaced = img.get_fdata(dtype=np.float32), after.get_fdata(dtype=np.float32)
         views = [
             *render.views(before, img.affine).values(),
