@@ -420,3 +420,24 @@ def test_every_source_file_is_in_the_account_once(out, tmp_path):
     assert sorted(paths) == ["QUILLFEATHER_MARA/IM1", "notes.txt"]
     assert modes.S_ISREG((out / "restricted" / "files.tsv").stat().st_mode)
     assert session()["session"] == SESSION
+
+
+def test_the_description_names_code_and_container(monkeypatch):
+    from email.message import Message
+
+    said = Message()
+    said["Project-URL"] = "Source, https://example.org/efface"
+    monkeypatch.setattr(release, "metadata", lambda name: said)
+    monkeypatch.setenv("APPTAINER_CONTAINER", "/home/quillfeather/efface.sif")
+    files = release.cohort_files([], {})
+    described = json.loads(files["bids/dataset_description.json"])
+    assert described["BIDSVersion"] == "1.11.1"
+    (made,) = described["GeneratedBy"]
+    assert made["CodeURL"] == "https://example.org/efface"
+    assert made["Container"] == {"Type": "apptainer", "Tag": f"efface:{made['Version']}"}
+    assert b"quillfeather" not in b"".join(files.values())
+    said.replace_header("Project-URL", "Homepage, https://example.org")
+    monkeypatch.delenv("APPTAINER_CONTAINER")
+    monkeypatch.delenv("SINGULARITY_CONTAINER", raising=False)
+    described = json.loads(release.cohort_files([], {})["bids/dataset_description.json"])
+    assert set(described["GeneratedBy"][0]) == {"Name", "Version"}

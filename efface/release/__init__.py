@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -341,6 +342,16 @@ the DICOM PS3.15 Basic Profile, and every file was searched for the identifiers 
 """
 
 
+def _code_url() -> dict[str, Any]:
+    """Where the code is, for GeneratedBy: the Source URL of the installed package, if it has one."""
+    try:
+        urls = metadata("efface").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return {}
+    known = dict(url.split(", ", 1) for url in urls if ", " in url)
+    return {"CodeURL": known["Source"]} if "Source" in known else {}
+
+
 def _container() -> dict[str, Any]:
     """The container that efface runs in, for GeneratedBy; its path could tell who made it."""
     inside = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
@@ -361,7 +372,9 @@ def cohort_files(
         "Name": "Defaced and de-identified head MRI",
         "BIDSVersion": "1.11.1",
         "DatasetType": layout,
-        "GeneratedBy": [{"Name": "efface", "Version": __version__, **_container()}],
+        "GeneratedBy": [
+            {"Name": "efface", "Version": __version__, **_code_url(), **_container()},
+        ],
     }
     text = README.format(
         version=__version__,
