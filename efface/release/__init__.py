@@ -343,7 +343,7 @@ the DICOM PS3.15 Basic Profile, and every file was searched for the identifiers 
 
 
 def _code_url() -> dict[str, Any]:
-    """Where the code is, for GeneratedBy: the Source URL of the installed package, if it has one."""
+    """Where the code is, for GeneratedBy: the Source URL of the package, if it has one."""
     try:
         urls = metadata("efface").get_all("Project-URL") or []
     except PackageNotFoundError:
