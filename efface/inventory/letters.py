@@ -15,7 +15,9 @@ from scipy.sparse.csgraph import connected_components
 
 # The constants were chosen on 426 frames of 24 real DICOM series and 21 heads (no finding allowed)
 # and 700 frames with text drawn into them: 7 fonts, 9 to 24 pixels, 6 values, with and without
-# antialiasing. Each is the least strict value, of those tried, without a finding.
+# antialiasing. EDGE, SHARP, STEPS and HEIGHT are the least strict of the values tried that had no
+# finding; the others were set by looking at what was found and missed. Afterwards, of other texts
+# on 440 frames: 92 % of those with hard edges found, 49 % of antialiased; of 1558 other frames: 0.
 EDGE = 0.1
 """Least step at the edge of a letter, as a fraction of the range between percentiles 1 and 99."""
 STEPS = 4

@@ -63,9 +63,7 @@ def look(paths: Sequence[str], attributes: dict[str, Any], mode: Mode = "auto") 
         return "", CLEAR
     doubt, seen = (LETTERS, FOUND) if found else ("", CLEAR)
     if shutil.which("tesseract") is None:
-        if found or mode == "auto":
-            return doubt, seen
-        return NO_TESSERACT, "not looked: tesseract is missing"
+        return doubt or NO_TESSERACT, FOUND if found else "not looked: tesseract is missing"
     joined = np.concatenate([_upright(f, shown[0].shape) for f in shown], axis=1)
     # and below it the highest values alone: text over the brain stands out there
     words = read(np.concatenate([joined, (joined == 1).astype(np.float32)]))
@@ -89,14 +87,14 @@ def _search(paths: Sequence[str]) -> tuple[bool, list[NDArray[np.generic]]]:
     highest = np.zeros((0, 0), np.float32)
     for frame, wanted in _frames(paths):
         still.add(frame)
-        if letters.has_letters(frame):
+        if len(drawn) < _SHOWN and letters.has_letters(frame):
             drawn.append(frame)
         if wanted:
             chosen.append(frame)
         scaled = _scaled(frame)
         same = highest.shape == scaled.shape
         highest = np.maximum(highest, scaled) if same else scaled
-    return bool(drawn) or still.has_letters(), [*(drawn or chosen)[:_SHOWN], highest]
+    return bool(drawn) or still.has_letters(), [*(drawn or chosen), highest]
 
 
 def read(picture: NDArray[np.generic]) -> list[str] | None:
