@@ -169,7 +169,7 @@ def _hidden(f: Found, relative: str) -> bool:
     if not f.reason or not [*folders, name][0].startswith("sub-") or ".git" in (*folders, name):
         return False
     # of a broken link, only the name can tell
-    return os.path.isdir(f.path) or (f.reason.startswith(LINK) and "." not in name)
+    return Path(f.path).is_dir() or (f.reason.startswith(LINK) and "." not in name)
 
 
 def _described(relative: str) -> Name | str:

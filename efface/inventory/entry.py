@@ -9,7 +9,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from efface.inventory import bids, identity, ocr
+from efface.inventory import bids, identity, ocr, packed
 from efface.inventory.header import Header, read
 from efface.inventory.identity import Statement
 from efface.inventory.walk import Found, entry_label, walk
@@ -47,9 +47,10 @@ def run_entry(source: Path, entry: str, key: Key, text: ocr.Mode = "auto") -> En
             one = identity.state(key, head.study, head.patient, head.issuer, **head.person)
             people.add(one)
             where = _series(series, head, found, key, one.session)
-        elif bids.is_image(found.path):
+        elif bids.is_image(found.path) or head.reason == packed.NIFTI:
             relative = os.path.relpath(found.path, source.absolute())
-            head = Header(found.reason or bids.outside(relative))
+            if bids.is_image(found.path):
+                head = Header(found.reason or bids.outside(relative))
             described = bids.withheld(relative, key)
             where = f"{described['session']} {described['series']}"
             series[where] = {"rank": [0, found.path], **described}

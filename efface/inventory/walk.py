@@ -1,7 +1,7 @@
 """The files of a source, in one fixed order, without leaving the source."""
 
 # A cohort has millions of files, and os is several times faster than pathlib:
-# ruff: noqa: PTH100, PTH110, PTH113, PTH116, PTH118, PTH208
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH116, PTH118, PTH120, PTH208
 
 from __future__ import annotations
 
