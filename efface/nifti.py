@@ -68,7 +68,8 @@ def _of_file(path: Path) -> nib.Nifti1Image:
         )
     kind = nib.Nifti2Image if data[:4] in _NIFTI2 else nib.Nifti1Image
     img: nib.Nifti1Image = kind.from_bytes(data)
-    if img.dataobj.offset < img.header.single_vox_offset:
+    proxy: Any = img.dataobj
+    if proxy.offset < img.header.single_vox_offset:
         # nibabel takes 0 at its word, and the texts of the header would be voxels
         raise EffaceError(
             f"{path}: by its vox_offset the voxels begin inside the header; correct that field"
