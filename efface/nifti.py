@@ -25,6 +25,8 @@ _NIFTI1_HEADER = 348
 
 
 _GZIP = b"\x1f\x8b"
+_POINTERS = (b"/annex/objects/", b"version https://git-lfs")
+"""First bytes of a file that stands for content that was not fetched."""
 
 
 def load(path: Path) -> nib.Nifti1Image:
@@ -58,12 +60,21 @@ def _of_file(path: Path) -> nib.Nifti1Image:
         raise EffaceError(f"{path}: the other file of the .hdr/.img pair is not beside it")
     if not data:
         raise EffaceError(f"{path}: an empty file")
+    if data.startswith(_POINTERS):
+        raise EffaceError(f"{path}: its content is not here; run datalad get (or git lfs pull)")
     if len(data) < _NIFTI1_HEADER:
         raise EffaceError(
             f"{path}: not a readable NIfTI image ({len(data)} bytes cannot hold its header)"
         )
     kind = nib.Nifti2Image if data[:4] in _NIFTI2 else nib.Nifti1Image
-    return kind.from_bytes(data)
+    img: nib.Nifti1Image = kind.from_bytes(data)
+    proxy: Any = img.dataobj
+    if proxy.offset < img.header.single_vox_offset:
+        # nibabel takes 0 at its word, and the texts of the header would be voxels
+        raise EffaceError(
+            f"{path}: by its vox_offset the voxels begin inside the header; correct that field"
+        )
+    return img
 
 
 def _of_pair(path: Path, files: list[Path]) -> nib.Nifti1Pair:
@@ -184,10 +195,9 @@ def with_stored(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1
     return type(img).from_bytes(_bytes(header, voxels, *scaling(img)))
 
 
-GEOMETRY = (
-    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
-    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
-)
+QFORM = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+SFORM = ("srow_x", "srow_y", "srow_z")
+GEOMETRY = ("qform_code", "sform_code", *QFORM, *SFORM)
 """Header fields that say where the voxels lie; beside them stand voxel sizes and unit of length."""
 
 

@@ -25,10 +25,12 @@ class Key:
     secret: bytes
 
     def digest(self, purpose: str, *parts: str) -> bytes:
-        """32 bytes that stand for the parts, each prefixed by its length: none can run on."""
-        message = b"".join(
-            len(b).to_bytes(4, "big") + b for b in (p.encode() for p in (purpose, *parts))
-        )
+        """32 bytes that stand for the parts, each prefixed by its length: none can run on.
+
+        Parts may hold the surrogates that stand for bytes of a file name that are no UTF-8.
+        """
+        encoded = [p.encode(errors="surrogatepass") for p in (purpose, *parts)]
+        message = b"".join(len(b).to_bytes(4, "big") + b for b in encoded)
         return hmac.new(self.secret, message, sha256).digest()
 
     def label(self, purpose: str, *parts: str) -> str:

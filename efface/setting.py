@@ -208,7 +208,8 @@ def sessions(path: str | Path, participants: list[str]) -> list[str]:
 
 
 def _bare(label: str) -> str:
-    return label.strip().removeprefix("sub-")
+    # as the table writes labels
+    return " ".join(label.split()).removeprefix("sub-")
 
 
 def fingerprint(path: str | Path, session: str) -> str:

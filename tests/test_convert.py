@@ -486,10 +486,15 @@ def test_every_suffix_of_bids_has_a_place(tmp_path, path, raw, why):
     assert why in "".join(scan.reasons)
 
 
-def test_a_sidecar_with_a_byte_order_mark(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-32-be"])
+def test_a_sidecar_with_a_byte_order_mark(tmp_path, encoding):
     root = bids_source(tmp_path / "source")
+    mark = "\ufeff" if encoding.endswith("be") else ""
     for name in ("T1w.json", "sub-mara/func/sub-mara_task-nback_bold.json"):
-        (root / name).write_bytes(b"\xef\xbb\xbf" + json.dumps({"EchoTime": 0.004}).encode())
+        text = mark + json.dumps({"EchoTime": 0.004})
+        (root / name).write_bytes(text.encode(encoding))
+    gradients = root / "sub-mara/dwi/sub-mara_dwi.bval"
+    gradients.write_bytes((mark + "0 1000 1000\r\n").encode(encoding))
     (session,) = sessions_of(root)
     scans = convert.run(session, tmp_path / "out", KEY)
     read = [
@@ -498,14 +503,78 @@ def test_a_sidecar_with_a_byte_order_mark(tmp_path):
         if s.modality in ("T1w", "bold")
     ]
     assert [r["EchoTime"] for r in read] == [0.004] * 3
+    assert [s.status for s in scans if s.modality == "dwi"] == ["pass"]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'{"EchoTime": 0.004,}', "no valid JSON"),
+        (b"[" * 100_000, "no valid JSON"),
+        (b"[1]", "no JSON object"),
+        (b"\xef\xbb\xbf", ""),
+        (b" \n", ""),
+    ],
+)
+def test_a_sidecar_that_cannot_be_read_is_named_as_the_reason(tmp_path, content, why):
+    root = bids_source(tmp_path / "source")
+    (root / "T1w.json").write_bytes(content)
+    (session,) = sessions_of(root)
+    scans = convert.run(session, tmp_path / "out", KEY)
+    t1w = [s for s in scans if s.modality == "T1w"]
+    assert [s.status for s in t1w] == ["fail" if why else "pass"] * 2
+    assert all(why in "".join(s.reasons) for s in t1w)
+    assert {s.status for s in scans if s.modality in ("bold", "dwi")} == {"pass"}
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.text(max_size=5)
+    | st.floats()
+    | st.integers()
+    # Python reads integers of any length
+    | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+READ = ("PulseSequenceType", "ImageType", "EchoTime", "EchoNumber", "PhaseEncodingDirection")
+
+
+@given(st.dictionaries(st.sampled_from((*READ, *sidecar.table())), JSON, max_size=4))
+def test_any_value_of_a_sidecar_is_taken(raw):
+    names.facts({}, raw, (4, 5, 6), np.eye(4), [])
+    kept = sidecar.consistent(sidecar.allowed(raw), 6)
+    # what is written is JSON that every reader knows
+    json.dumps(kept, allow_nan=False)
+
+
+@pytest.mark.parametrize("fault", [ArithmeticError, TypeError, RecursionError])
+def test_no_fault_in_one_series_takes_the_others_down(tmp_path, monkeypatch, fault):
+    source = bids_source(tmp_path / "source")
+    (session,) = sessions_of(source)
+    load = nifti.load
+
+    def refuse(path):
+        if "dwi" in path.name:
+            raise fault
+        return load(path)
+
+    monkeypatch.setattr(nifti, "load", refuse)
+    scans = convert.run(session, tmp_path / "out", KEY)
+    assert {s.modality for s in scans if s.status == "fail"} == {"dwi", "T2w"}
 
 
 def test_gradients_that_hold_a_text_fail_the_scan(tmp_path):
     source = bids_source(tmp_path / "source")
-    (source / "sub-mara/dwi/sub-mara_dwi.bval").write_text("0 1000 Mara\n")
-    (session,) = sessions_of(source)
-    scans = convert.run(session, tmp_path / "out", KEY)
-    assert {s.modality for s in scans if s.status == "fail"} == {"dwi", "T2w"}
+    for text, why in (("0 1000 Mara", "no number"), ("0 1000 nan", "not finite")):
+        (source / "sub-mara/dwi/sub-mara_dwi.bval").write_text(text)
+        (session,) = sessions_of(source)
+        scans = convert.run(session, tmp_path / why, KEY)
+        failed = {s.modality: s.reasons for s in scans if s.status == "fail"}
+        assert set(failed) == {"dwi", "T2w"}
+        assert why in failed["dwi"][0]
+        assert "Mara" not in failed["dwi"][0]
 
 
 @pytest.mark.parametrize("extra", [(1,), (1, 1), (1, 1, 1)])

@@ -197,7 +197,7 @@ def test_links(tmp_path):
     found = reasons(source)
     assert found["a/out"] == "link not followed: it leads out of the source"
     assert found["a/broken"] == "link not followed: it leads nowhere"
-    assert found["a/loop"] == "link not followed: it leads to a folder"
+    assert found["a/loop"].startswith("link not followed: it leads to a folder")
     assert found["a/within"] == "duplicate"
     assert found["a/pipe"] == "not DICOM: no regular file"
 
@@ -377,8 +377,87 @@ def listed(source):
         for session in sessions
         for s in session["series"]
         for f in s["files"]
-        if bids.is_image(f)
+        if s["kind"] == "object" or bids.is_image(f)
     }
+
+
+def put(root, *names, text="x"):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("link", ["sub-02", "sub-02/ses-1", "sub-02/anat", "sub-02/ses-1/anat"])
+def test_a_link_to_a_folder_is_listed_with_its_subject(tmp_path, link, inside):
+    source = tmp_path / "source"
+    target = (source / "sourcedata" if inside else tmp_path) / "pool"
+    put(source, "dataset_description.json", "sub-01/anat/sub-01_T1w.nii.gz")
+    put(target, "anat/sub-02_T1w.nii.gz")
+    (source / link).parent.mkdir(parents=True, exist_ok=True)
+    (source / link).symlink_to(target)
+    status, (why,) = listed(source)[link]
+    assert status == "fail"
+    assert "leads to a folder" in why
+    people = {s["patient"][0] for s in inventory.merge(entries_of(source), KEY)}
+    assert people >= {"sub-01", "sub-02"}
+
+
+@pytest.mark.parametrize("make", ["empty", "empty folders", "broken link"])
+def test_a_subject_without_files_is_listed(tmp_path, make):
+    put(tmp_path, "dataset_description.json", "sub-01/anat/sub-01_T1w.nii.gz")
+    place = tmp_path / "sub-02"
+    if make == "broken link":
+        place.symlink_to("../unmounted/sub-02")
+    else:
+        (place if make == "empty" else place / "ses-1" / "anat").mkdir(parents=True)
+    status, (why,) = listed(tmp_path)["sub-02"]
+    assert status == "fail"
+    assert why.startswith(("no files", "link not followed: it leads nowhere"))
+
+
+def test_a_file_name_in_another_encoding_stops_nobody(tmp_path):
+    put(tmp_path, "dataset_description.json", "sub-01/anat/sub-01_T1w.nii.gz")
+    name = os.fsdecode(b"sub-Zo\xeb/anat/sub-Zo\xeb_T1w.nii.gz")
+    put(tmp_path, name)
+    found = listed(tmp_path)
+    assert sorted(status for status, _ in found.values()) == ["fail", "pass"]
+    # names that differ in such a byte only are two
+    assert KEY.label("x", "a\udceb") != KEY.label("x", "a\udcec") != KEY.label("x", "a\xec")
+
+
+def test_a_dataset_inside_the_source_is_told(tmp_path):
+    put(tmp_path, "study/dataset_description.json", "study/sub-01/anat/sub-01_T1w.nii.gz")
+    ((status, (why,)),) = listed(tmp_path).values()
+    assert status == "fail"
+    assert "run efface on the folder that holds the sub-LABEL folders" in why
+
+
+@pytest.mark.parametrize("git", ["link", "file"])
+def test_links_into_the_annex_of_a_submodule_are_followed(tmp_path, git):
+    source = tmp_path / "study" / "rawdata"
+    own = tmp_path / "study" / ".git" / "modules" / "sub-01"
+    put(own, "annex/objects/k/k")
+    put(tmp_path / "other", ".git/annex/objects/k/k")
+    image = source / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    image.parent.mkdir(parents=True)
+    mark = source / "sub-01" / ".git"
+    if git == "link":
+        mark.symlink_to("../../.git/modules/sub-01")
+    else:
+        mark.write_text("gitdir: ../../.git/modules/sub-01\n")
+    image.symlink_to(os.path.relpath(own / "annex/objects/k/k", image.parent))
+    name = "sub-01/anat/sub-01_T1w.nii.gz"
+    assert listed(source)[name] == ("pass", [])
+    # the annex of the subject's dataset is not that of another subject
+    second = source / "sub-02" / "anat" / "sub-02_T1w.nii.gz"
+    second.parent.mkdir(parents=True)
+    for target in (own / "annex/objects/k/k", tmp_path / "other/.git/annex/objects/k/k"):
+        second.unlink(missing_ok=True)
+        second.symlink_to(target)
+        status, (why,) = listed(source)["sub-02/anat/sub-02_T1w.nii.gz"]
+        assert status == "fail"
+        assert "out of the source" in why
 
 
 @pytest.mark.parametrize(
@@ -398,6 +477,12 @@ def listed(source):
         ("derivatives/p/sub-05/anat/sub-05_T1w.nii.gz", "outside the sub- folders"),
         ("sourcedata/p.nii.gz", "outside the sub- folders"),
         ("p.nii.gz", "outside the sub- folders"),
+        ("sub-05/anat/sub-05_T1w.NII.GZ", "convert it to .nii.gz"),
+        ("sub-05/anat/sub-05_T1w.mgz", "convert it to .nii.gz"),
+        ("sub-05/anat/sub-05_T1w.nii.bz2", "convert it to .nii.gz"),
+        ("sub-05/anat/sub-05_T1w.nii.gz.bak", "convert it to .nii.gz"),
+        ("sub-05/anat/sub-05_T1w.nii.gz~", "convert it to .nii.gz"),
+        ("sub-05/anat/sub-05_T1w+orig.HEAD", "convert it to .nii.gz"),
     ],
 )
 def test_every_image_of_a_bids_source_is_listed(tmp_path, path, reason):
@@ -574,7 +659,11 @@ def test_packed_files_are_named_by_their_content(tmp_path, name, named):
     content, reason = packed_files(path.read_bytes())[name]
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / named(name)).write_bytes(content)
-    assert reasons(tmp_path)[f"a/{named(name)}"] == reason
+    found = f"a/{named(name)}"
+    image = bids.is_image(found)
+    assert reasons(tmp_path)[found] == (bids.OUTSIDE if image else reason)
+    # an image has a row in the audit, whatever it is called
+    assert (found in listed(tmp_path)) == (".nii" in name)
 
 
 def test_dicom_that_begins_like_an_archive_is_dicom(tmp_path):

@@ -184,6 +184,57 @@ def test_a_developers_truncated_image_is_one_sentence(tmp_path):
         nifti.stored(nib.load(tmp_path / "a.nii"))
 
 
+UNUSED = {
+    **{f"dim {n}": ("dim", n) for n in (4, 5, 6, 7)},
+    **{f"pixdim {n}": ("pixdim", n) for n in (5, 6, 7)},
+    **{name: (name, 0) for name in ("toffset", "slice_start", "slice_end", *nifti.QFORM)},
+    **{f"{name} {n}": (name, n) for name in nifti.SFORM for n in range(4)},
+}
+
+
+@pytest.mark.parametrize("endian", "<>")
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("field", UNUSED)
+def test_no_number_that_no_reader_uses_comes_through(tmp_path, version, endian, field):
+    source = made(version, endian)
+    for name in ("qform", "sform"):
+        if UNUSED[field][0] in getattr(nifti, name.upper()):
+            source.header[f"{name}_code"] = 0
+    data = bytearray(nifti.to_bytes(source))
+    name, index = UNUSED[field]
+    kind, start = source.header.structarr.dtype.fields[name][:2]
+    size = kind.base.itemsize
+    data[start + index * size : start + (index + 1) * size] = b"19610203"[:size]
+    (tmp_path / "a.nii").write_bytes(data)
+    img = nifti.load(tmp_path / "a.nii")
+    cleaned = header.clean(img)
+    assert b"1961"[:size] not in nifti.to_bytes(cleaned)[:540]
+    assert np.array_equal(nifti.stored(cleaned), np.asarray(source.dataobj))
+    assert np.array_equal(cleaned.affine, img.affine)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("offset", [0, 16, 340, 348])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_the_header_is_never_read_as_voxels(tmp_path, version, offset, zipped):
+    data = bytearray(nifti.to_bytes(with_secrets(made(version), extensions=False)))
+    where, form = (108, "<f") if version == 1 else (168, "<q")
+    data[where : where + struct.calcsize(form)] = struct.pack(form, offset)
+    path = tmp_path / "a.nii"
+    path.write_bytes(gzip.compress(data) if zipped else data)
+    with pytest.raises(EffaceError, match=r"a\.nii: .*vox"):
+        nifti.load(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["/annex/objects/MD5E-s9--0.nii.gz\n", "version https://git-lfs.github.com/spec/v1\n"]
+)
+def test_a_file_that_stands_for_its_content_says_so(tmp_path, text):
+    (tmp_path / "a.nii.gz").write_text(text)
+    with pytest.raises(EffaceError, match=r"not here; run datalad get"):
+        nifti.load(tmp_path / "a.nii.gz")
+
+
 @pytest.mark.parametrize("endian", "<>")
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr"])

@@ -101,6 +101,10 @@ FUNC = "ses-1/func/sub-mara_ses-1_task-rest_echo-1_bold.nii.gz"
         (FUNC, 0),
         ([FUNC], 0),
         ([f"bids::sub-mara/{FUNC}"], 0),
+        (f"./{FUNC}", 0),
+        (f"sub-mara/{FUNC}", 0),
+        ([f"bids::./sub-mara//{FUNC}", ""], 0),
+        ([f"ses-1/../{FUNC}", "../sub-02/func/sub-02_task-rest_bold.nii.gz"], 1),
         ([FUNC, "ses-1/func/sub-mara_ses-1_task-gone_bold.nii.gz"], 1),
         ([FUNC, f"bids:other:sub-mara/{FUNC}", "/home/mara/x.nii.gz", 7], 2),
     ],
@@ -218,6 +222,10 @@ def test_the_release_is_valid_bids(tmp_path, layout):
     root = source(tmp_path / "in", [FUNC])
     place = "sub-mara/ses-1/anat/sub-mara_ses-1_T1w"
     write(root, f"{place}.nii.gz", (4, 4, 4))
+    place = "sub-mara/ses-1/dwi/sub-mara_ses-1_dwi"
+    write(root, f"{place}.nii.gz", (4, 4, 4, 2))
+    write(root, f"{place}.bval", "0 1000\n")
+    write(root, f"{place}.bvec", "0 1\n0 0\n0 0\n")
     (session,) = sessions_of(root)
     folder = tmp_path / "convert"
     write_manifest(
@@ -316,7 +324,7 @@ def test_references_to_what_is_not_released_are_removed_and_told(tmp_path):
 
     sidecar_, note = released({})
     assert sidecar_["IntendedFor"] == [f"bids::{wanted[0]}"]
-    assert note == "1 references to images that are not released were removed"
+    assert note == "1 reference to what is not released removed"
     accepted = {(SESSION, f"{SESSION}_sbref"): release.Judgement(True, "A", "fine")}
     sidecar_, note = released(accepted)
     assert sidecar_ == texts["epi"]
@@ -326,6 +334,8 @@ def test_references_to_what_is_not_released_are_removed_and_told(tmp_path):
     release.copy(folder, manifest, rejected, "bids", target)
     bold = json.loads((target / "func" / f"{SESSION}_bold.json").read_text())
     assert bold == {}
+    notes = {d.scan.modality: d.note for d in release.decide(manifest, rejected)}
+    assert notes["bold"] == "1 reference to what is not released removed"
 
 
 def test_an_m0_scan_goes_out_with_its_asl_series_only():
@@ -337,6 +347,38 @@ def test_an_m0_scan_goes_out_with_its_asl_series_only():
 
     assert decided("pass") == {"m0scan": True, "asl": True}
     assert decided("review") == {"m0scan": False, "asl": False}
+
+
+def test_an_m0_scan_that_stays_in_is_a_reference_that_goes():
+    m0 = scan("m0scan", "perf", intended_for=[path("asl", "perf")], fields=["fieldmap1"])
+    epi = scan("epi", "fmap", intended_for=[path("m0scan", "perf")])
+    bold = scan("bold", "func", field_sources=["fieldmap1"])
+    manifest = Manifest("audit", SESSION, (m0, scan("asl", "perf", "review"), epi, bold))
+    notes = {d.scan.modality: d.note for d in release.decide(manifest, {})}
+    assert notes["m0scan"] == "no released ASL series"
+    assert notes["epi"] == notes["bold"] == "1 reference to what is not released removed"
+
+
+@pytest.mark.parametrize(
+    "text", ["onset,duration\n1,2\n", "Onset\tDuration\n1\t2\n", "onset\tduration\n", "Mara"]
+)
+def test_a_table_that_is_left_out_is_told(tmp_path, text):
+    root = source(tmp_path / "in", FUNC)
+    write(root, "sub-mara/ses-1/func/sub-mara_ses-1_task-rest_events.tsv", text)
+    (session,) = sessions_of(root)
+    bold = [s for s in convert.run(session, tmp_path / "out", KEY) if s.modality == "bold"]
+    assert all("events" not in s.files for s in bold)
+    assert [s.measures["tables_dropped"] for s in bold] == [["events"]] * 2
+    told = scan("bold", "func", tables_dropped=["events"])
+    (decision,) = release.decide(Manifest("audit", SESSION, (told,)), {})
+    assert decision.released
+    assert "_events.tsv left out" in decision.note
+
+
+def test_numbers_of_events_are_those_of_tsv():
+    rows = ["1.5\t2", "-1\t+2e-3", "1_000\tinf", "0x1\t\u0661"]
+    cleaned = companions.cleaned("events", "\n".join(["onset\tduration", *rows]))
+    assert cleaned.splitlines()[1:] == [rows[0], rows[1], "n/a\tn/a", "n/a\tn/a"]
 
 
 def test_a_sidecar_without_references_is_left_alone():

@@ -97,3 +97,34 @@ def test_conda_names_the_packages_of_pyproject():
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
     assert conda == wanted
+
+
+@pytest.mark.parametrize(
+    ("typed", "whom"),
+    [
+        ("DOE^JANE  7", {"sub-aa"}),
+        (" DOE^JANE 7 ", {"sub-aa"}),
+        ("1", {"sub-bb"}),
+        ("sub-1", {"sub-bb"}),
+        ("10", {"sub-cc"}),
+        ("cc", {"sub-cc"}),
+        ('"quoted', {"sub-dd"}),
+        ("1,", set()),
+        ("SUB-1", set()),
+    ],
+)
+def test_labels_of_people_are_compared_as_wholes(tmp_path, typed, whom):
+    from efface.inventory.identity import Statement, cross_check
+
+    people = {"sub-aa": "DOE^JANE  7", "sub-bb": "sub-1", "sub-cc": "10", "sub-dd": '"quoted'}
+    stated = {Statement(f"{s}_ses-x", f"study {s}", p, "x") for s, p in people.items()}
+    (tmp_path / "identity.tsv").write_text(cross_check(stated).text())
+    table = tmp_path / "inventory" / "sessions.tsv"
+    table.parent.mkdir()
+    rows = "".join(f"{s}_ses-x\t{s}\t0\n" for s in people)
+    table.write_text("session\tsubject\tfingerprint\n" + rows)
+    if not whom:
+        with pytest.raises(EffaceError, match="nobody in the source has this label"):
+            setting.sessions(table, [typed])
+    else:
+        assert {s.split("_")[0] for s in setting.sessions(table, [typed])} == whom

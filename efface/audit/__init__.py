@@ -154,7 +154,8 @@ def _stage(
         _link(distort[0] / new.files["nifti"], folder / files["nifti"])
         for role in ("bval", "bvec"):
             if role in given.files:
-                files[role] = f"{stem}.{role}"
+                # BIDS has no desc- for gradients: without it they apply to the image by inheritance
+                files[role] = f"{stem.rpartition('/')[0]}/{scan.scan}.{role}"
                 _link(convert[0] / given.files[role], folder / files[role])
         files["sidecar"] = f"{stem}.json"
         for role in companions.SUFFIXES:
@@ -170,6 +171,7 @@ def _stage(
             "fields": references.labels(sidecar, references.IDENTIFIER),
             "field_sources": references.labels(sidecar, references.SOURCE),
             "references_dropped": given.measures.get("references_dropped", []),
+            "tables_dropped": given.measures.get("tables_dropped", []),
         }
         scan = replace(scan, measures={k: v for k, v in measures.items() if v != []})
         methods = [f"efface {__version__}", f"face: {scan.measures.get('method', 'unknown')}"]

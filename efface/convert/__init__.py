@@ -49,6 +49,8 @@ class _Image:
     reasons: tuple[str, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
     """Text of the tables beside an image of a BIDS source, by suffix; cleaned."""
+    lost: tuple[str, ...] = ()
+    """Suffixes of tables that are not usable."""
 
 
 def run(
@@ -64,7 +66,7 @@ def run(
     :class:`Scan` for each image, and one with status fail for each series that yields none.
     ``measures``: ``datatype`` (empty: no place in BIDS), ``source_series``,
     ``frame_of_reference``, ``shape``, ``spacing`` in mm, and ``gradients`` (rows of b-values and
-    of directions) where there are any. ``rules`` are those of the setting
+    of directions) and ``tables_dropped`` where there are any. ``rules`` are those of the setting
     ``names``. Raises :class:`EffaceError` for a rule that is not usable; a series that cannot be
     converted never takes the others down.
     """
@@ -83,7 +85,7 @@ def run(
                 found = _from_dicom(series, work / series["series"], timeout)
         except subprocess.TimeoutExpired:
             scans.append(_failed(series, f"dcm2niix took longer than {timeout:.0f} s"))
-        except (OSError, ValueError, EffaceError) as e:
+        except Exception as e:  # whatever a file holds, it never takes the others down
             if of_machine(e):
                 raise
             log.exception("%s", series["series"])
@@ -100,7 +102,7 @@ def run(
             if dropped:
                 scan = replace(scan, measures={**scan.measures, "references_dropped": dropped})
             scans.append(scan)
-        except (OSError, ValueError, EffaceError) as e:
+        except Exception as e:
             if of_machine(e):
                 raise
             log.exception("%s", image.series["series"])
@@ -223,16 +225,17 @@ def _voxels(series: Mapping[str, Any]) -> int:
 def _from_bids(series: Mapping[str, Any]) -> list[_Image | Scan]:
     image, *others = (Path(p) for p in series["files"])
     by_kind = {p.suffix: p for p in others}
-    raw = sidecar.merged(p for p in others if p.suffix == ".json")
     texts = {
-        p.name.removesuffix(".tsv").rpartition("_")[2]: p.read_text("utf-8-sig", errors="replace")
+        p.name.removesuffix(".tsv").rpartition("_")[2]: sidecar.text(p)
         for p in others
         if p.suffix == ".tsv"
     }
     tables = {suffix: companions.cleaned(suffix, text) for suffix, text in texts.items()}
     try:
+        raw = sidecar.merged(p for p in others if p.suffix == ".json")
         found = _image(series, image, raw, by_kind.get(".bval"), by_kind.get(".bvec"))
-        return [replace(found, tables={k: v for k, v in tables.items() if v})]
+        lost = tuple(suffix for suffix, table in tables.items() if not table)
+        return [replace(found, tables={k: v for k, v in tables.items() if v}, lost=lost)]
     except EffaceError as e:
         if of_machine(e):
             raise
@@ -261,11 +264,16 @@ def _image(
 def numbers(path: Path | None) -> list[list[float]]:
     """Rows of a .bval or .bvec file, none without one.
 
-    Raises :class:`ValueError` if it holds anything but numbers.
+    Raises :class:`EffaceError` if it holds anything but numbers.
     """
     if path is None:
         return []
-    rows = [[float(v) for v in line.split()] for line in path.read_text("utf-8-sig").splitlines()]
+    try:
+        rows = [[float(v) for v in line.split()] for line in sidecar.text(path).splitlines()]
+    except ValueError as e:
+        raise EffaceError(f"its {path.suffix} file holds something that is no number") from e
+    if not all(math.isfinite(v) for row in rows for v in row):
+        raise EffaceError(f"its {path.suffix} file holds a number that is not finite")
     return [row for row in rows if row]
 
 
@@ -340,6 +348,7 @@ def _write(
             "shape": [int(n) for n in img.shape],
             "spacing": [round(float(s), 4) for s in spacing],
             **({"gradients": image.gradients} if all(counts) else {}),
+            **({"tables_dropped": list(image.lost)} if image.lost else {}),
         },
     )
     return scan.mark("review", f"{REVIEW}: no BIDS name ({why})") if why else scan

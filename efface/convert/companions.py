@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +14,7 @@ VOLUME_TYPES = ("control", "label", "m0scan", "deltam", "cbf", "noRF", "n/a")
 """What a volume of an ASL series may be (BIDS 1.11, Arterial Spin Labeling)."""
 
 _NUMBERS = ("onset", "duration", "sample", "response_time")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]{0,39}")
 _NOT_OF_EVENTS = ("echo", "part", "chunk")
 _MISSING = "n/a"
@@ -52,10 +52,8 @@ def _event(column: str, value: str) -> str:
     value = value.strip()
     if column not in _NUMBERS:
         return value if _LABEL.fullmatch(value) else _MISSING
-    try:
-        return value if math.isfinite(float(value)) and value.isascii() else _MISSING
-    except ValueError:
-        return _MISSING
+    # Python's own reader takes more, such as 1_000
+    return value if _NUMBER.fullmatch(value) else _MISSING
 
 
 def _tsv(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -10,12 +10,15 @@ from efface import nifti
 KEPT = (
     *("sizeof_hdr", "dim_info", "dim", "datatype", "bitpix", "slice_start", "pixdim"),
     *("vox_offset", "scl_slope", "scl_inter", "slice_end", "slice_code", "xyzt_units"),
-    *("cal_max", "cal_min", "slice_duration", "toffset", "qform_code", "sform_code"),
+    *("cal_max", "cal_min", "slice_duration", "qform_code", "sform_code"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "magic", "eol_check"),
 )
 """Fields of NIfTI-1 and -2 that are copied. Out stay descrip, aux_file, intent and its name and
-parameters, db_name, data_type, and what NIfTI does not use; extensions too."""
+parameters, db_name, data_type, toffset (may be the time of day), and what NIfTI does not use;
+extensions too."""
+_SLICE_CODES = range(7)
+"""Orders of acquisition that NIfTI has names for."""
 
 
 def clean(img: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -25,11 +28,40 @@ def clean(img: nib.Nifti1Image) -> nib.Nifti1Image:
     for field in KEPT:
         if field in old.structarr.dtype.names:
             new.structarr[field] = old.structarr[field]
+    _clear_unused(new)
     voxels = nifti.stored(img)
     out = type(img)(voxels, new.get_best_affine(), new)
     # nibabel clears the scaling of the header of a new image
     out.header["scl_slope"], out.header["scl_inter"] = nifti.scaling(img)
     return out
+
+
+def _clear_unused(header: nib.Nifti1Header) -> None:
+    """Reset what no reader uses of the fields that are kept: it may hold anything.
+
+    Dimensions beyond those of the image (pixdim[4] stays: converters write the repetition time of
+    a 3D image there), bits without a meaning, slices that the image has not, and the qform or
+    sform whose code says that it is not set.
+    """
+    fields = header.structarr
+    n = int(fields["dim"][0])
+    fields["dim"][n + 1 :] = 1
+    sizes = fields["pixdim"][max(n, 4) + 1 :]
+    sizes[(sizes != 0) & (sizes != 1)] = 1
+    for name in ("dim_info", "xyzt_units"):
+        fields[name] = int(fields[name]) & 0x3F
+    last = int(fields["dim"][1:4].max()) - 1
+    for name in ("slice_start", "slice_end"):
+        if not 0 <= fields[name] <= last:
+            fields[name] = 0
+    if fields["slice_code"] not in _SLICE_CODES:
+        fields["slice_code"] = 0
+    if not fields["qform_code"]:
+        for name in nifti.QFORM:
+            fields[name] = 0
+    if not fields["sform_code"]:
+        for name in nifti.SFORM:
+            fields[name] = 0
 
 
 def removed(img: nib.Nifti1Image) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from efface.convert.sidecar import finite
 from efface.errors import EffaceError
 from efface.pseudonym import Key
 
@@ -348,7 +349,7 @@ def facts(
         "diffusion": "yes" if any(b > 0 for b in b_values) else "no",
     }
     if (
-        sidecar.get("PulseSequenceType", "").endswith("EPI")
+        str(sidecar.get("PulseSequenceType", "")).endswith("EPI")
         or attributes.get("EchoPlanarPulseSequence") == "YES"
     ):
         out["sequence"] = f"{out['sequence']}\\EP"
@@ -381,7 +382,7 @@ def facts(
 
 def _part(sidecar: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
     own = sidecar.get("ImageType") or attributes.get("ImageType") or []
-    kinds = {str(v).upper() for v in ([own] if isinstance(own, str) else own)}
+    kinds = {str(v).upper() for v in (own if isinstance(own, (list, tuple)) else [own])}
     if "FIELDMAPHZ" in kinds:
         return "fieldmap"
     # dcm2niix appends the kind of each image that it made of a mixed series
@@ -404,4 +405,4 @@ def _joined(value: object) -> str:
 def _number(value: object) -> float | None:
     if isinstance(value, list):
         value = value[0] if value else None
-    return float(value) if isinstance(value, (int, float)) else None
+    return float(value) if finite(value) else None  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ Convert writes the new names. Which images are released is known only at the end
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,8 +22,8 @@ def renamed(
 
     ``subject`` is the source's folder of the subject (``sub-01``); ``targets`` maps paths of the
     source, relative to its root, to new ones; ``fields`` maps field identifiers. Paths may be BIDS
-    URIs or relative to the subject's folder (BIDS 1.11, both forms). Only keys of the sidecar that
-    name something are in the result.
+    URIs or relative to the subject's folder (BIDS 1.11, both forms), or, as many people write them,
+    relative to the root. Only keys of the sidecar that name something are in the result.
     """
     out: dict[str, Any] = {}
     wanted = _texts(raw.get(INTENDED))
@@ -87,10 +88,10 @@ def released(
 
 def _texts(value: object) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    return [v for v in values if isinstance(v, str)]
+    return [v.strip() for v in values if isinstance(v, str) and v.strip()]
 
 
 def _path(reference: str, subject: str) -> str:
-    if reference.startswith(_URI):
-        return reference.removeprefix(_URI).lstrip("/")
-    return f"{subject}/{reference.lstrip('/')}"
+    path = posixpath.normpath(reference.removeprefix(_URI).lstrip("/"))
+    of_root = reference.startswith(_URI) or path.startswith(f"{subject}/")
+    return path if of_root else f"{subject}/{path}"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from efface.errors import EffaceError
 
 _HERE = Path(__file__).parent
 _LONGEST = 100_000
@@ -117,11 +122,22 @@ def _version_parts(value: str) -> list[str]:
 
 
 def _number(value: object, rule: Allowed) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not finite(value):
         return False
+    assert isinstance(value, (int, float))
     if rule.kind == "integer" and value != int(value):
         return False
-    return math.isfinite(value) and rule.low <= value <= rule.high
+    return rule.low <= value <= rule.high
+
+
+def finite(value: object) -> bool:
+    """Whether a value of JSON is a number that a double can hold.
+
+    Python's reader also takes ``NaN``, ``Infinity`` and integers of any length.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def consistent(sidecar: Mapping[str, Any], slices: int) -> dict[str, Any]:
@@ -139,16 +155,37 @@ def consistent(sidecar: Mapping[str, Any], slices: int) -> dict[str, Any]:
     return out
 
 
+def text(path: Path) -> str:
+    """Text of a file beside an image: UTF-8, or what its byte order mark says.
+
+    Bytes that are no such text become a replacement character.
+    """
+    data = path.read_bytes()
+    marks = ((codecs.BOM_UTF8, "utf-8-sig"), *_MARKS)
+    encoding = next((name for mark, name in marks if data.startswith(mark)), "utf-8")
+    return io.StringIO(data.decode(encoding, errors="replace"), newline=None).read()
+
+
+_MARKS = (
+    # that of UTF-32 begins with that of UTF-16
+    *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
+)
+
+
 def merged(paths: Iterable[Path]) -> dict[str, Any]:
     """Sidecars put together, later ones over earlier ones (BIDS inheritance principle).
 
-    Raises :class:`ValueError` for a file that is no JSON object.
+    One of blanks only says nothing. Raises :class:`EffaceError` for a file that is no JSON object.
     """
     out: dict[str, Any] = {}
     for path in paths:
-        value = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
+        try:
+            value = json.loads(text(path).strip() or "{}")
+        except (ValueError, RecursionError) as e:
+            raise EffaceError("a .json file that describes the image is no valid JSON") from e
         if not isinstance(value, dict):
-            raise ValueError("a sidecar must hold a JSON object")
+            raise EffaceError("a .json file that describes the image holds no JSON object")
         out |= value
     return out
 

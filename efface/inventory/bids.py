@@ -18,13 +18,22 @@ from typing import Any
 from efface.inventory.identity import Statement
 from efface.inventory.walk import Found
 from efface.pseudonym import Key, series_label, session_label, subject_label
-from efface.status import EMPTY, NO_IMAGE, NOT_BIDS, NOT_MR
+from efface.status import EMPTY, LINK, NO_FILES, NO_IMAGE, NOT_BIDS, NOT_MR
 
 MR_DATATYPES = ("anat", "dwi", "fmap", "func", "perf")
 OTHER_DATATYPES = ("beh", "eeg", "ieeg", "meg", "micr", "motion", "mrs", "nirs", "pet")
 
 IMAGE = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 """Endings of the files that hold NIfTI or Analyze images."""
+_OTHER_IMAGE = re.compile(
+    # packed by another program, encrypted, half-copied, or a copy that an editor or a user kept
+    r"\.(nii|hdr|img)(\.\w+)?\.(bz2|xz|zst|lz4|lzma|zip|7z|z|gpg|part|tmp|bak|orig|old|\d+)$"
+    r"|\.(nii|hdr|img)(\.gz)?~$"
+    # FreeSurfer, MINC, NRRD, MetaImage, AFNI
+    r"|\.(mgh|mgz|mnc|mnc\.gz|nrrd|nhdr|mha|mhd|head|brik|brik\.gz)$",
+    re.IGNORECASE,
+)
+"""Ends of the names of images that efface does not read."""
 _SIDECAR = (".json", ".bval", ".bvec")
 _TABLES = {"events": ("bold", "cbv"), "aslcontext": ("asl",)}
 """Suffix of a table, to the suffixes of the images that it describes."""
@@ -33,6 +42,14 @@ OUTSIDE = (
     f"{NOT_BIDS}: the source is no BIDS dataset; name the image"
     " sub-LABEL/anat/sub-LABEL_T1w.nii.gz, or use efface deface for a single image"
 )
+NESTED = (
+    f"{NOT_BIDS}: the source is no BIDS dataset, but a folder inside it may be; run efface on the"
+    " folder that holds the sub-LABEL folders"
+)
+NO_CONTENT = (
+    f"{NO_FILES}: the folder of the subject is empty; of a DataLad dataset, run datalad get"
+)
+_CONVERT = "convert it to .nii.gz, with the ending in small letters"
 NO_SUBJECT = "outside the sub- folders"
 """Stands for the study of images that belong to no subject."""
 
@@ -74,6 +91,12 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE)
 
 
+def outside(relative: str) -> str:
+    """Why an image of a source that is no BIDS dataset is not taken."""
+    folders = PurePosixPath(relative).parts[1:-1]
+    return NESTED if any(part.startswith("sub-") for part in folders) else OUTSIDE
+
+
 def parse(name: str) -> Name | None:
     """Entities, suffix and extension of a file name, or ``None`` if it is not built like one.
 
@@ -109,6 +132,8 @@ def read_entry(source: Path, found: Iterable[Found], key: Key) -> dict[str, Any]
         described = None
         if not reason and isinstance(name, Name):
             described = _series(relative, PurePosixPath(relative).parts[-2], name, key)
+        elif _hidden(f, relative):
+            described = withheld(f"{relative}/", key)
         elif _given(relative):
             described = withheld(relative, key)
         where = f"{described['session']} {described['series']}" if described else ""
@@ -134,7 +159,17 @@ def _given(relative: str) -> bool:
 
     Objects of an annex are not: the dataset has links to them.
     """
-    return is_image(relative) and ".git" not in PurePosixPath(relative).parts
+    image = is_image(relative) or _OTHER_IMAGE.search(relative) is not None
+    return image and ".git" not in PurePosixPath(relative).parts
+
+
+def _hidden(f: Found, relative: str) -> bool:
+    """Whether a path is a folder, or a link to one, whose images are not seen."""
+    *folders, name = PurePosixPath(relative).parts
+    if not f.reason or not [*folders, name][0].startswith("sub-") or ".git" in (*folders, name):
+        return False
+    # of a broken link, only the name can tell
+    return Path(f.path).is_dir() or (f.reason.startswith(LINK) and "." not in name)
 
 
 def _described(relative: str) -> Name | str:
@@ -142,7 +177,7 @@ def _described(relative: str) -> Name | str:
     *folders, name = PurePosixPath(relative).parts
     parsed = parse(name)
     if not is_image(name):
-        return NOT_BIDS
+        return f"{NOT_BIDS}: {_CONVERT}" if _OTHER_IMAGE.search(name) else NOT_BIDS
     if not folders or not folders[0].startswith("sub-"):
         return f"{NOT_BIDS}: it lies outside the sub- folders"
     if parsed is None:
@@ -151,7 +186,7 @@ def _described(relative: str) -> Name | str:
             " with labels of letters and digits"
         )
     if parsed.extension not in (".nii", ".nii.gz"):
-        return f"{NOT_BIDS}: convert it to .nii.gz"
+        return f"{NOT_BIDS}: {_CONVERT}"
     subject, visit = parsed.entities.get("sub", ""), parsed.entities.get("ses", "")
     wanted = [f"sub-{subject}"] + ([f"ses-{visit}"] if visit else [])
     if not subject or folders[:-1] != wanted:
@@ -179,13 +214,13 @@ def withheld(relative: str, key: Key) -> dict[str, Any]:
     """A series for an image that cannot be taken, for the audit.
 
     It belongs to the subject and session of its folders. Images outside all subject folders share
-    one session.
+    one session. ``relative`` ends in a slash if it is a folder whose images cannot be seen.
     """
     return _record(relative, key) | {"kind": "object", "modality": ""}
 
 
 def _record(relative: str, key: Key) -> dict[str, Any]:
-    folders = PurePosixPath(relative).parts[:-1]
+    folders = relative.split("/")[:-1]
     at = next((n for n, part in enumerate(folders) if part.startswith("sub-")), None)
     subject, study = "", NO_SUBJECT
     if at is not None:

@@ -9,7 +9,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from efface.inventory import bids, identity, ocr
+from efface.inventory import bids, identity, ocr, packed
 from efface.inventory.header import Header, read
 from efface.inventory.identity import Statement
 from efface.inventory.walk import Found, entry_label, walk
@@ -31,7 +31,10 @@ def run_entry(source: Path, entry: str, key: Key, text: ocr.Mode = "auto") -> En
     """
     base: Entry = {"entry": entry_label(key, entry), "series": {}, "files": [], "people": []}
     if bids.is_bids(source):
-        inside = bids.read_entry(source, walk(source, entry), key)
+        seen = list(walk(source, entry))
+        if not seen and entry.startswith("sub-"):
+            seen = [Found(str(source.absolute() / entry), reason=bids.NO_CONTENT)]
+        inside = bids.read_entry(source, seen, key)
         stated = _of_folders(inside["series"].values()) | bids.participants(source, entry, key)
         return {**base, "source": "bids", **inside, "people": _listed(stated)}
     series: dict[str, dict[str, Any]] = {}
@@ -44,9 +47,11 @@ def run_entry(source: Path, entry: str, key: Key, text: ocr.Mode = "auto") -> En
             one = identity.state(key, head.study, head.patient, head.issuer, **head.person)
             people.add(one)
             where = _series(series, head, found, key, one.session)
-        elif bids.is_image(found.path):
-            head = Header(found.reason or bids.OUTSIDE)
-            described = bids.withheld(os.path.relpath(found.path, source.absolute()), key)
+        elif bids.is_image(found.path) or head.reason == packed.NIFTI:
+            relative = os.path.relpath(found.path, source.absolute())
+            if bids.is_image(found.path):
+                head = Header(found.reason or bids.outside(relative))
+            described = bids.withheld(relative, key)
             where = f"{described['session']} {described['series']}"
             series[where] = {"rank": [0, found.path], **described}
         files.append(

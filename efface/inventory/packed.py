@@ -37,14 +37,14 @@ def reason(start: bytes) -> str:
             if inside[128:132] == b"DICM":
                 return f"{NOT_DICOM}: DICOM compressed by gzip; uncompress it first"
             if _is_nifti(inside):
-                return _NIFTI
+                return NIFTI
             if _is_tar(inside):
                 return f"{NOT_DICOM}: a tar archive compressed by gzip; unpack it first"
             return f"{NOT_DICOM}: a file compressed by {name}; uncompress it first"
-    return _NIFTI if _is_nifti(start) else NOT_DICOM
+    return NIFTI if _is_nifti(start) else NOT_DICOM
 
 
-_NIFTI = f"{NOT_DICOM}: NIfTI, which is read from a BIDS dataset or by efface deface"
+NIFTI = f"{NOT_DICOM}: NIfTI, which is read from a BIDS dataset or by efface deface"
 
 
 def _is_tar(start: bytes) -> bool:

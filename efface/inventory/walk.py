@@ -1,13 +1,13 @@
 """The files of a source, in one fixed order, without leaving the source."""
 
 # A cohort has millions of files, and os is several times faster than pathlib:
-# ruff: noqa: PTH100, PTH110, PTH113, PTH116, PTH118, PTH208
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH116, PTH118, PTH120, PTH208
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +15,8 @@ from pathlib import Path
 from efface.errors import EffaceError
 from efface.pseudonym import Key
 from efface.status import LINK, NO_PERMISSION, NOT_DICOM, UNREADABLE
+
+TO_FOLDER = f"{LINK}: it leads to a folder; put the folder itself in its place"
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,10 @@ def walk(source: Path, entry: str) -> Iterator[Found]:
     """Every file of a top-level entry (a folder, or a file at the root), folders in name order.
 
     Links to folders are not followed, links to files only within the source and into the annex of
-    the dataset that the source belongs to; folders and files that cannot be read are yielded with
-    the reason.
+    the dataset that holds the link, be it the source's or that of a submodule; folders and files
+    that cannot be read are yielded with the reason.
     """
-    root = os.path.realpath(source)
-    roots = [root, *([found] if (found := annex(root)) else [])]
-    yield from _visit(os.path.join(os.path.abspath(source), entry), roots)
+    yield from _visit(os.path.join(os.path.abspath(source), entry), os.path.realpath(source))
 
 
 def annex(folder: str) -> str:
@@ -116,7 +116,7 @@ def annex(folder: str) -> str:
         return ""
 
 
-def _visit(top: str, roots: Sequence[str]) -> Iterator[Found]:
+def _visit(top: str, root: str) -> Iterator[Found]:
     # no recursion: folders may lie deeper than Python's stack reaches
     stack = [top]
     while stack:
@@ -124,7 +124,7 @@ def _visit(top: str, roots: Sequence[str]) -> Iterator[Found]:
         try:
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
-                yield _link(path, roots)
+                yield _link(path, root)
             elif stat.S_ISREG(status.st_mode):
                 yield _file(path, status)
             elif stat.S_ISDIR(status.st_mode):
@@ -139,16 +139,19 @@ def _visit(top: str, roots: Sequence[str]) -> Iterator[Found]:
             yield Found(path, reason=UNREADABLE)
 
 
-def _link(path: str, roots: Sequence[str]) -> Found:
+def _link(path: str, root: str) -> Found:
     target = os.path.realpath(path)
     if not os.path.exists(target):
         if "/annex/objects/" in target:
             return Found(path, reason=f"{LINK}: its content is not here; run datalad get")
         return Found(path, reason=f"{LINK}: it leads nowhere")
-    if not any(os.path.commonpath([root, target]) == root for root in roots):
+    if os.path.isdir(target):
+        return Found(path, reason=TO_FOLDER)
+    own = annex(os.path.realpath(os.path.dirname(path)))
+    if not any(os.path.commonpath([r, target]) == r for r in (root, own) if r):
         return Found(path, reason=f"{LINK}: it leads out of the source")
     if not os.path.isfile(target):
-        return Found(path, reason=f"{LINK}: it leads to a folder")
+        return Found(path, reason=f"{LINK}: it leads to no regular file")
     return _file(path, os.stat(path))
 
 

@@ -164,19 +164,40 @@ def _referenced(images: dict[str, Decision]) -> dict[str, Decision]:
     An M0 scan of which no ASL series is released stays in: BIDS has no place for it.
     """
     there = _released_images(images.values())
-    return {name: _with_note(decision, there) for name, decision in images.items()}
+    images = {name: _with_series(decision, there) for name, decision in images.items()}
+    there, fields = _released_images(images.values()), _released_fields(images.values())
+    return {name: _with_note(decision, there, fields) for name, decision in images.items()}
 
 
-def _with_note(decision: Decision, there: set[str]) -> Decision:
+def _with_series(decision: Decision, there: set[str]) -> Decision:
     named = decision.scan.measures.get("intended_for", [])
-    gone = sum(path not in there for path in named)
-    gone += int(decision.scan.measures.get("references_dropped", 0))
-    if not decision.released or not gone:
+    if decision.released and decision.scan.modality == "m0scan" and not there.intersection(named):
+        note = "; ".join(filter(None, (decision.note, "no released ASL series")))
+        return replace(decision, released=False, note=note)
+    return decision
+
+
+def _with_note(decision: Decision, there: set[str], fields: set[str]) -> Decision:
+    measures = decision.scan.measures
+    gone = sum(path not in there for path in measures.get("intended_for", ()))
+    gone += sum(label not in fields for label in measures.get("field_sources", ()))
+    gone += int(measures.get("references_dropped", 0))
+    if not decision.released:
         return decision
-    if decision.scan.modality == "m0scan" and not there.intersection(named):
-        return replace(decision, released=False, note="no released ASL series")
-    note = f"{gone} references to images that are not released were removed"
-    return replace(decision, note="; ".join(filter(None, (decision.note, note))))
+    notes = [decision.note]
+    if gone:
+        what = "1 reference" if gone == 1 else f"{gone} references"
+        notes.append(f"{what} to what is not released removed")
+    for suffix in measures.get("tables_dropped", ()):
+        notes.append(
+            f"its _{suffix}.tsv left out: BIDS's columns, separated by tabs, are not there"
+        )
+    return replace(decision, note="; ".join(filter(None, notes)))
+
+
+def _released_fields(decisions: Iterable[Decision]) -> set[str]:
+    """Labels of the fields that released images measure."""
+    return {f for d in decisions if d.released for f in d.scan.measures.get("fields", ())}
 
 
 def _released_images(decisions: Iterable[Decision]) -> set[str]:
@@ -198,7 +219,7 @@ def sidecar_of(folder: Path, name: str, scan: str, decisions: Sequence[Decision]
         return None
     measures = next(d.scan.measures for d in decisions if d.scan.scan == scan)
     paths = _released_images(decisions)
-    fields = {f for d in decisions if d.released for f in d.scan.measures.get("fields", ())}
+    fields = _released_fields(decisions)
     if paths.issuperset(measures.get("intended_for", ())) and fields.issuperset(
         measures.get("field_sources", ())
     ):
