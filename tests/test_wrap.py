@@ -18,7 +18,7 @@ from efface.distort.region import region
 from efface.manifest import Scan
 from efface.phantom import phantom
 from efface.qc import gate
-from efface.segment import Segmentation, motion, near, pose, positions, wrap
+from efface.segment import Segmentation, Segmenter, motion, near, pose, positions, wrap
 from efface.segment.labels import LABELS
 
 MM = np.full(3, 2.0)
@@ -224,6 +224,26 @@ def test_every_stage_knows_of_the_roll(tmp_path):
     assert min(mask[change(labels) == k].mean() for k in range(2, 6)) > 0.94
     (judged,) = qc.run(entry, convert, seen, done, tmp_path / "qc", model, "face")
     assert judged.status == "pass", judged.reasons
+
+
+@pytest.mark.parametrize(("eyes", "rolled"), [(2, True), (1, False)])
+def test_a_roll_that_shows_no_fewer_organs_is_kept_whatever_the_certainty(
+    monkeypatch, eyes, rolled
+):
+    voxels, labels, affine = person()
+    labels = np.roll(labels, 14, 1)
+    parts = {"brain": 1, "eyes": 2, "nose": 1, "ears": 2, "mouth": 1}
+
+    def look(certainty, parts):
+        values = dict.fromkeys(LABELS, certainty)
+        laid = pose.head(np.roll(labels, -14, 1), affine)
+        return Segmentation(labels, values, values, values, parts, head=laid)
+
+    looks = iter((look(0.95, parts), look(0.90, {**parts, "eyes": eyes})))
+    model = Segmenter(None, None)
+    monkeypatch.setattr(model, "_best", lambda *_: next(looks))
+    img = nib.Nifti1Image(np.roll(voxels, 14, 1), affine)
+    assert (model.segment(img).roll != wrap.AS_IT_IS) == rolled
 
 
 def test_groups_of_a_wrapped_image_are_compared_with_the_head_in_one_piece(monkeypatch):

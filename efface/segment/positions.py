@@ -70,7 +70,7 @@ def found(
     """
     looks = [replace(look(only(img, g)), volumes=g) for g in groups[:MOST]]
     best = max(looks, key=lambda s: s.evidence)
-    first = next((s for s in looks if _shows(s, best)), best)
+    first = next((s for s in looks if shows(s, best)), best)
     own, held = [], set(first.volumes)
     for other in looks:
         if other is first:
@@ -85,14 +85,14 @@ def found(
     return replace(first, volumes=tuple(sorted(held)) if own else (), moved=tuple(own))
 
 
-def _shows(one: Segmentation, other: Segmentation) -> bool:
+def shows(one: Segmentation, other: Segmentation) -> bool:
     """Whether one group of volumes shows a head, and no less of its face than another does."""
     return one.settled and all(one.parts[o] >= other.parts[o] for o in FEATURES)
 
 
 def _lies_alike(img: nib.Nifti1Image, first: Segmentation, other: Segmentation) -> bool:
     """Whether the head provably lies alike in both groups: by its organs, or by registration."""
-    if _shows(other, first):
+    if shows(other, first):
         return _apart(first, other) <= MOVED_MM
     # rolled as the first group is: a head in two pieces does not move as one
     volumes = [grids.volume(nifti.stored(only(img, s.volumes))) for s in (first, other)]
