@@ -177,8 +177,9 @@ class Segmenter:
         side. The header is believed unless another look shows more of a head, and the organs found
         in it say so too.
 
-        A phase-wrapped image is segmented as it is and rolled (:func:`efface.segment.wrap.better`);
-        the result that shows less of a head is dropped.
+        A phase-wrapped image is segmented as it is and rolled (:func:`efface.segment.wrap.better`).
+        The rolled result is kept if it shows a head with no fewer organs, or more of a head: of a
+        head in two pieces all organs may be found, but not all of the brain.
         """
         voxels = grids.volume(nifti.stored(img), *nifti.scaling(img))
         best = self._best(voxels, img.affine)
@@ -186,7 +187,7 @@ class Segmenter:
         if roll == wrap.AS_IT_IS:
             return best
         other = self._best(wrap.rolled(voxels, roll), wrap.affine(img.affine, roll))
-        if other.evidence < best.evidence:
+        if other.evidence < best.evidence and not positions.shows(other, best):
             return best
         return replace(other, labels=wrap.rolled(other.labels, wrap.back(roll)), roll=roll)
 

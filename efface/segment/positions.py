@@ -70,7 +70,7 @@ def found(
     """
     looks = [replace(look(only(img, g)), volumes=g) for g in groups[:MOST]]
     best = max(looks, key=lambda s: s.evidence)
-    first = next((s for s in looks if _shows(s, best)), best)
+    first = next((s for s in looks if shows(s, best)), best)
     own, held = [], set(first.volumes)
     for other in looks:
         if other is first:
@@ -85,26 +85,28 @@ def found(
     return replace(first, volumes=tuple(sorted(held)) if own else (), moved=tuple(own))
 
 
-def _shows(one: Segmentation, other: Segmentation) -> bool:
+def shows(one: Segmentation, other: Segmentation) -> bool:
     """Whether one group of volumes shows a head, and no less of its face than another does."""
     return one.settled and all(one.parts[o] >= other.parts[o] for o in FEATURES)
 
 
 def _lies_alike(img: nib.Nifti1Image, first: Segmentation, other: Segmentation) -> bool:
     """Whether the head provably lies alike in both groups: by its organs, or by registration."""
-    if _shows(other, first):
+    if shows(other, first):
         return _apart(first, other) <= MOVED_MM
-    means = [grids.volume(nifti.stored(only(img, s.volumes))) for s in (first, other)]
-    affine = np.asarray(img.affine, np.float64)
-    organs = [first.labels == LABELS[name] for name in FEATURES]
+    # rolled as the first group is: a head in two pieces does not move as one
+    volumes = [grids.volume(nifti.stored(only(img, s.volumes))) for s in (first, other)]
+    means = [wrap.rolled(v, first.roll) for v in volumes]
+    labels, affine = wrap.rolled(first.labels, first.roll), wrap.affine(img.affine, first.roll)
+    organs = [labels == LABELS[name] for name in FEATURES]
     at = [near.indices(organ).mean(axis=0) for organ in organs if organ.any()]
-    box = near.box_of(first.labels > 0)
+    box = near.box_of(labels > 0)
     if box is None:
         return False
     if not at:
         at = list(np.array(np.meshgrid(*[(s.start, s.stop) for s in box])).reshape(3, -1).T)
     reach = np.ceil(AROUND_MM / np.linalg.norm(affine[:3, :3], axis=0)).astype(int)
-    head = ndimage.maximum_filter(first.labels > 0, size=tuple(2 * reach + 1))
+    head = ndimage.maximum_filter(labels > 0, size=tuple(2 * reach + 1))
     points = np.array(at) @ affine[:3, :3].T + affine[:3, 3]
     moved = motion.between((means[1], affine), (means[0], affine), head, points)
     return moved.known and moved.mm <= MOVED_MM
