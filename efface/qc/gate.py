@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from efface import nifti
 from efface.distort.folded import Folded, folded
 from efface.distort.methods import METHODS
-from efface.qc import blank
+from efface.qc import blank, ct
 from efface.segment import anatomy as anatomies
 from efface.segment import pose as poses
 from efface.segment import turns
@@ -31,6 +31,7 @@ from efface.segment.organs import voxel_sizes
 from efface.segment.pose import LEAST_MM3, MISFIT, Head, Scene
 from efface.status import (
     BRAIN_TOUCHED,
+    CT,
     FACE_REMAINS,
     NO_FACE,
     NOT_A_HEAD,
@@ -127,12 +128,14 @@ def gate(
     anatomy = anatomies.load() if anatomy is None else anatomy
     straight = turns.affine(before.affine, turn)
     head = poses.head(labels, straight, anatomy) if head is None else head
-    verdict, pose = _face(head, confidence, anatomy, known, mask, before)
+    verdict, pose = _face(head, confidence, anatomy, known, mask, before, negative=negative)
     if turn != turns.AS_IT_IS:
         verdict.measures["head_lies"] = turn  # where its right, anterior and superior point
-    if NOT_A_HEAD in verdict.reasons[:1] or verdict.status == "fail":
+    if verdict.status == "fail":
         return verdict
     verdict = verdict + change(before, after, labels, mask, method, features)
+    if pose is None:
+        return verdict
     if maybe_brain is not None:
         verdict = verdict + _spared(head.scene, mask, maybe_brain)
     voxel = float(abs(np.linalg.det(np.asarray(before.affine, float)[:3, :3])))
@@ -187,26 +190,40 @@ def _face(
     known: Sequence[Mapping[str, Any]],
     mask: Bool | None,
     image: nib.Nifti1Image | None = None,
+    *,
+    negative: bool = False,
 ) -> tuple[Verdict, Pose | None]:
     """As :func:`face`, and the pose of the head if there is one.
 
-    ``image``: the image as it was, to tell parts that were removed before from parts not found.
+    ``image``: the image as it was, to tell parts that were removed before from parts not found, and
+    CT from MR; ``negative``: its air is brighter than the head.
     """
     seen, laid = head.scene, head.laid
     view, small, index, ml = seen.view, seen.small, seen.brain, seen.brain_ml
     measures: dict[str, Any] = {"brain_ml": round(ml, 1)}
+
+    def no_head(why: str) -> tuple[Verdict, None]:
+        if image is not None and ct.has_values_of_ct(image, seen):
+            return Verdict("review", (f"{REVIEW}: {CT}, {why}",), measures), None
+        return Verdict("fail", (f"{NOT_A_HEAD}: {why}",), measures), None
+
     if laid is None:
-        return Verdict("fail", (f"{NOT_A_HEAD}: no brain found",), measures), None
+        return no_head("no brain found")
     edge = index[((index == 0) | (index == np.array(small.shape) - 1)).any(axis=1)]
     cut = len(edge) * seen.voxel ** (2 / 3) > 100  # mm² of the brain on the edge of the view
     measures["brain_cut"] = bool(cut)
     if ml > BRAIN_ML[1] or ml < (CUT_BRAIN_ML if cut else BRAIN_ML[0]):
-        return Verdict("fail", (f"{NOT_A_HEAD}: {ml:.0f} ml of brain found",), measures), None
+        return no_head(f"{ml:.0f} ml of brain found")
 
     pose, told = _told(known, laid.pose, anatomy, view, seen.points(), ml)
     laid = replace(laid, pose=pose)
     measures["pose_misfit"] = round(pose.misfit, 2)
     verdict = Verdict("pass", (), measures)
+    bright = None if image is None else ct.bright_skull(image, seen, negative=negative)
+    if bright is not None:
+        measures["bright_skull"] = round(bright, 3)
+        if bright >= ct.BRIGHT_SKULL:
+            verdict = verdict.mark("review", f"{REVIEW}: {CT}")
     if pose.misfit > MISFIT:
         verdict = verdict.mark("review", f"{REVIEW}: the parts found do not make up a head")
     like = poses.likeness(seen, pose, anatomy)
