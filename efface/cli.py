@@ -177,6 +177,14 @@ def _scrub(a: argparse.Namespace) -> int:
     if a.identity:
         with os.fdopen(os.open(a.identity, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
             f.write(report.verdict.text())
+    if not report.written:
+        print(
+            f"efface: {a.dicom}: nothing was written, for the reasons above"
+            if report.withheld
+            else f"efface: {a.dicom}: holds no files",
+            file=sys.stderr,
+        )
+        return REVIEW
     if not report.in_doubt:
         return OK
     print(

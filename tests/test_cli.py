@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -207,6 +208,18 @@ def test_no_option_that_was_typed_is_dropped(command, tmp_path, typed):
     retain = ["--retain", *(options.get(t, t) for t in typed)]
     done = command("scrub", tmp_path / "in", tmp_path / "out", "--key", tmp_path / "key", *retain)
     refused(done, 1, "exclude each other")
+
+
+def test_scrub_that_writes_nothing_says_so(command, tmp_path):
+    (tmp_path / "in").mkdir()
+    command("key", "new", tmp_path / "key")
+    where = (tmp_path / "in", tmp_path / "out", "--key", tmp_path / "key")
+    refused(command("scrub", *where), 3, "holds no files")
+    with zipfile.ZipFile(tmp_path / "in" / "a.zip", "w") as archive:
+        archive.writestr("a.dcm", bytes(200))
+    done = command("scrub", *where)
+    refused(done, 3, "nothing was written")
+    assert "a zip archive; unpack it first" in done.stdout
 
 
 def test_key_is_private_and_never_overwritten(command, tmp_path):

@@ -290,10 +290,39 @@ def test_spellings_of_one_name(one, two):
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        ("Quarrington^Odalys", "Quarrington^Odalys^Mae"),
+        ("Quarrington^O", "Quarrington^Odalys"),
+        ("Quarrington^Odalys^M", "QUARRINGTON^ODALYS^MAE", "Quarrington^O"),
+        ("Quarrington", "Quarrington^Odalys"),
+        ("Иванова^А", "Иванова^Анна"),
+    ],
+)
+def test_what_one_name_leaves_out_does_not_contradict(names):
+    for first in ({}, {"study": "1.2.3.9"}):
+        said = [{"name": names[0], **first}, *({"name": n} for n in names[1:])]
+        assert not verdict(*said).doubts
+
+
+def test_two_names_that_a_third_agrees_with_contradict_each_other():
+    assert verdict({"name": "Kim^A"}, {"name": "Kim^Ann"}, {"name": "Kim^Ada"}).doubts
+
+
+@pytest.mark.parametrize("filler", ["UNKNOWN", "N/A", "none", "***"])
+def test_a_placeholder_is_no_issuer(filler):
+    found = verdict({"issuer": "CITY"}, {"issuer": filler})
+    assert not found.doubts
+    assert len({owner.subject for owner in found.owners.values()}) == 1
+
+
+@pytest.mark.parametrize(
     ("one", "two"),
     [
         ("Quarrington^Odalys", "Quarrington^Odette"),
-        ("Quarrington^Odalys", "Quarrington^Odalys^Mae"),
+        ("Quarrington^O", "Quarrington^Mae"),
+        ("Quarrington^Q", "Quarrington^Mae"),
+        ("李明", "李明华"),
         ("Quarrington^Odalys", "Stone^Odalys"),
         ("Kim^Nadia", "Kim^Diana"),
         ("山田^太郎", "山田^次郎"),

@@ -276,6 +276,22 @@ def test_segments_that_decoding_does_not_need_go(uid):
     assert (out.pixel_array == plain).all()
 
 
+@pytest.mark.parametrize("marker", [0x5F, 0x60, 0x61])
+def test_segments_of_jpeg_2000_that_could_be_text_withhold_it(marker):
+    """Progressions with impossible fields, and packet headers of which nothing can be told."""
+    _, stream = stream_of(J2K)
+    at = headers(stream, 2, b"\xff\x90")[1]
+    with pytest.raises(DamagedError):
+        cleaned(stream[:at] + segment(marker, (b"\0" + TEXT * 3)[:35]) + stream[at:], J2K)
+
+
+def test_a_progression_of_jpeg_2000_stays():
+    _, stream = stream_of(J2K)
+    at = headers(stream, 2, b"\xff\x90")[1]
+    progression = segment(0x5F, struct.pack(">BBHBBB", 0, 0, 1, 33, 1, 0))
+    assert progression in cleaned(stream[:at] + progression + stream[at:], J2K)
+
+
 def test_a_table_that_is_redefined_before_its_scan_is_not_kept():
     _, stream = stream_of(LOSSLESS)
     at = stream.index(b"\xff\xc4")

@@ -50,7 +50,10 @@ def values(ds, keyword):
         ("UNMODIFIED", ("dates-shifted",), "MODIFIED"),
         ("MODIFIED", ("dates-shifted",), "MODIFIED"),
         ("REMOVED", ("dates-shifted",), "REMOVED"),
-        ("OSTRANDER", ("dates-full",), "UNMODIFIED"),
+        ("", ("dates-full",), "UNMODIFIED"),
+        ("YES", ("dates-full",), "MODIFIED"),
+        ("modified", ("dates-full",), "MODIFIED"),
+        ("OSTRANDER", ("dates-full",), "MODIFIED"),
     ],
 )
 def test_dates_that_were_changed_before_are_not_called_whole(before, retain, after):

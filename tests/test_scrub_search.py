@@ -10,7 +10,9 @@ from test_scrub import KEY, as_file, image
 
 from efface import status
 from efface.inventory.walk import Found
-from efface.scrub import files, scrub_folder, search
+from efface.scrub import files, people, scrub_folder, search
+from efface.scrub.codec import DamagedError
+from efface.scrub.people import Read
 
 PERSON = {"PatientName": "García^José", "PatientID": "HX-77431", "PatientBirthDate": "19630417"}
 SR = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11", "Modality": "SR"}
@@ -68,8 +70,8 @@ def test_an_identifier_that_the_scrub_left_withholds_the_file(tmp_path, slip, wr
 @pytest.mark.parametrize(
     "other",
     [
-        # of the same study, of the same person in another study
-        {"SeriesInstanceUID": "1.2.3.3"},
+        # of the same study without an id, of the same person in another study
+        {"PatientID": "", "SeriesInstanceUID": "1.2.3.3"},
         {"StudyInstanceUID": "1.2.9", "SeriesInstanceUID": "1.2.9.1"},
         # a report, which is withheld itself
         SR,
@@ -121,16 +123,16 @@ def test_files_without_a_finding_are_written_and_numbered(tmp_path, monkeypatch)
 
 def test_a_file_whose_people_cannot_be_read_is_not_written(tmp_path, monkeypatch):
     put(tmp_path / "in", "a")
-    monkeypatch.setattr(search, "_whose", lambda _: ("", "", ""))
+    read = [Read(Found(str(tmp_path / "in" / "a")))]
+    real = people.survey
+    monkeypatch.setattr(people, "survey", lambda *a: (read, real(*a)[1]))
     report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
     assert report.withheld == (("a", f"{status.UNREADABLE}: its identifiers"),)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["", *"abcdef"]), st.sampled_from(["", *"uvwxyz"]))))
 def test_groups_share_no_study_and_no_person(whose):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "_whose", lambda found: (*whose[int(found.path)], ""))
-        made = search.groups([Found(str(n)) for n in range(len(whose))], [])
+    made = search.groups([Read(Found(str(n)), *one) for n, one in enumerate(whose)], [])
     places = [[int(f.path) for f in group.files] for group in made]
     assert sorted(n for some in places for n in some) == list(range(len(whose)))
     assert all(some == sorted(some) for some in places)
@@ -138,3 +140,26 @@ def test_groups_share_no_study_and_no_person(whose):
         owners = [(whose[n][one], k) for k, some in enumerate(places) for n in some]
         told = {(key, k) for key, k in owners if key}
         assert len({key for key, _ in told}) == len(told)
+
+
+def test_a_deflated_file_is_searched_as_others_are(tmp_path, monkeypatch):
+    deflated = "1.2.840.10008.1.2.1.99"
+    put(tmp_path / "in", "a")
+    ds = pydicom.dcmread(tmp_path / "in" / "a")
+    ds.file_meta.TransferSyntaxUID = deflated
+    ds.save_as(tmp_path / "in" / "a")
+    assert scrub_folder(tmp_path / "in", tmp_path / "out", KEY).written == 1
+    (path,) = (tmp_path / "out").rglob("*.dcm")
+    written = path.read_bytes()
+    assert written[128:400].count(deflated.encode()) == 1
+    group = search.groups([Read(Found(str(tmp_path / "in" / "a")), "1")], [])[0]
+    place = path.relative_to(tmp_path / "out")
+    group.check(place, written)
+    ds = pydicom.dcmread(io.BytesIO(written))
+    ds.SequenceName = "garcia"
+    out = io.BytesIO()
+    ds.save_as(out)
+    with pytest.raises(DamagedError, match=r"patient name in \(0018,0024\) SequenceName"):
+        group.check(place, out.getvalue())
+    with pytest.raises(DamagedError, match="bytes after the compressed data"):
+        group.check(place, written + b"OSTRANDER")

@@ -530,11 +530,12 @@ def _dicom(data: bytes, matcher: Matcher, uids: bool) -> Iterator[tuple[str, str
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         elements, syntax, offset = _elements(data)
-        if syntax == "1.2.840.10008.1.2.1.99":
-            yield "structure: a deflated data set", "the file"
-            (length,) = struct.unpack_from("<I", data, 140)
-            yield from _hits(matcher, zlib.decompress(data[144 + length :], -15), "inflated byte")
-            offset = len(data)
+        if syntax == _DEFLATED:
+            data, after = _inflated(data)
+            if after.strip(b"\0"):
+                yield "structure: bytes after the compressed data", "the file"
+                yield from _hits(matcher, after, "byte after the compressed data")
+            elements, syntax, offset = _elements(data)
         seen: set[str] = set()
         for place, kind in _attributes(elements, matcher, uids):
             seen.add(kind)
@@ -550,6 +551,27 @@ def _dicom(data: bytes, matcher: Matcher, uids: bool) -> Iterator[tuple[str, str
     if tail:
         yield "structure: something after the pixels", f"byte {len(data) - len(tail)}"
         yield from _hits(matcher, tail, "byte", offset=len(data) - len(tail))
+
+
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_MOST_INFLATED = 1 << 30
+
+
+def _inflated(data: bytes) -> tuple[bytes, bytes]:
+    """A deflated file (PS3.5 A.5) as one that is not, and what follows its stream.
+
+    Raises :class:`ValueError` if it is cut off or inflates to more than 1 GiB.
+    """
+    (length,) = struct.unpack_from("<I", data, 140)
+    meta, inflate = data[: 144 + length], zlib.decompressobj(-15)
+    plain = inflate.decompress(data[len(meta) :], _MOST_INFLATED)
+    if not inflate.eof:
+        raise ValueError("cut off, or larger than an image")
+    plainly = _PLAIN_SYNTAX.encode().ljust(len(_DEFLATED), b"\0")
+    return meta.replace(_DEFLATED.encode(), plainly) + plain, inflate.unused_data
+
+
+_PLAIN_SYNTAX = "1.2.840.10008.1.2.1"
 
 
 def _elements(data: bytes) -> tuple[list[_Element], str, int]:
@@ -667,7 +689,13 @@ _CODE = 0x00080100  # Code Value: a number of a coding scheme
 _OF_PEOPLE = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 _OURS = frozenset(
     tag
-    for keyword in (*LEGITIMATE, "CodeMeaning", "CodeValue", "DeidentificationMethod")
+    for keyword in (
+        *(*LEGITIMATE, "CodeMeaning", "CodeValue", "DeidentificationMethod"),
+        *("PositionReferenceIndicator", "MultiCoilConfiguration", "MultiCoilElementName"),
+        *("ReceiveCoilManufacturerName", "TransmitCoilManufacturerName", "ASLTechniqueDescription"),
+        *("ASLCrusherDescription", "ASLBolusCutoffTechnique", "WindowCenterWidthExplanation"),
+        *("RescaleType", "LUTLabel", "LUTExplanation", "DimensionDescriptionLabel"),
+    )
     if (tag := tag_for_keyword(keyword)) is not None
 )
 """What a release says of the scanner and of itself, in closed lists of words."""

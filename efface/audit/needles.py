@@ -193,7 +193,10 @@ class Sources:
             self._add_sidecar(path)
             return
         ds = _header(path)
-        if ds is not None:
+        if ds is None:
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a source has that breaks a rule of DICOM
             self.said |= of_scanner({k: ds.get(k) for k in self._new(ds, LEGITIMATE)})
             for keyword in self._new(ds, _EXAMINED):
                 digits = str(ds.get(keyword) or "")[:8]

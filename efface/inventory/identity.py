@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, lru_cache
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ _WHAT = ("patient ids", "issuers", *_OF_PERSON)
 _MOST_LISTED = 5
 # values have at most 64 characters (PS3.5 6.2); longer ones are an attack and only cost time
 _LONGEST, _MOST_OTHERS = 1024, 64
+_MOST_NAMES = 16  # of one person; any two are compared
 _PLACEHOLDERS = Path(__file__).with_name("placeholders.tsv")
 # scripts whose names are written with or without blanks between their parts
 _UNSPACED = frozenset(("CJK", "HANGUL", "HIRAGANA", "KATAKANA"))
@@ -125,6 +126,8 @@ def state(
 ) -> Statement:
     """What one file states, with the pseudonym that it has by itself."""
     usable = "" if is_placeholder(patient[:_LONGEST]) else patient
+    # a single letter may be an issuer
+    issuer = "" if len(issuer) > 1 and is_placeholder(issuer[:_LONGEST]) else issuer
     subject = subject_label(key, usable, issuer or authority, study)
     few = {o[:_LONGEST] for o in islice(others, _MOST_OTHERS)}
     known = tuple(sorted(o for o in few if not is_placeholder(o)))
@@ -371,12 +374,36 @@ def _doubts(
 def _contradictions(facts: Any, by: str) -> dict[str, list[str]]:  # noqa: ANN401 - a data frame
     """Of each study or subject, what has two values."""
     distinct = facts.drop_duplicates([by, "what", "script", "value"])
-    numbers = distinct.groupby([by, "what", "script"], sort=False).size()
+    groups = distinct.groupby([by, "what", "script"], sort=False)["value"]
+    numbers = groups.size()
     out: dict[str, list[str]] = {}
-    for one, what, _ in numbers[numbers > 1].index:
+    for one, what, script in numbers[numbers > 1].index:
+        if what == "names" and _one_name(script, list(groups.get_group((one, what, script)))):
+            continue
         if what not in out.setdefault(one, []):
             out[one].append(what)
     return {one: sorted(whats, key=_WHAT.index) for one, whats in out.items()}
+
+
+def _one_name(script: str, names: Sequence[tuple[str, ...]]) -> bool:
+    """Whether all names can be of one person: of any two, one has all words of the other.
+
+    A letter stands for a word that begins with it: ``Garcia^J``, ``Garcia^Jose^Maria``. In scripts
+    without blanks, which have no words to leave out, every name must be the same.
+    """
+    if script in _UNSPACED or len(names) > _MOST_NAMES:
+        return False
+    return all(_is_part(a, b) or _is_part(b, a) for a, b in combinations(names, 2))
+
+
+def _is_part(shorter: Sequence[str], longer: Sequence[str]) -> bool:
+    left = [word for word in longer if word not in shorter]
+    for word in (w for w in shorter if w not in longer):
+        whole = next((w for w in left if 1 in (len(w), len(word)) and w[0] == word[0]), None)
+        if whole is None:
+            return False
+        left.remove(whole)
+    return True
 
 
 def _possible_duplicates(

@@ -20,6 +20,7 @@ from pydicom.datadict import dictionary_VR
 
 from efface import status
 from efface.errors import EffaceError
+from efface.inventory import packed
 
 _LONG = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
 _SHORT = frozenset(["AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN"])
@@ -131,7 +132,7 @@ def load(path: Path | str) -> bytes:
         with open(path, "rb", buffering=0) as f:  # noqa: PTH123
             size = os.fstat(f.fileno()).st_size
             if size > 1 << 20 and _start(os.pread(f.fileno(), 132, 0)) is None:
-                raise DamagedError(status.NOT_DICOM)
+                raise DamagedError(packed.reason(os.pread(f.fileno(), packed.START, 0)))
             if size > _LARGEST:
                 raise DamagedError(f"{status.UNREADABLE}: larger than 2 GiB")
             return f.readall()
@@ -152,7 +153,7 @@ def read_file(data: bytes, private: frozenset[int] = frozenset()) -> tuple[Synta
         raise DamagedError(status.EMPTY)
     start = _start(data)
     if start is None:
-        raise DamagedError(status.NOT_DICOM)
+        raise DamagedError(packed.reason(data[: packed.START]))
     try:
         meta, pos = _meta(data, start)
         uid = next((e.value for e in meta if e.tag == 0x00020010), b"")

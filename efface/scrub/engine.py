@@ -69,6 +69,7 @@ _PADDINGS = frozenset((0x00280120, 0x00280121))
 _BURNED_IN, _TEMPORAL = 0x00280301, 0x00280303
 _REMOVED, _METHOD, _METHOD_CODES = 0x00120062, 0x00120063, 0x00120064
 _TEMPORALS = (b"UNMODIFIED", b"MODIFIED", b"REMOVED")
+_MOVED = "113107"  # dates were moved
 _METHODS = frozenset(f"1131{n:02}" for n in range(13))  # of CID 7050
 _PIXELS = 0x7FE00010
 _CONTEXT, _CONCEPT = 0x00400555, 0x0040A043
@@ -183,14 +184,17 @@ def _record(job: Job, elements: list[Element], session: str) -> list[Element]:
     kept_dates = {"dates-full": b"UNMODIFIED", "dates-shifted": b"MODIFIED"}
     temporal = next((kept_dates[o] for o in retain if o in kept_dates), b"REMOVED")
     if _TEMPORAL in last:  # dates that were moved or removed before cannot be whole again
-        before = last[_TEMPORAL].value.strip(b"\0 ")
-        temporal = max(before, temporal, key=_TEMPORALS.index) if before in _TEMPORALS else temporal
+        before = last[_TEMPORAL].value.strip(b"\0 ").upper() or b"UNMODIFIED"
+        before = before if before in _TEMPORALS else b"MODIFIED"  # YES, and whatever else
+        temporal = max(before, temporal, key=_TEMPORALS.index)
     said = {"113100": "Basic Application Confidentiality Profile"}
     said |= dict(OPTIONS[o] for o in retain)
     for item in last[_METHOD_CODES].items or [] if _METHOD_CODES in last else []:
         value, scheme, meaning = (e.value.decode() for e in codes.known(item))
         if scheme == "DCM" and value in _METHODS:
             said.setdefault(value, meaning)
+    if _MOVED in said and temporal == b"UNMODIFIED":
+        temporal = b"MODIFIED"
     return [
         Element(_NAME, "PN", subject),
         Element(_ID, "LO", subject),

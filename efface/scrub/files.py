@@ -139,11 +139,11 @@ def scrub_folder(
     withheld: list[tuple[str, str]] = []
     counts: dict[Path, int] = {}
     seen: set[bytes] = set()
-    verdict = people.verdict(paths, key)
+    read, verdict = people.survey(paths, key)
     # a link to an empty folder stays a link
     with new_folder(dst.resolve()) as folder:
         done = 0
-        for group in groups(paths, options):
+        for group in groups(read, options):
             for found in group.files:
                 try:
                     series, data, uid = _scrub_found(found, key, options, verdict)

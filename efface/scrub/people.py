@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from pydicom.charset import convert_encodings
 from pydicom.values import convert_text
@@ -13,12 +14,14 @@ from efface.inventory.walk import Found
 from efface.pseudonym import Key
 from efface.scrub.codec import DamagedError, Element, load, read_file
 from efface.scrub.engine import encodings
+from efface.scrub.table import wanted_private
 
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _OTHER_IDS, _OTHER_IDS_SEQUENCE = 0x00101000, 0x00101002
 _QUALIFIERS, _AUTHORITY = 0x00100024, 0x00400032
 _PATIENT, _ISSUER = 0x00100020, 0x00100021
 _NAME, _BIRTH, _SEX = 0x00100010, 0x00100030, 0x00100040
+_WHOSE = (_STUDY, _PATIENT)
 
 
 def statement(elements: Iterable[Element], key: Key) -> Statement | None:
@@ -50,19 +53,40 @@ def statement(elements: Iterable[Element], key: Key) -> Statement | None:
     )
 
 
-def verdict(paths: Iterable[Found], key: Key) -> Verdict:
-    """The cross-check of all files of a folder; files that cannot be read state nothing."""
+@dataclass(frozen=True)
+class Read:
+    """A file whose header was read once, for all that the folder is asked for before the scrub."""
+
+    found: Found
+    """With the reason, if it cannot be read."""
+    study: str = ""
+    """Study Instance UID and Patient ID as they stand, byte for byte as Latin-1."""
+    patient: str = ""
+
+
+def survey(paths: Iterable[Found], key: Key) -> tuple[list[Read], Verdict]:
+    """Read the header of every file of a folder, and cross-check what they state.
+
+    Read as the scrub reads it, with its limits: what these refuse (deep nesting, an inflated
+    header) states nothing and is not read for identifiers either.
+    """
+    read: list[Read] = []
     said = set()
     for found in paths:
         if found.reason:
+            read.append(Read(found))
             continue
         try:
-            one = statement(read_file(load(found.path))[1], key)
-        except DamagedError:
+            elements = read_file(load(found.path), wanted_private(()))[1]
+        except DamagedError as e:
+            read.append(Read(replace(found, reason=e.args[0])))
             continue
+        one = statement(elements, key)
         if one is not None:
             said.add(one)
-    return cross_check(said)
+        plain = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _WHOSE}
+        read.append(Read(found, plain.get(_STUDY, ""), plain.get(_PATIENT, "")))
+    return read, cross_check(said)
 
 
 def _texts(element: Element | None, charset: list[str]) -> list[str]:

@@ -8,17 +8,14 @@ time are held: all studies of a person, and whoever shares a study with that per
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from efface import status
 from efface.audit import leaks, needles
 from efface.inventory.walk import Found
-from efface.scrub.codec import DamagedError, load, read_file
-from efface.scrub.table import wanted_private
-
-_STUDY, _PATIENT = _WHOSE = 0x0020000D, 0x00100020
+from efface.scrub.codec import DamagedError
+from efface.scrub.people import Read
 
 
 class Group:
@@ -52,11 +49,10 @@ class Group:
             raise DamagedError(f"{status.LEAK}: {told[0].kind} in {told[0].place}")
 
 
-def groups(files: Iterable[Found], retain: Iterable[str]) -> list[Group]:
+def groups(files: Iterable[Read], retain: Iterable[str]) -> list[Group]:
     """All files in groups that share neither a study nor a patient id, in the files' order.
 
-    Files whose header names neither are a group of their own. A file that cannot be read has the
-    reason.
+    Files whose header names neither are a group of their own.
     """
     retain = tuple(retain)
     parent: dict[str, str] = {}
@@ -66,31 +62,13 @@ def groups(files: Iterable[Found], retain: Iterable[str]) -> list[Group]:
             parent[key] = key = parent[parent[key]]
         return key
 
-    read, keys = [], []
-    for found in files:
-        study, person, reason = _whose(found)
+    keys = []
+    for one in files:
+        study, person = one.study and f"study {one.study}", one.patient and f"person {one.patient}"
         if study and person:
             parent[root(study)] = root(person)
-        read.append(replace(found, reason=reason))
-        keys.append(study or person)
+        keys.append((one.found, study or person))
     members: dict[str, list[Found]] = {}
-    for found, key in zip(read, keys, strict=True):
+    for found, key in keys:
         members.setdefault(root(key), []).append(found)
     return [Group(some, retain, named=bool(key)) for key, some in members.items()]
-
-
-def _whose(found: Found) -> tuple[str, str, str]:
-    """Keys of the study and of the patient id in a file's header, and why it cannot be read.
-
-    Read as the scrub reads it, with its limits: what these refuse (deep nesting, an inflated
-    header) is not read for identifiers either.
-    """
-    if found.reason:
-        return "", "", found.reason
-    try:
-        _, elements = read_file(load(found.path), wanted_private(()))
-    except DamagedError as e:
-        return "", "", e.args[0]
-    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _WHOSE}
-    study, person = (said.get(tag, "") for tag in _WHOSE)
-    return f"study {study}" if study else "", f"person {person}" if person else "", ""

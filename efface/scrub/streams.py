@@ -182,8 +182,16 @@ def _needed(marker: int, body: bytes, levels: dict[int, int]) -> int:
         return at + 1 + bands * (1 if style == 0 else 2)
     if marker == _RGN:
         return 3
+    if marker == _POC:  # progressions: of layers, resolutions and the one component (T.800 A.6.6)
+        entries = list(struct.iter_unpack(">BBHBBB", body))
+        if any(a > 32 or c0 or not a < b <= 33 or c1 != 1 or p > 4
+               for a, c0, _, b, c1, p in entries):  # fmt: skip
+            raise DamagedError(status.UNREADABLE)
+        return len(body)
+    if marker in (_PPM, _PPT):  # headers of packets, which nothing here can tell from text
+        raise DamagedError(f"{status.UNREADABLE}: JPEG 2000 with packed packet headers")
     # comments, lengths (which only speed reading up), profiles and all others: nothing
-    return len(body) if marker in (_POC, _PPM, _PPT) else 0
+    return 0
 
 
 def _codestream(data: bytes) -> bytes:

@@ -16,8 +16,12 @@ from efface.scrub.technical import words as technical_words
 
 _PERSON_IDS = frozenset((0x00100020, 0x00101000, 0x00100030, 0x00101090, 0x00080050, 0x00101040))
 _PERSON_IDS |= {0x00102154, 0x00380010, 0x00401001, 0x00400253, 0x00321032}
+# of the study and of trials: they may be words of scanners (DWI), which code strings keep
+_STUDY_IDS = frozenset((0x00200010, 0x00400009, 0x00402016, 0x00402017, 0x00380060, 0x00120020))
+_STUDY_IDS |= {0x00120040, 0x00120042}
 _PLACES = frozenset((0x00080080, 0x00080081, 0x00081010, 0x00081040, 0x00181000, 0x00081070))
 _WORD = re.compile(r"[^\W_]+")
+_LETTERS = re.compile(r"[^\W\d_]+")
 _MOST_WORDS = 4096
 _IDEOGRAPHS = "\u2e80"
 """Where the scripts begin (Chinese, Japanese, Korean) that put no space between words."""
@@ -35,19 +39,23 @@ class Identity:
     short: set[str] = field(default_factory=set)
     """Family and given names of two letters (Li, Ng): compared with whole words of free text only,
     because code strings (SE, PA) are made of such words."""
+    study: set[str] = field(default_factory=set)
+    """Whole ids, without separators: compared with whole values of a scanner's text."""
     phrases: set[str] = field(default_factory=set)
     """Whole names and numbers of a place, without spaces: found inside longer words too."""
 
     @property
     def words(self) -> tuple[frozenset[str], ...]:
         """All of it, as a key."""
-        every = (self.person, self.short, self.place, self.phrases)
+        every = (self.person, self.short, self.study, self.place, self.phrases)
         return tuple(frozenset(names) for names in every)
 
     def in_text(self, text: str, *, places: bool = True) -> bool:
         """Whether the text has one of these words; long names also inside a longer word."""
         found = [w.casefold() for w in _WORD.findall(text)]
         joined = "".join(found)
+        # "Nova32ch", "Hans1": a digit ends a name, as it does for the leak scan
+        found += [w.casefold() for w in _LETTERS.findall(text)]
         if any(n in joined if len(n) > 4 or n > _IDEOGRAPHS else n in found for n in self.person):
             return True
         if not places:
@@ -59,6 +67,9 @@ class Identity:
 
         A maker's name is not looked at: it says which scanner, whoever is called that.
         """
+        whole = "".join(_WORD.findall(text)).casefold()
+        if whole in self.study or whole in self.person:
+            return True
         makers = {w.casefold() for w in technical_words("maker")}
         rest = [w for w in _WORD.findall(text) if w.casefold() not in makers]
         return self.in_text(" ".join(rest)) or any(w.casefold() in self.short for w in rest)
@@ -79,7 +90,7 @@ def identity(elements: Iterable[Element], charset: Sequence[str] = ()) -> Identi
     found = Identity()
     for e in _walk(elements):
         person = e.vr == "PN" or e.tag in _PERSON_IDS
-        if not person and e.tag not in _PLACES:
+        if not person and e.tag not in _PLACES | _STUDY_IDS:
             continue
         if len(e.value) > 0xFFFF or len(found.person) + len(found.place) > _MOST_WORDS:
             raise DamagedError(f"{status.UNREADABLE}: more names than an image has")
@@ -90,6 +101,8 @@ def identity(elements: Iterable[Element], charset: Sequence[str] = ()) -> Identi
                 found.person.update(_telling([*tokens, whole], 3))
                 if e.vr == "PN":
                     found.short.update(_short_names(part))
+            elif e.tag in _STUDY_IDS:
+                found.study.update(_telling([whole], 3))
             else:
                 # stations are called after their scanner
                 rest = [t for t in tokens if t not in _scanners()]
