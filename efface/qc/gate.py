@@ -203,7 +203,7 @@ def _face(
     measures: dict[str, Any] = {"brain_ml": round(ml, 1)}
 
     def no_head(why: str) -> tuple[Verdict, None]:
-        if image is not None and ct.has_values_of_ct(image, seen):
+        if image is not None and (ct.in_hounsfield_units(image, seen) or ct.windowed(image, seen)):
             return Verdict("review", (f"{REVIEW}: {CT}, {why}",), measures), None
         return Verdict("fail", (f"{NOT_A_HEAD}: {why}",), measures), None
 
@@ -219,10 +219,11 @@ def _face(
     laid = replace(laid, pose=pose)
     measures["pose_misfit"] = round(pose.misfit, 2)
     verdict = Verdict("pass", (), measures)
-    bright = None if image is None else ct.bright_skull(image, seen, negative=negative)
-    if bright is not None:
-        measures["bright_skull"] = round(bright, 3)
-        if bright >= ct.BRIGHT_SKULL:
+    if image is not None:
+        bright = ct.bright_skull(image, seen, negative=negative)
+        measures["bright_skull"] = None if bright is None else round(bright, 3)
+        is_ct = bright is not None and bright >= ct.BRIGHT_SKULL
+        if is_ct or ct.in_hounsfield_units(image, seen):
             verdict = verdict.mark("review", f"{REVIEW}: {CT}")
     if pose.misfit > MISFIT:
         verdict = verdict.mark("review", f"{REVIEW}: the parts found do not make up a head")
