@@ -79,11 +79,11 @@ def test_a_moved_head_is_told_among_contrasts_and_noise():
 
 
 def test_a_slow_drift_has_few_positions_and_no_volume_is_lost():
-    parts = [volume((a, 0, 0, 0, 0, 0))[0] for a in range(0, 14, 2)]
+    parts = [volume((a, 0, 0, 0, 0, 0))[0] for a in range(13)]
     found = groups(*parts)
     assert sorted(t for g in found for t in g) == list(range(len(parts)))
-    assert 2 <= len(found) < len(parts)
-    assert all(max(g) - min(g) <= 3 for g in found)
+    assert 2 <= len(found) <= 8
+    assert all(max(g) - min(g) <= 6 for g in found)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
