@@ -157,7 +157,7 @@ def unlabelled(heads: str) -> list[str]:
     from efface.train.data import labels_of
 
     found = sorted(Path(heads or "heads").glob("*.nii.gz"))
-    images = [p for p in found if not p.name.endswith("_labels.nii.gz")]
+    images = [p for p in found if not p.name.endswith(("_labels.nii.gz", "_brain.nii.gz"))]
     return [p.name for p in images if not labels_of(p).exists()]
 
 

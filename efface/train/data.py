@@ -35,7 +35,8 @@ def find(folder: Path) -> list[tuple[str, Path, Path]]:
     """
     pairs = []
     for image in sorted(folder.glob("*.nii.gz")):
-        if image.name.endswith("_labels.nii.gz"):
+        # NAME_brain.nii.gz is the brain mask of a head
+        if image.name.endswith(("_labels.nii.gz", "_brain.nii.gz")):
             continue
         name = image.name.removesuffix(".nii.gz")
         labels = labels_of(image)
