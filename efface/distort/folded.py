@@ -29,6 +29,10 @@ from efface.segment.wrap import EDGE_MM, Roll, signal
 SHORTEST_MM = 150.0
 """An image that is shorter along an axis is a slab there: both edges lie in the head, and signal at
 both tells nothing."""
+CROWN_TO_CHIN_MM = 200.0
+"""The same for the axis from crown to chin. The mean head has 205 mm from the lower end of the mouth
+to the skin of the crown (models/anatomy.json, and 15 mm above the brain). A field map of 159 mm
+showed its crown, cut off, where the mouth would be folded over."""
 LEAST_MM2 = 40.0
 """Less signal through an edge is noise (10 voxels of 2 mm): the smallest of the nose tips that wrap
 in 4 of 20 heads, in IXI638, has 176."""
@@ -97,7 +101,7 @@ def folded(
     which this is expected to reach beyond the edge.
     """
     spacing = voxel_sizes(img.affine)
-    ends = list(_ends(labels, mask, spacing))
+    ends = list(_ends(labels, mask, spacing, _shortest(head)))
     if not ends:
         return None
     v = grids.volume(nifti.stored(img), *nifti.scaling(img))
@@ -127,9 +131,18 @@ def folded(
     return Folded(_fine(region, steps, mask.shape), _fine(face & sig, steps, mask.shape))
 
 
-def _ends(labels: NDArray[np.uint8], mask: Bool, spacing: Float) -> Iterator[_End]:
+def _shortest(head: Head) -> Float:
+    """Lengths of the image's axes in mm (3,) below which both edges lie in the head."""
+    shortest = np.full(3, SHORTEST_MM)
+    if head.laid is not None and head.laid.pose.misfit <= MISFIT:
+        up = (head.scene.view.normals()[:3] @ head.laid.pose.turn)[:, 2]
+        shortest[np.argmax(np.abs(up))] = CROWN_TO_CHIN_MM * head.laid.pose.size
+    return shortest
+
+
+def _ends(labels: NDArray[np.uint8], mask: Bool, spacing: Float, shortest: Float) -> Iterator[_End]:
     for axis, n in enumerate(labels.shape):
-        if n * spacing[axis] < SHORTEST_MM:
+        if n * spacing[axis] < shortest[axis]:
             continue
         for last in (False, True):
             # from the edge inwards
