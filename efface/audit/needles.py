@@ -510,6 +510,8 @@ def _walk(ds: Dataset, seen: set[tuple[int, bytes]], found: set[Needle]) -> None
                 vr = item.VR or _vr(int(tag))
                 if vr not in _WORTH and not (vr == "UN" and len(raw[1]) <= 256):
                     continue
+                if vr == "SQ" and _items(raw[1]) > _MOST_ITEMS:
+                    continue
                 if vr == "UN":
                     element: DataElement = DataElement(tag, "LO", _text(raw[1]))
                 else:
@@ -524,6 +526,15 @@ def _walk(ds: Dataset, seen: set[tuple[int, bytes]], found: set[Needle]) -> None
 
 
 _WORTH = frozenset(("AE", "DA", "DT", "LO", "LT", "PN", "SH", "SQ", "ST", "UC", "UI", "UR", "UT"))
+
+
+_MOST_ITEMS = 1 << 20
+"""More items than a sequence has. The scrub refuses such a file, so nothing of it is released."""
+
+
+def _items(sequence: bytes) -> int:
+    """How many items an encoded sequence may hold, in either byte order (PS3.5, 7.5)."""
+    return max(sequence.count(b"\xfe\xff\x00\xe0"), sequence.count(b"\xff\xfe\xe0\x00"))
 
 
 def _element(

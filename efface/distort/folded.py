@@ -30,9 +30,9 @@ SHORTEST_MM = 150.0
 """An image that is shorter along an axis is a slab there: both edges lie in the head, and signal at
 both tells nothing."""
 CROWN_TO_CHIN_MM = 200.0
-"""The same for the axis from crown to chin. The mean head has 205 mm from the lower end of the mouth
-to the skin of the crown (models/anatomy.json, and 15 mm above the brain). A field map of 159 mm
-showed its crown, cut off, where the mouth would be folded over."""
+"""The same for the axis from crown to chin. The mean head has 205 mm from the lower end of the
+mouth to the skin of the crown (models/anatomy.json, and 15 mm above the brain). A field map of
+159 mm showed its crown, cut off, where the mouth would be folded over."""
 LEAST_MM2 = 40.0
 """Less signal through an edge is noise (10 voxels of 2 mm): the smallest of the nose tips that wrap
 in 4 of 20 heads, in IXI638, has 176."""
