@@ -263,7 +263,8 @@ def with_text(text):
 @given(typed, st.sampled_from([(), ("safe-private",), ("descriptors", "safe-private", "uids")]))
 @pytest.mark.filterwarnings("ignore")
 def test_what_people_type_is_in_no_file(text, retain):
-    assume(len(text) > 3)
+    # new UIDs have every few digits by chance
+    assume(len(text) > 3 and not text.isdigit())
     source = with_text(text)
     out = scrub_bytes(source, *WHO, retain)
     assert text.encode() in source
