@@ -1,6 +1,7 @@
 """A head that moves within a 4D image: found, replaced and judged wherever it lies."""
 
 from functools import lru_cache
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -126,6 +127,20 @@ def assert_defaced(before, after, moves, spacing=3.0):
         share = covered(before, after, move, t, spacing)
         assert share.pop("brain") < 0.02, move
         assert min(share.values()) > 0.9, (move, share)
+
+
+def test_what_segment_writes_of_a_thin_slab_is_read_again(tmp_path):
+    """Three slices leave one in the map of voxels that may be brain."""
+    img = nib.Nifti1Image(np.zeros((3, 40, 40), np.int16), np.diag([5.0, 1, 1, 1]))
+    labels = np.zeros(img.shape, np.uint8)
+    labels[1, 10:20, 10:20] = LABELS["brain"]
+    seen = positions.Position(labels, {}, maybe_brain=np.ones((1, 20, 20), bool))
+    more = SimpleNamespace(**vars(seen), volume_ml={}, parts={})
+    files, measures = positions.write(more, img, tmp_path, "a")
+    scan = Scan("a", SERIES, "T1w", files=files, measures=measures)
+    again = positions.read(tmp_path, scan, img)
+    assert np.array_equal(again.maybe_brain, seen.maybe_brain)
+    assert np.array_equal(again.labels, labels)
 
 
 @pytest.mark.parametrize("name", ["yaw", "shift"])

@@ -203,8 +203,13 @@ def _read(
         np.asarray(nifti.stored(of), np.uint8),
         measures.get("confidence", {}),
         measures.get("turn", turns.AS_IT_IS),
-        maybe_brain=np.asarray(nifti.stored(nifti.load(folder / maybe))) > 0 if maybe else None,
+        maybe_brain=_flags(folder / maybe) if maybe else None,
         negative=measures.get("negative", False),
         roll=wrap.of(measures),
         volumes=tuple(measures.get("volumes", ())),
     )
+
+
+def _flags(path: Path) -> NDArray[np.bool_]:
+    """Voxels that are not 0. Thinned, a slab may be one slice, which nifti.load refuses."""
+    return np.asarray(nib.Nifti1Image.from_filename(path).dataobj) > 0
