@@ -1,7 +1,7 @@
 """The command line: ``efface run``, ``deface``, ``scrub``, ``verify`` and ``key``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage (also paths that overwrite each other), 3 needs review
-(``deface``) or nothing was released (``run``).
+(``deface``), nothing was released (``run``) or files were left out in doubt (``scrub``).
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def _run(a: argparse.Namespace) -> int:
         "device": a.device,
         "participants": a.participant_label,
         "layout": a.layout,
+        "ocr": a.ocr,
     }
     if a.key:
         settings["key"] = str(paths.resolved(a.key))
@@ -304,6 +305,12 @@ def _parser() -> argparse.ArgumentParser:
         default="raw",
         choices=("raw", "derivative"),
         help="of the BIDS release: raw (default), or derivative, with desc-defaced in the names",
+    )
+    run.add_argument(
+        "--ocr",
+        default="auto",
+        choices=("auto", "always", "never"),
+        help="search pictures for text: auto (default), always (with tesseract too), never",
     )
     run.add_argument("--accept", type=Path, metavar="FILE", help="scans accepted in review")
     run.add_argument("--verbose", action="store_true", help="all that snakemake says")

@@ -156,9 +156,13 @@ def test_a_name_that_nobody_has_is_told(command, ran):
 def test_a_source_without_any_image(command, tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "notes.txt").write_text("x")
-    done = command("run", tmp_path / "source", tmp_path / "out", "--cores", "1")
+    more = ("--cores", "1", "--ocr", "never", "--layout", "derivative")
+    done = command("run", tmp_path / "source", tmp_path / "out", *more)
     assert done.returncode == 3
     assert "nothing was released: no MR image was found" in done.stdout
+    config = (tmp_path / "out" / "restricted" / "config.yaml").read_text()
+    assert "ocr: never" in config
+    assert "layout: derivative" in config
 
 
 def test_deface_says_what_it_took_from_the_header(command, tmp_path):
