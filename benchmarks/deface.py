@@ -9,25 +9,15 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from timing import seconds
 
 import efface
 from efface import nifti
 from efface.phantom import phantom
-
-
-def seconds(function, repeat=3):
-    """The best of a few: what the work costs, not what else the machine did."""
-    took = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        function()
-        took.append(time.perf_counter() - start)
-    return min(took)
 
 
 def main():

@@ -7,22 +7,13 @@ python benchmarks/readback.py [DICOM_FOLDER]      (default: a phantom, 176 files
 
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from timing import seconds
 
 from efface import nifti
 from efface.convert import dcm2niix, numbers
 from efface.distort import readback
-
-
-def seconds(function, repeat=3):
-    """The best of a few: what the work costs, not what else the machine did."""
-    took = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        function()
-        took.append(time.perf_counter() - start)
-    return min(took)
 
 
 def main():

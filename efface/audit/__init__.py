@@ -149,18 +149,19 @@ def _stage(
         # a scan without a place in BIDS is searched like the others, and told apart by its folder
         datatype = scan.measures.get("datatype") or "none"
         name = image_name(scan.scan, layout)
-        stem = "/".join(("bids" if datatype != "none" else "rest", *place, datatype, name))
+        base = "/".join(("bids" if datatype != "none" else "rest", *place, datatype))
+        stem = f"{base}/{name}"
         files["nifti"] = f"{stem}.nii.gz"
         _link(distort[0] / new.files["nifti"], folder / files["nifti"])
         for role in ("bval", "bvec"):
             if role in given.files:
                 # BIDS has no desc- for gradients: without it they apply to the image by inheritance
-                files[role] = f"{stem.rpartition('/')[0]}/{scan.scan}.{role}"
+                files[role] = f"{base}/{scan.scan}.{role}"
                 _link(convert[0] / given.files[role], folder / files[role])
         files["sidecar"] = f"{stem}.json"
         for role in companions.SUFFIXES:
             if role in given.files:
-                files[role] = f"{stem.rpartition('/')[0]}/{given.files[role]}"
+                files[role] = f"{base}/{given.files[role]}"
                 _link(convert[0] / given.files[role], folder / files[role])
         sidecar = references.with_names(
             _read(convert[0] / given.files["sidecar"]), lambda name: image_name(name, layout)
@@ -181,10 +182,10 @@ def _stage(
         write_json(folder / files["sidecar"], deidentified(sidecar, methods, codes))
         mask = mask_name(scan.scan) if datatype == "anat" else ""
         if mask and "mask" in new.files:
-            files["mask"] = stem.rpartition("/")[0] + f"/{mask}.nii.gz"
+            files["mask"] = f"{base}/{mask}.nii.gz"
             _link(distort[0] / new.files["mask"], folder / files["mask"])
             if layout == "derivative":
-                files["mask_sidecar"] = stem.rpartition("/")[0] + f"/{mask}.json"
+                files["mask_sidecar"] = f"{base}/{mask}.json"
                 write_json(folder / files["mask_sidecar"], _IMAGE_DERIVATIVE)
         for role, name in scan.files.items():
             # pictures from before show the face: they stay where they are

@@ -1,0 +1,13 @@
+"""The time that a call takes, for the benchmarks."""
+
+import time
+
+
+def seconds(function, repeat=3):
+    """Shortest time of a few calls in seconds: other work on the machine only adds to it."""
+    took = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        function()
+        took.append(time.perf_counter() - start)
+    return min(took)
