@@ -176,6 +176,22 @@ def test_without_signal_at_the_opposite_edge_nothing_is_folded():
     assert folded(img, labels, mask, pose.head(labels, img.affine)) is None
 
 
+@pytest.mark.parametrize("top", [50, 60])
+def test_a_view_that_cuts_crown_and_chin_shows_no_fold(top):
+    """Both edges lie in the head: the crown at the upper one is no mouth folded over."""
+    labels, affine = head_of_parts(mm=4.0)
+    world = np.indices(labels.shape).reshape(3, -1).T * 4.0 + affine[:3, 3]
+    solid = (((world - [0, 10, -20]) / [80, 115, 150]) ** 2).sum(axis=1).reshape(labels.shape) < 1
+    first, last = (int((z - affine[2, 3]) / 4) for z in (-105, top))
+    labels, solid = labels[:, :, first:last], solid[:, :, first:last]
+    affine = affine.copy()
+    affine[2, 3] += 4 * first
+    img = nib.Nifti1Image(np.where(solid | (labels > 0), 400, 0).astype(np.int16), affine)
+    mask = region(labels, affine)
+    assert mask[:, :, 0].any()
+    assert folded(img, labels, mask, pose.head(labels, affine)) is None
+
+
 @pytest.mark.parametrize("replaced", [True, False])
 def test_a_folded_face_that_was_not_replaced_goes_to_review(replaced):
     img, labels, shown = scene(cut=2, gap=4)
