@@ -189,7 +189,7 @@ def _scrub(a: argparse.Namespace) -> int:
     if not report.in_doubt:
         return OK
     print(
-        "efface: left out what contradicts itself; correct the source"
+        "efface: files with contradictory identities were left out; correct the source"
         f"{'' if a.identity else ' (--identity FILE writes a table of who contradicts whom)'}",
         file=sys.stderr,
     )

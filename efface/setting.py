@@ -218,7 +218,10 @@ def fingerprint(path: str | Path, session: str) -> str:
 
 
 def identity(out: Path) -> str:
-    """What the cross-check of identities found, in one line, from audit/audit.json; or empty."""
+    """One line with the counts of the identity cross-check; empty if all counts are 0.
+
+    From ``audit/audit.json``.
+    """
     counts = json.loads((out / "audit" / "audit.json").read_text())["identity"]
     found = ", ".join(f"{what}: {n}" for what, n in counts.items() if n)
     return f"{found}; see {out / 'restricted' / 'identity.tsv'}" if found else ""

@@ -265,7 +265,7 @@ def _of_position(
     segmenter: Segmenter,
     known: Sequence[Mapping[str, Any]],
 ) -> Verdict:
-    """The gate's word; the image is segmented again while the other questions are asked.
+    """Verdict of the gate on one position; the image is segmented again in parallel.
 
     A phase-wrapped image is judged as it is rolled, in one piece.
     """

@@ -39,7 +39,7 @@ AROUND_MM = 12.0
 
 @dataclass(frozen=True)
 class Position:
-    """A segmentation as its stage wrote it down, for volumes in which the head lies alike."""
+    """A segmentation read from the files of its stage, for volumes with one head position."""
 
     labels: NDArray[np.uint8]
     """On the image's grid (X, Y, Z)."""

@@ -89,7 +89,7 @@ def back(roll: Roll) -> Roll:
 
 
 def of(measures: Mapping[str, Any]) -> Roll:
-    """The roll that the segment stage wrote down."""
+    """The roll in the measures of the segment stage."""
     x, y, z = measures.get("roll", AS_IT_IS)
     return int(x), int(y), int(z)
 
