@@ -14,7 +14,7 @@ from efface import nifti, segment
 from efface.manifest import Manifest, Scan
 from efface.phantom import phantom
 from efface.qc import _as_their_sources, gate
-from efface.segment import motion, near, propagate, turns
+from efface.segment import masks, motion, orientation, propagate
 from efface.segment.labels import FEATURES, LABELS
 
 SHAPE = (9, 8, 7)
@@ -221,8 +221,8 @@ class Network:
             {n: float((labels == k).sum() * ml) for n, k in LABELS.items()},
             {n: segment.PARTS[n] if (labels == k).any() else 0 for n, k in LABELS.items()},
             # wild labels tell of a head that lies somehow
-            turns.AS_IT_IS if (labels == LABELS["eyes"]).any() else "IRP",
-            maybe_brain=labels[near.thinned(img.affine)[0]] == LABELS["brain"],
+            orientation.AS_IT_IS if (labels == LABELS["eyes"]).any() else "IRP",
+            maybe_brain=labels[masks.thinned(img.affine)[0]] == LABELS["brain"],
         )
 
 
@@ -371,7 +371,7 @@ def test_a_phase_image_has_the_face_of_its_magnitude(tmp_path):
     # what it takes for brain itself is no more asked: it passes only with the magnitude
     assert "maybe_brain" in best.files
     assert "maybe_brain" not in other.files
-    assert other.measures["turn"] == turns.AS_IT_IS
+    assert other.measures["turn"] == orientation.AS_IT_IS
     assert np.array_equal(got, as_array(labels))
     # of another series, it may have been acquired later: noise proves nothing
     (tmp_path / "b").mkdir()

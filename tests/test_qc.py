@@ -26,7 +26,7 @@ from efface.phantom import phantom
 from efface.qc import gate
 from efface.segment import Segmenter, anatomy
 from efface.segment.labels import LABELS
-from efface.segment.near import thinned
+from efface.segment.masks import thinned
 
 PARTS = [n.replace(" ", "_") for n in anatomy.PARTS]
 

@@ -23,12 +23,12 @@ from efface.segment import (
     Plan,
     Segmenter,
     boxes,
-    near,
+    masks,
     of_torch,
+    orientation,
     parts,
     runtime,
     shipped_models,
-    turns,
 )
 from efface.segment import grid as grids
 from efface.segment.cascade import Cascade
@@ -167,9 +167,9 @@ def test_the_brain_leaves_room_for_the_organs(seed, spacing):
     coarse = rng.choice([0, 1, 1, 2, 5], size=(4, 4, 4)).astype(np.uint8)
     labels = np.asfortranarray(np.kron(coarse, np.ones((4, 4, 4), np.uint8)))
     before = labels.copy()
-    near.clear_of_organs(labels, np.array(spacing))
+    masks.clear_of_organs(labels, np.array(spacing))
     to_organ = ndimage.distance_transform_edt(before <= 1, sampling=spacing)
-    too_near = (before == 1) & (to_organ <= near.BRAIN_MARGIN + 1e-6)
+    too_near = (before == 1) & (to_organ <= masks.BRAIN_MARGIN + 1e-6)
     assert (labels == np.where(too_near, 0, before)).all()
 
 
@@ -324,8 +324,8 @@ def test_the_cpu_s_own_precision_gives_the_same_labels():
 @pytest.mark.parametrize("without", [(), ("mouth",), ("mouth", "left ear", "right ear")])
 def test_how_a_head_lies_is_told_without_its_mouth_too(turn, without):
     labels, affine = head_of_parts(without=without)
-    lies = turns.affine(affine, turns.inverse(turn))
-    assert turns.found(labels, lies) == turn
+    lies = orientation.affine(affine, orientation.inverse(turn))
+    assert orientation.found(labels, lies) == turn
 
 
 @pytest.mark.parametrize("turn", ["RAS", "LPS", "PRS"])
@@ -335,7 +335,7 @@ def test_how_a_slab_of_a_head_lies_is_told_by_looking(turn, thick):
     eyes = np.argwhere(np.asarray(truth.dataobj) == 2)[:, 2]
     slab = img.slicer[:, :, int(eyes.min()) - 10 :: thick]
     lies = nib.Nifti1Image(
-        np.asanyarray(slab.dataobj), turns.affine(slab.affine, turns.inverse(turn))
+        np.asanyarray(slab.dataobj), orientation.affine(slab.affine, orientation.inverse(turn))
     )
     seen = Segmenter.load(None, "cpu", 2).segment(lies)
     assert seen.turn == turn

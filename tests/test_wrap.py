@@ -18,7 +18,7 @@ from efface.distort.region import region
 from efface.manifest import Scan
 from efface.phantom import phantom
 from efface.qc import gate
-from efface.segment import Segmentation, Segmenter, motion, near, pose, positions, wrap
+from efface.segment import Segmentation, Segmenter, masks, motion, pose, positions, wrap
 from efface.segment.labels import LABELS
 
 MM = np.full(3, 2.0)
@@ -63,7 +63,7 @@ def test_a_roll_is_undone_at_any_axis_and_by_any_amount(axis, n):
     whole = wrap.rolled(np.roll(labels, n, axis), roll)
     # the head lies in one piece, wherever the cut through the air lies
     for k in range(1, 6):
-        before, after = near.box_of(labels == k)[axis], near.box_of(whole == k)[axis]
+        before, after = masks.box_of(labels == k)[axis], masks.box_of(whole == k)[axis]
         assert after.stop - after.start == before.stop - before.start
     assert [r for a, r in enumerate(roll) if a != axis] == [0, 0]
 
@@ -141,8 +141,8 @@ def scene(cut=0, gap=3):
     """
     labels, affine = head_of_parts(mm=4.0)
     solid = labels > 0
-    nose = near.box_of(labels == LABELS["nose"])
-    first, last = near.box_of(solid)[1].start, nose[1].stop
+    nose = masks.box_of(labels == LABELS["nose"])
+    first, last = masks.box_of(solid)[1].start, nose[1].stop
     v = np.where(solid, 400, 0)
     v = v[:, first - gap : last - cut] if gap <= first else v
     rest = np.where(labels == LABELS["nose"], 400, 0)[:, last - cut : last]
@@ -264,7 +264,7 @@ def test_a_roll_that_shows_no_fewer_organs_is_kept_whatever_the_certainty(
 
 def test_groups_of_a_wrapped_image_are_compared_with_the_head_in_one_piece(monkeypatch):
     labels, affine = head_of_parts(mm=4.0)
-    nose = near.box_of(labels == LABELS["nose"])[1]
+    nose = masks.box_of(labels == LABELS["nose"])[1]
     n = labels.shape[1] - (nose.start + nose.stop) // 2  # the edge cuts the nose
     given = []
 

@@ -32,8 +32,8 @@ from efface.errors import EffaceError, of_machine
 from efface.inventory.ocr import CLEAR
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
+from efface.segment import orientation, positions, wrap
 from efface.segment import pose as poses
-from efface.segment import positions, turns, wrap
 from efface.segment.labels import LABELS
 from efface.segment.organs import voxel_sizes
 from efface.segment.pose import Head
@@ -133,7 +133,7 @@ def deface_image(
     whole, affine = wrap.rolled(labels, roll), wrap.affine(img.affine, roll)
     mask = region(whole, affine, features)
     if head is None:
-        head = poses.head(whole, turns.affine(affine, turns.found(whole, affine)))
+        head = poses.head(whole, orientation.affine(affine, orientation.found(whole, affine)))
     add_unseen(mask, whole, head, features)
     rest = folded(wrap.image(only(img, volumes), roll), whole, mask, head, negative)
     if rest is not None:
@@ -422,7 +422,7 @@ def _laid(seen: Position, img: nib.Nifti1Image) -> Position:
     """The positions with how the head lies in each, its turn undone."""
 
     def laid(one: Position) -> Position:
-        straight = turns.affine(wrap.affine(img.affine, one.roll), one.turn)
+        straight = orientation.affine(wrap.affine(img.affine, one.roll), one.turn)
         head = poses.head(wrap.rolled(one.labels, one.roll), straight)
         return dataclasses.replace(one, head=head)
 

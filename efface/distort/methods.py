@@ -20,7 +20,7 @@ from scipy import ndimage
 from efface.distort.region import Bool, Box, Float
 from efface.errors import EffaceError
 from efface.segment.labels import LABELS
-from efface.segment.near import box_of
+from efface.segment.masks import box_of
 from efface.segment.organs import voxel_sizes
 
 CORRELATION = 1.0

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from efface.errors import EffaceError
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.near import BRAIN_MARGIN, ball, box_of, set_around, wider, within
+from efface.segment.masks import BRAIN_MARGIN, ball, box_of, set_around, wider, within
 from efface.segment.organs import Organ, find_organs, head_axes, voxel_sizes
 
 Bool = NDArray[np.bool_]

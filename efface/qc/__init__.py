@@ -21,7 +21,7 @@ from efface.errors import of_machine
 from efface.manifest import Manifest, Scan
 from efface.qc import gate
 from efface.qc.gate import Verdict
-from efface.segment import positions, turns, volumes, wrap
+from efface.segment import orientation, positions, volumes, wrap
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.pose import Head
 from efface.status import NOT_A_HEAD, NOT_CONVERTED, REVIEW, STAGE_FAILED, Status, worst
@@ -48,7 +48,7 @@ class Segmentation(Protocol):
 
     @property
     def turn(self) -> str:
-        """How the head lies in the header's world, (:mod:`efface.segment.turns`)."""
+        """How the head lies in the header's world, (:mod:`efface.segment.orientation`)."""
 
     @property
     def head(self) -> Head | None:
@@ -272,7 +272,7 @@ def _of_position(
     before, after = wrap.image(before, seen.roll), wrap.image(after, seen.roll)
     labels, mask = wrap.rolled(seen.labels, seen.roll), wrap.rolled(mask, seen.roll)
     with ThreadPoolExecutor(1) as pool:
-        straight = turns.image(after, seen.turn)
+        straight = orientation.image(after, seen.turn)
         again = pool.submit(segmenter.again, straight, labels, seen.negative)
         verdict = gate.gate(
             before,

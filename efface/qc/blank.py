@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from efface import nifti
 from efface.segment.anatomy import Anatomy, expected
 from efface.segment.labels import LABELS
-from efface.segment.near import indices, within
+from efface.segment.masks import indices, within
 from efface.segment.organs import voxel_sizes
 from efface.segment.pose import Laid, Scene
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from efface import nifti
 from efface.segment import grid as grids
 from efface.segment.labels import LABELS
-from efface.segment.near import thinned, within
+from efface.segment.masks import thinned, within
 from efface.segment.organs import voxel_sizes
 from efface.segment.pose import Scene
 

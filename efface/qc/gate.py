@@ -22,11 +22,11 @@ from efface.distort.folded import Folded, folded
 from efface.distort.methods import METHODS
 from efface.qc import blank, ct
 from efface.segment import anatomy as anatomies
+from efface.segment import orientation
 from efface.segment import pose as poses
-from efface.segment import turns
 from efface.segment.anatomy import PARTS, Anatomy, Pose, View
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.near import around_all, box_of, indices, thinned, within
+from efface.segment.masks import around_all, box_of, indices, thinned, within
 from efface.segment.organs import voxel_sizes
 from efface.segment.pose import LEAST_MM3, MISFIT, Head, Scene
 from efface.status import (
@@ -109,7 +109,7 @@ def gate(
     features: Collection[str] = FEATURES,
     anatomy: Anatomy | None = None,
     known: Sequence[Mapping[str, Any]] = (),
-    turn: str = turns.AS_IT_IS,
+    turn: str = orientation.AS_IT_IS,
     head: Head | None = None,
     maybe_brain: Bool | None = None,
     negative: bool = False,
@@ -126,10 +126,10 @@ def gate(
     """
     features = _features(features)
     anatomy = anatomies.load() if anatomy is None else anatomy
-    straight = turns.affine(before.affine, turn)
+    straight = orientation.affine(before.affine, turn)
     head = poses.head(labels, straight, anatomy) if head is None else head
     verdict, pose = _face(head, confidence, anatomy, known, mask, before, negative=negative)
-    if turn != turns.AS_IT_IS:
+    if turn != orientation.AS_IT_IS:
         verdict.measures["head_lies"] = turn  # where its right, anterior and superior point
     if verdict.status == "fail":
         return verdict
@@ -393,7 +393,7 @@ def remains(
     """Whether an organ is found again in the distorted image, beside the region or inside it.
 
     ``labels`` (uint8) and ``mask``, the region: 3D, the same grid; ``again`` (uint8): on the voxels
-    of it that :func:`efface.segment.near.thinned` chooses. ``may_be`` says of such voxels (n, 3)
+    of it that :func:`efface.segment.masks.thinned` chooses. ``may_be`` says of such voxels (n, 3)
     where an organ can be, if that is known: the network, which misses a face, sees ears in temples
     and a mouth in a neck. Eyes count wherever they are found: a face that lies where no one thought
     it would has them. ``missed``: the parts of the face that were not found before distorting.

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from efface import nifti
 from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan, sha256
-from efface.segment import calibration, near, parts, pose, positions, turns, volumes, wrap
+from efface.segment import calibration, masks, orientation, parts, pose, positions, volumes, wrap
 from efface.segment import grid as grids
 from efface.segment.cascade import Array, Cascade, Network
 from efface.segment.labels import FEATURES, LABELS
@@ -55,12 +55,12 @@ class Segmentation:
     volume_ml: dict[str, float]
     parts: dict[str, int]
     """How many components of each label were found."""
-    turn: str = turns.AS_IT_IS
-    """How the head lies in the header's world (:mod:`efface.segment.turns`)."""
+    turn: str = orientation.AS_IT_IS
+    """How the head lies in the header's world (:mod:`efface.segment.orientation`)."""
     head: Head | None = None
     """How it lies by what was found, with the turn undone."""
     maybe_brain: NDArray[np.bool_] | None = None
-    """On the voxels that :func:`efface.segment.near.thinned` chooses: whether the network gives
+    """On the voxels that :func:`efface.segment.masks.thinned` chooses: whether the network gives
     brain at least the probability :data:`MAYBE`."""
     negative: bool = False
     """Whether the image was looked at in the negative: its air is brighter than the head."""
@@ -193,9 +193,9 @@ class Segmenter:
 
     def _best(self, voxels: Array, header: NDArray[np.float64]) -> Segmentation:
         """The best of the segmentations of voxels (X, Y, Z), in the negative and turned."""
-        best = self._seen(voxels, header, turns.AS_IT_IS)
+        best = self._seen(voxels, header, orientation.AS_IT_IS)
         if grids.bright_about(voxels):
-            other = self._seen(-voxels, header, turns.AS_IT_IS)
+            other = self._seen(-voxels, header, orientation.AS_IT_IS)
             if other.evidence > best.evidence:
                 return replace(self._turned(-voxels, header, other), negative=True)
         return self._turned(voxels, header, best)
@@ -204,14 +204,14 @@ class Segmenter:
         self, voxels: Array, header: NDArray[np.float64], best: Segmentation
     ) -> Segmentation:
         """The best of what is seen with turns undone, and of what was seen as it is."""
-        likely = turns.found(best.labels, header)
-        if likely == turns.AS_IT_IS and best.settled:
+        likely = orientation.found(best.labels, header)
+        if likely == orientation.AS_IT_IS and best.settled:
             return best
-        for turn in dict.fromkeys((likely, *turns.LYING)):
-            if turn == turns.AS_IT_IS:
+        for turn in dict.fromkeys((likely, *orientation.LYING)):
+            if turn == orientation.AS_IT_IS:
                 continue
             other = self._seen(voxels, header, turn)
-            if other.evidence > best.evidence and turns.found(other.labels, header) == turn:
+            if other.evidence > best.evidence and orientation.found(other.labels, header) == turn:
                 best = other
                 if best.settled:
                     break
@@ -219,12 +219,12 @@ class Segmenter:
 
     def _seen(self, voxels: Array, header: NDArray[np.float64], turn: str) -> Segmentation:
         """What one look shows of voxels (X, Y, Z), of which the header's affine says where."""
-        affine = turns.affine(header, turn)
+        affine = orientation.affine(header, turn)
         p, kept, grid = self._on_grid(voxels, affine, self.network)
         shape = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
         labels = grids.labels_to(p, kept, grid, shape, affine)
-        near.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
-        thin, coarse = near.thinned(affine)
+        masks.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
+        thin, coarse = masks.thinned(affine)
         few = labels[thin].shape
         brain = grids.values_at(p[LABELS["brain"]], grid, (few[0], few[1], few[2]), coarse)
         ml = abs(np.linalg.det(affine[:3, :3])) / 1000
@@ -251,16 +251,16 @@ class Segmenter:
 
         In the ``negative``, if that is how the face was found.
 
-        On the voxels that :func:`efface.segment.near.thinned` chooses: labels in the box of the
+        On the voxels that :func:`efface.segment.masks.thinned` chooses: labels in the box of the
         organs and ``AROUND_MM`` about it, 0 elsewhere and for the brain; the whole image is looked
         at where ``labels`` (on its grid) hold no organ. Only the network that finds looks: whether
         there is an organ counts here, not where it ends.
         """
-        thin, affine = near.thinned(img.affine)
-        box = near.box_of(labels >= LABELS["eyes"])
+        thin, affine = masks.thinned(img.affine)
+        box = masks.box_of(labels >= LABELS["eyes"])
         if box is None:
             return self.segment(img).labels[thin]
-        part = near.wider(box, AROUND_MM, np.linalg.norm(img.affine[:3, :3], axis=0))
+        part = masks.wider(box, AROUND_MM, np.linalg.norm(img.affine[:3, :3], axis=0))
         voxels = grids.volume(nifti.stored(img)[part], *nifti.scaling(img))
         voxels = -voxels if negative else voxels
         p, kept, grid = self._on_grid(voxels, _from(img.affine, part), self.network.find)
@@ -287,7 +287,7 @@ class Segmenter:
         return p, parts.components(hard, self.plan.mm), grid
 
 
-def _from(affine: NDArray[np.float64], box: near.Box) -> NDArray[np.float64]:
+def _from(affine: NDArray[np.float64], box: masks.Box) -> NDArray[np.float64]:
     """The affine of a box of an image."""
     out = affine.copy()
     out[:3, 3] += affine[:3, :3] @ [s.start for s in box]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from efface.segment.labels import LABELS
-from efface.segment.near import box_of
+from efface.segment.masks import box_of
 
 Array = NDArray[np.float32]
 Bool = NDArray[np.bool_]

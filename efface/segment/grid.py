@@ -18,7 +18,7 @@ from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from efface.segment.near import box_of
+from efface.segment.masks import box_of
 
 Array = NDArray[np.float32]
 

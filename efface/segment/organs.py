@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from efface.errors import EffaceError
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.near import Box, box_of, indices
+from efface.segment.masks import Box, box_of, indices
 
 Float = NDArray[np.float64]
 

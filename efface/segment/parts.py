@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface.segment.labels import LABELS
-from efface.segment.near import box_of, indices
+from efface.segment.masks import box_of, indices
 
 PARTS = {"brain": 1, "eyes": 2, "nose": 1, "ears": 2, "mouth": 1}
 """How many of each a head has."""

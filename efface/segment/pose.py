@@ -12,7 +12,7 @@ from scipy import ndimage
 from efface.segment import anatomy as anatomies
 from efface.segment.anatomy import PARTS, Anatomy, Pose, View
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.near import BRAIN_MARGIN, Box, box_of, indices, thinned, wider, within
+from efface.segment.masks import BRAIN_MARGIN, Box, box_of, indices, thinned, wider, within
 from efface.segment.organs import voxel_sizes
 
 Labels = NDArray[np.uint8]
@@ -38,7 +38,7 @@ class Scene:
     """A label map, seen on every second voxel or so, and what of it is brain."""
 
     small: Labels
-    """On the voxels that :func:`efface.segment.near.thinned` chooses."""
+    """On the voxels that :func:`efface.segment.masks.thinned` chooses."""
     grid: Floats
     """The affine of these voxels (4, 4)."""
     voxel: float

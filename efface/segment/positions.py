@@ -22,7 +22,7 @@ from efface import nifti
 from efface.errors import EffaceError
 from efface.manifest import Scan
 from efface.segment import grid as grids
-from efface.segment import motion, near, turns, wrap
+from efface.segment import masks, motion, orientation, wrap
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.pose import KNOWN, Head
 from efface.segment.volumes import MOVED_MM, only
@@ -44,7 +44,7 @@ class Position:
     labels: NDArray[np.uint8]
     """On the image's grid (X, Y, Z)."""
     confidence: Mapping[str, float]
-    turn: str = turns.AS_IT_IS
+    turn: str = orientation.AS_IT_IS
     head: Head | None = None
     maybe_brain: NDArray[np.bool_] | None = None
     negative: bool = False
@@ -99,8 +99,8 @@ def _lies_alike(img: nib.Nifti1Image, first: Segmentation, other: Segmentation) 
     means = [wrap.rolled(v, first.roll) for v in volumes]
     labels, affine = wrap.rolled(first.labels, first.roll), wrap.affine(img.affine, first.roll)
     organs = [labels == LABELS[name] for name in FEATURES]
-    at = [near.indices(organ).mean(axis=0) for organ in organs if organ.any()]
-    box = near.box_of(labels > 0)
+    at = [masks.indices(organ).mean(axis=0) for organ in organs if organ.any()]
+    box = masks.box_of(labels > 0)
     if box is None:
         return False
     if not at:
@@ -133,7 +133,7 @@ def _nothing(like: Segmentation, volumes: tuple[int, ...]) -> Segmentation:
         confidence=none,
         volume_ml=none,
         parts=dict.fromkeys(LABELS, 0),
-        turn=turns.AS_IT_IS,
+        turn=orientation.AS_IT_IS,
         head=None,
         maybe_brain=None,
         negative=False,
@@ -155,7 +155,7 @@ def write(
     nifti.save(nib.Nifti1Image(seen.labels, img.affine), folder / files["labels"])
     if seen.maybe_brain is not None:
         files["maybe_brain"] = f"{name}_maybe_brain.nii.gz"
-        grid = near.thinned(wrap.affine(img.affine, seen.roll))[1]
+        grid = masks.thinned(wrap.affine(img.affine, seen.roll))[1]
         maybe = nib.Nifti1Image(seen.maybe_brain.astype(np.uint8), grid)
         nifti.save(maybe, folder / files["maybe_brain"])
     measures: dict[str, Any] = {
@@ -202,7 +202,7 @@ def _read(
     return Position(
         np.asarray(nifti.stored(of), np.uint8),
         measures.get("confidence", {}),
-        measures.get("turn", turns.AS_IT_IS),
+        measures.get("turn", orientation.AS_IT_IS),
         maybe_brain=_flags(folder / maybe) if maybe else None,
         negative=measures.get("negative", False),
         roll=wrap.of(measures),

@@ -28,7 +28,7 @@ from efface import nifti
 from efface.errors import of_machine
 from efface.manifest import Scan
 from efface.segment import grid as grids
-from efface.segment import motion, near, volumes, wrap
+from efface.segment import masks, motion, volumes, wrap
 from efface.segment.labels import FEATURES, LABELS
 from efface.status import REVIEW, STAGE_FAILED
 
@@ -125,10 +125,10 @@ def touched(mask: Bool, affine: Floats, shape: Shape, onto: Floats) -> Bool:
     holds it. Less than a thousandth of a voxel is no overlap.
     """
     out = np.zeros(shape, bool, order="F")
-    box = near.box_of(mask)
+    box = masks.box_of(mask)
     if box is None:
         return out
-    index = near.indices(mask)
+    index = masks.indices(mask)
     to = np.linalg.inv(onto) @ affine
     centre = index @ to[:3, :3].T + to[:3, 3]
     half = np.abs(to[:3, :3]).sum(axis=1) / 2 + 0.5 - 1e-3
@@ -158,7 +158,7 @@ def touched(mask: Bool, affine: Floats, shape: Shape, onto: Floats) -> Bool:
 def _at_centres(labels: Labels, affine: Floats, shape: Shape, onto: Floats) -> Labels:
     """The label that each voxel's centre lies in, 0 outside the field of view."""
     out = np.zeros(shape, np.uint8, order="F")
-    box = near.box_of(labels > 0)
+    box = masks.box_of(labels > 0)
     if box is None:
         return out
     corners = np.array(np.meshgrid(*[(s.start - 0.5, s.stop - 0.5) for s in box])).reshape(3, -1)
@@ -225,7 +225,7 @@ def _pieces(labels: Labels, affine: Floats) -> list[tuple[str, NDArray[np.intp]]
     voxel = float(abs(np.linalg.det(affine[:3, :3])))
     out = []
     for name in FEATURES:
-        box = near.box_of(labels == LABELS[name])
+        box = masks.box_of(labels == LABELS[name])
         if box is None:
             continue
         parts, n = ndimage.label(labels[box] == LABELS[name], np.ones((3, 3, 3)))
@@ -269,15 +269,15 @@ def join(first: Labels, second: Labels, affine: Floats, beyond: Bool | None = No
     empty = first == 0
     organ = empty & (second >= LABELS["eyes"])
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    organ &= ~near.within(organ, first == LABELS["brain"], near.BRAIN_MARGIN, spacing)
+    organ &= ~masks.within(organ, first == LABELS["brain"], masks.BRAIN_MARGIN, spacing)
     out[organ] = second[organ]
     brain = empty & (second == LABELS["brain"])
     if brain.any():
-        close = near.within(brain, first == LABELS["brain"], BRAIN_NEAR_MM, spacing)
+        close = masks.within(brain, first == LABELS["brain"], BRAIN_NEAR_MM, spacing)
         if beyond is not None:
             close |= brain & beyond
         # nor may it come nearer to an organ than one scan's own labels do
-        close &= ~near.within(close, out >= LABELS["eyes"], near.BRAIN_MARGIN, spacing)
+        close &= ~masks.within(close, out >= LABELS["eyes"], masks.BRAIN_MARGIN, spacing)
         out[close] = LABELS["brain"]
     return out
 
@@ -329,7 +329,7 @@ def missed(own: Labels, carried: Labels, affine: Floats, seen: Sequence[Organ]) 
 def _near(mask: Bool, affine: Floats, mm: float) -> Bool:
     """Voxels whose centres lie within ``mm`` of the mask's, measured along the grid's axes."""
     out = np.zeros(mask.shape, bool)
-    box = near.box_of(mask)
+    box = masks.box_of(mask)
     if box is None:
         return out
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -529,7 +529,7 @@ def _propagate(source: _Read, scan: _Read, images: Path, folder: Path, *, shared
             where = _near(carried == LABELS[n], scan.affine, NEAR_MM)
             agreeing[(scan.labels == LABELS[n]) & where] = LABELS[n]
         joined = join(carried, agreeing, scan.affine, ~within)
-    near.clear_of_organs(joined, np.linalg.norm(scan.affine[:3, :3], axis=0))
+    masks.clear_of_organs(joined, np.linalg.norm(scan.affine[:3, :3], axis=0))
     measures |= {"from": name, "organs": [vars(o) for o in seen], "own_confidence": dict(sure)}
     out = _written(scan, joined, folder, measures)
     # one frame of reference: the head lies in both as where it was seen better

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from efface import nifti
 from efface.distort import deface_positions
 from efface.qc import judge
-from efface.segment import Segmenter, near
+from efface.segment import Segmenter
 from efface.segment.grid import BLOCK
 from efface.segment.labels import FEATURES, LABELS
+from efface.segment.masks import BRAIN_MARGIN, within
 from efface.segment.organs import voxel_sizes
 from efface.segment.parts import PARTS
 from efface.train import combine, transform
@@ -121,8 +122,8 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
             if seen.parts[organ] < shown:
                 missed.append(organ)
     true_brain = case.truth == LABELS["brain"]
-    kept = true_brain | near.within(
-        case.truth > LABELS["brain"], true_brain, near.BRAIN_MARGIN, voxel_sizes(case.image.affine)
+    kept = true_brain | within(
+        case.truth > LABELS["brain"], true_brain, BRAIN_MARGIN, voxel_sizes(case.image.affine)
     )
     possible = {
         o: float(1 - kept[case.truth == LABELS[o]].mean()) if np.isfinite(c) else float("nan")
