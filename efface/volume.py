@@ -69,7 +69,7 @@ def deface(
     """
     from efface import nifti
     from efface.convert import header
-    from efface.distort import deface_positions
+    from efface.distort import deface_image
     from efface.distort.methods import method as known
     from efface.distort.region import parse_features
     from efface.qc import judge
@@ -86,10 +86,10 @@ def deface(
     if not keep_header:
         original = header.clean(original)
     before = nifti.without_singletons(original)
-    seen = segmenter.segment(before)
-    after, masks = deface_positions(before, seen, features, method, seed)
-    status, reasons, measures = judge(before, after, seen, masks, features, method, segmenter)
+    given = segmenter.segment(before)
+    after, masks = deface_image(before, given, features, method, seed)
+    status, reasons, measures = judge(before, after, given, masks, features, method, segmenter)
     if after.shape != original.shape:
         after = nifti.with_stored(original, nifti.stored(after).reshape(original.shape))
     report = Report(status, tuple(reasons), measures, removed)
-    return Result(after, seen.labels, np.logical_or.reduce(masks), report)
+    return Result(after, given.labels, np.logical_or.reduce(masks), report)

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
-from small_session import SURE
+from small_session import segmented
 
 import efface
 from efface import status
@@ -77,13 +77,13 @@ def judged(voxels, labels, affine, **more):
     """The verdict of an image in which nothing was replaced."""
     img = nib.Nifti1Image(voxels, affine)
     mask = np.zeros(labels.shape, bool)
-    return gate.gate(img, img, labels, mask, SURE, lambda: None, "noise", **more)
+    return gate.gate(img, img, segmented(labels, affine, **more), mask, lambda: None, "noise")
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_ct_is_named_and_goes_to_review(scanned, form):
     hu, labels, affine = scanned
-    verdict = judged(FORMS[form](hu), labels, affine, negative=form == "inverted")
+    verdict = judged(FORMS[form](hu), labels, affine, inverted=form == "inverted")
     assert verdict.status == "review"
     assert IS_CT in verdict.reasons
 
@@ -108,13 +108,13 @@ def test_ct_is_named_in_any_orientation_and_with_thick_slices(scanned, axcodes):
 
 
 @pytest.mark.parametrize("contrast", ["T1w", "T2w", "FLAIR", "PDw"])
-@pytest.mark.parametrize("negative", [False, True])
-def test_mr_is_not_named_ct(generated, contrast, negative):
+@pytest.mark.parametrize("inverted", [False, True])
+def test_mr_is_not_named_ct(generated, contrast, inverted):
     tissue, labels, cover, affine = generated
     rng = np.random.default_rng(4)
     voxels = image(signal(tissue, contrast, rng) * cover, affine, rng)
-    voxels = voxels.max() - voxels if negative else voxels
-    verdict = judged(voxels, labels, affine, negative=negative)
+    voxels = voxels.max() - voxels if inverted else voxels
+    verdict = judged(voxels, labels, affine, inverted=inverted)
     assert not any(status.CT in r for r in verdict.reasons)
     assert verdict.measures["bright_skull"] < 0.15
 

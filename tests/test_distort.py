@@ -12,11 +12,18 @@ from scipy import ndimage
 from efface import nifti
 from efface.distort import deface_image, methods
 from efface.distort.methods import METHODS, replace, statistics
-from efface.distort.region import coverage, parse_features, region
+from efface.distort.region import coverage, parse_features
+from efface.distort.region import region as region_by_pose
 from efface.errors import EffaceError
+from efface.segment import anatomy, fit
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.organs import LANDMARKS, find_organs, head_axes, voxel_sizes
+from efface.segment.segmentation import of_labels
 
+PARTS = anatomy.load().parts
+EYES = (PARTS["left eye"].mean + PARTS["right eye"].mean) / 2
+CENTRES = [("brain", -EYES), *((anatomy.LANDMARKS[n], p.mean - EYES) for n, p in PARTS.items())]
+"""Labels and their centres about the point between the eyes, mm."""
 RADII = {
     "brain": (68, 82, 62),
     "eyes": (14, 13, 13),
@@ -42,10 +49,15 @@ def head(spacing=(3.0, 3.0, 3.0), axes="RAS", tilt=0.0, fov=((-100, 100), (-190,
     c, s = np.cos(np.deg2rad(tilt)), np.sin(np.deg2rad(tilt))
     at = at @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
     labels = np.zeros(shape, np.uint8)
-    for (name, _), centre in LANDMARKS.items():
+    for name, centre in CENTRES:
         inside = (((at - centre) / RADII[name]) ** 2).sum(axis=-1) <= 1
         labels[inside & (labels == 0)] = LABELS[name]
     return labels, affine
+
+
+def region(labels, affine, features="face"):
+    pose = fit.estimate(labels, affine) if labels.ndim == 3 and affine.any() else None
+    return region_by_pose(labels, affine, pose, features)
 
 
 def near_brain(labels, affine):
@@ -111,8 +123,8 @@ def test_orientation_comes_from_the_head_where_the_header_lies():
 
 def test_axes_follow_a_tilted_head():
     labels, affine = head(tilt=20)
-    axes = head_axes(labels, find_organs(labels, voxel_sizes(affine)), affine)
-    nod = np.rad2deg(np.arctan2(axes[1][2], axes[1][1]))
+    anterior = fit.estimate(labels, affine).rotation[:, 1]
+    nod = np.rad2deg(np.arctan2(anterior[2], anterior[1]))
     assert abs(abs(nod) - 20) < 4
 
 
@@ -293,7 +305,7 @@ def test_deface_image_keeps_header_and_scaling(tmp_path):
     img = nib.Nifti1Image(np.asfortranarray(voxels.astype(np.int16)), affine)
     img.header["scl_slope"], img.header["scl_inter"] = 2.5, -10
     img.set_qform(affine, 1)
-    out, mask = deface_image(img, labels, "face", "noise", 5)
+    out, (mask,) = deface_image(img, of_labels(labels, img.affine), "face", "noise", 5)
     nifti.save(out, tmp_path / "out.nii.gz")
     again = nifti.load(tmp_path / "out.nii.gz")
     assert nifti.scaling(again) == (2.5, -10)
@@ -304,7 +316,7 @@ def test_deface_image_keeps_header_and_scaling(tmp_path):
     assert np.array_equal(stored[~mask], voxels[~mask])
     assert not (mask & (labels == 1)).any()
     with pytest.raises(EffaceError, match="fit"):
-        deface_image(img, labels[1:], "face")
+        deface_image(img, of_labels(labels[1:], img.affine), "face")
 
 
 def test_real_heads(data):

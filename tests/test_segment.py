@@ -23,10 +23,10 @@ from efface.segment import (
     Plan,
     Segmenter,
     boxes,
+    components,
     masks,
     of_torch,
     orientation,
-    parts,
     runtime,
     shipped_models,
 )
@@ -260,9 +260,9 @@ def test_a_mouth_or_nose_on_the_brain_s_side_of_the_eyes_is_none(order):
     put(LABELS["nose"], np.subtract(crown, [0, 60, 10]), 20)
     for flips in product((1, -1), repeat=3):
         lies = labels.transpose(order)[tuple(slice(None, None, f) for f in flips)]
-        kept = parts.components(np.ascontiguousarray(lies), 2.0)
+        kept = components.largest(np.ascontiguousarray(lies), 2.0)
         mouth, nose = kept[LABELS["mouth"]], kept[LABELS["nose"]]
-        assert parts.count(mouth) == parts.count(nose) == 1
+        assert components.count(mouth) == components.count(nose) == 1
         place = np.argwhere(mouth).mean(axis=0)
         expected = apply_affine(to_index, lip)[list(order)]
         size = np.array(lies.shape) - 1
@@ -270,9 +270,9 @@ def test_a_mouth_or_nose_on_the_brain_s_side_of_the_eyes_is_none(order):
         assert np.abs(place - expected).max() < 1.5
         face = np.argwhere(lies == LABELS["eyes"]).mean(axis=0)
         assert np.linalg.norm(np.argwhere(nose).mean(axis=0) - face) * 2 < 60
-    # without eyes nothing is told
+    # without eyes the largest is kept
     blind = np.where(labels == LABELS["eyes"], 0, labels)
-    place = np.argwhere(parts.components(blind, 2.0)[LABELS["mouth"]]).mean(axis=0)
+    place = np.argwhere(components.largest(blind, 2.0)[LABELS["mouth"]]).mean(axis=0)
     assert np.abs(place - apply_affine(to_index, crown)).max() < 1.5
 
 
@@ -320,25 +320,25 @@ def test_the_cpu_s_own_precision_gives_the_same_labels():
     assert (a != b).sum() < 0.002 * (b > 0).sum()
 
 
-@pytest.mark.parametrize("turn", ["RAS", "LPS", "ALS", "PRS"])
+@pytest.mark.parametrize("name", ["RAS", "LPS", "ALS", "PRS"])
 @pytest.mark.parametrize("without", [(), ("mouth",), ("mouth", "left ear", "right ear")])
-def test_how_a_head_lies_is_told_without_its_mouth_too(turn, without):
+def test_the_orientation_of_a_head_is_estimated_without_its_mouth_too(name, without):
     labels, affine = head_of_parts(without=without)
-    lies = orientation.affine(affine, orientation.inverse(turn))
-    assert orientation.found(labels, lies) == turn
+    header = orientation.undo(affine, orientation.inverse(name))
+    assert orientation.estimate(labels, header) == name
 
 
-@pytest.mark.parametrize("turn", ["RAS", "LPS", "PRS"])
+@pytest.mark.parametrize("name", ["RAS", "LPS", "PRS"])
 @pytest.mark.parametrize("thick", [1, 3])
-def test_how_a_slab_of_a_head_lies_is_told_by_looking(turn, thick):
+def test_the_orientation_of_a_slab_is_found_by_labelling_it_in_others(name, thick):
     img, truth = phantom(5, spacing=(2, 2, 2))
     eyes = np.argwhere(np.asarray(truth.dataobj) == 2)[:, 2]
     slab = img.slicer[:, :, int(eyes.min()) - 10 :: thick]
     lies = nib.Nifti1Image(
-        np.asanyarray(slab.dataobj), orientation.affine(slab.affine, orientation.inverse(turn))
+        np.asanyarray(slab.dataobj), orientation.undo(slab.affine, orientation.inverse(name))
     )
     seen = Segmenter.load(None, "cpu", 2).segment(lies)
-    assert seen.turn == turn
+    assert seen.orientation == name
     assert seen.settled
 
 
@@ -351,7 +351,7 @@ def test_a_slab_shows_what_the_whole_head_shows_there(seed):
     eyes, brain = (np.argwhere(whole == LABELS[o])[:, 2] for o in ("eyes", "brain"))
     first, last = int(np.median(eyes)), int(brain.max())
     slab = model.segment(img.slicer[:, :, first:last])
-    assert slab.parts["mouth"] == 0
+    assert slab.components["mouth"] == 0
     a, b = slab.labels == LABELS["brain"], whole[:, :, first:last] == LABELS["brain"]
     assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.95
 

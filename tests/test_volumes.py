@@ -1,7 +1,6 @@
 """A head that moves within a 4D image: found, replaced and judged wherever it lies."""
 
 from functools import lru_cache
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +13,7 @@ from efface import distort, nifti, qc, segment
 from efface.manifest import Manifest, Scan
 from efface.phantom import phantom
 from efface.pseudonym import new_key
-from efface.segment import Segmenter, positions, volumes
+from efface.segment import Segmentation, Segmenter, positions, segmentation, volumes
 from efface.segment.labels import LABELS
 
 STILL = (0, 0, 0, 0, 0, 0)
@@ -134,12 +133,11 @@ def test_what_segment_writes_of_a_thin_slab_is_read_again(tmp_path):
     img = nib.Nifti1Image(np.zeros((3, 40, 40), np.int16), np.diag([5.0, 1, 1, 1]))
     labels = np.zeros(img.shape, np.uint8)
     labels[1, 10:20, 10:20] = LABELS["brain"]
-    seen = positions.Position(labels, {}, maybe_brain=np.ones((1, 20, 20), bool))
-    more = SimpleNamespace(**vars(seen), volume_ml={}, parts={})
-    files, measures = positions.write(more, img, tmp_path, "a")
+    given = Segmentation(labels, {}, None, possible_brain=np.ones((1, 20, 20), bool))
+    files, measures = segmentation.write(given, img, tmp_path, "a")
     scan = Scan("a", SERIES, "T1w", files=files, measures=measures)
-    again = positions.read(tmp_path, scan, img)
-    assert np.array_equal(again.maybe_brain, seen.maybe_brain)
+    again = segmentation.read(tmp_path, scan, img)
+    assert np.array_equal(again.possible_brain, given.possible_brain)
     assert np.array_equal(again.labels, labels)
 
 
@@ -187,7 +185,7 @@ def test_volumes_beyond_the_positions_that_are_looked_at_go_to_review(monkeypatc
 def test_contrasts_that_look_like_motion_share_one_position():
     """Volumes that are told apart, of a head that lies still, are one position."""
     img = nib.Nifti1Image(stack(volume()[0], volume(contrast="T2w")[0]), volume()[2])
-    seen = positions.found(img, ((0,), (1,)), Segmenter.load(None, "cpu", 2).segment)
+    seen = positions.segment_groups(img, ((0,), (1,)), Segmenter.load(None, "cpu", 2).segment)
     assert (seen.volumes, seen.moved) == ((), ())
 
 

@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from small_session import SURE
 from small_session import head as head_of_parts
+from small_session import segmented
 
 import efface
 from efface import nifti
@@ -18,7 +18,7 @@ from efface.distort.region import region
 from efface.manifest import Scan
 from efface.phantom import phantom
 from efface.qc import gate
-from efface.segment import Segmentation, Segmenter, masks, motion, pose, positions, wrap
+from efface.segment import Segmentation, Segmenter, fit, masks, motion, positions, wrap
 from efface.segment.labels import LABELS
 
 MM = np.full(3, 2.0)
@@ -157,12 +157,12 @@ def scene(cut=0, gap=3):
 @pytest.mark.parametrize(("cut", "gap"), [(1, 3), (2, 4), (2, 2), (3, 5)])
 def test_a_cut_nose_is_followed_to_the_opposite_edge(cut, gap):
     img, labels, shown = scene(cut, gap)
-    head = pose.head(labels, img.affine)
-    mask = region(labels, img.affine)
-    rest = folded(img, labels, mask, head)
+    pose = fit.estimate(labels, img.affine)
+    mask = region(labels, img.affine, pose)
+    rest = folded(img, labels, mask, pose)
     assert rest.region[shown].all()
     assert not rest.region[:, img.shape[1] // 2 :].any()
-    _, done = deface_image(img, labels, head=head)
+    _, (done,) = deface_image(img, segmented(labels, img.affine))
     assert done[shown].all()
     assert not done[labels == LABELS["brain"]].any()
 
@@ -171,9 +171,10 @@ def test_without_signal_at_the_opposite_edge_nothing_is_folded():
     img, labels, _ = scene(cut=0, gap=3)
     labels, v = labels[:, :-2], np.asanyarray(img.dataobj)[:, :-2]
     img = nib.Nifti1Image(v, img.affine)
-    mask = region(labels, img.affine)
+    pose = fit.estimate(labels, img.affine)
+    mask = region(labels, img.affine, pose)
     assert mask[:, -1].any()
-    assert folded(img, labels, mask, pose.head(labels, img.affine)) is None
+    assert folded(img, labels, mask, pose) is None
 
 
 @pytest.mark.parametrize("top", [50, 60])
@@ -187,24 +188,23 @@ def test_a_view_that_cuts_crown_and_chin_shows_no_fold(top):
     affine = affine.copy()
     affine[2, 3] += 4 * first
     img = nib.Nifti1Image(np.where(solid | (labels > 0), 400, 0).astype(np.int16), affine)
-    mask = region(labels, affine)
+    pose = fit.estimate(labels, affine)
+    mask = region(labels, affine, pose)
     assert mask[:, :, 0].any()
-    assert folded(img, labels, mask, pose.head(labels, affine)) is None
+    assert folded(img, labels, mask, pose) is None
 
 
 @pytest.mark.parametrize("replaced", [True, False])
 def test_a_folded_face_that_was_not_replaced_goes_to_review(replaced):
     img, labels, shown = scene(cut=2, gap=4)
-    head = pose.head(labels, img.affine)
-    after, mask = deface_image(img, labels, head=head)
+    given = segmented(labels, img.affine)
+    after, (mask,) = deface_image(img, given)
     if not replaced:
         rear = np.zeros(mask.shape, bool)
         rear[:, : mask.shape[1] // 2] = True
         v = np.where(rear, np.asanyarray(img.dataobj), np.asanyarray(after.dataobj))
         after, mask = nifti.with_stored(img, v), mask & ~rear
-    verdict = gate.gate(
-        img, after, labels, mask, SURE, lambda: np.zeros_like(labels), "noise", head=head
-    )
+    verdict = gate.gate(img, after, given, mask, lambda: np.zeros_like(labels), "noise")
     assert any(FOLDED in r for r in verdict.reasons) != replaced
     assert verdict.measures["folded_mm3"] >= shown.sum() * 64
 
@@ -250,14 +250,14 @@ def test_a_roll_that_shows_no_fewer_organs_is_kept_whatever_the_certainty(
     labels = np.roll(labels, 14, 1)
     parts = {"brain": 1, "eyes": 2, "nose": 1, "ears": 2, "mouth": 1}
 
-    def look(certainty, parts):
+    def look(certainty, components):
         values = dict.fromkeys(LABELS, certainty)
-        laid = pose.head(np.roll(labels, -14, 1), affine)
-        return Segmentation(labels, values, values, values, parts, head=laid)
+        pose = fit.estimate(np.roll(labels, -14, 1), affine)
+        return Segmentation(labels, values, pose, values, components)
 
     looks = iter((look(0.95, parts), look(0.90, {**parts, "eyes": eyes})))
     model = Segmenter(None, None)
-    monkeypatch.setattr(model, "_best", lambda *_: next(looks))
+    monkeypatch.setattr(model, "_label_contrasts", lambda *_: next(looks))
     img = nib.Nifti1Image(np.roll(voxels, 14, 1), affine)
     assert (model.segment(img).roll != wrap.AS_IT_IS) == rolled
 
@@ -274,14 +274,13 @@ def test_groups_of_a_wrapped_image_are_compared_with_the_head_in_one_piece(monke
 
     monkeypatch.setattr(positions.motion, "between", between)
     values = dict.fromkeys(LABELS, 0.9)
-    seen = Segmentation(
-        np.roll(labels, n, 1), values, values, values, dict.fromkeys(LABELS, 1), roll=(0, -n, 0)
-    )
-    less = replace(seen, parts=dict.fromkeys(LABELS, 0), certainty=dict.fromkeys(LABELS, 0.0))
+    pose, each = fit.estimate(labels, affine), dict.fromkeys(LABELS, 1)
+    seen = Segmentation(np.roll(labels, n, 1), values, pose, values, each, roll=(0, -n, 0))
+    less = replace(seen, components=dict.fromkeys(LABELS, 0), certainty=dict.fromkeys(LABELS, 0.0))
     looks = iter((seen, less))
     voxels = np.roll(labels, n, 1).astype(np.int16)
     img = nib.Nifti1Image(np.stack([voxels, voxels], -1), affine)
-    found = positions.found(img, ((0,), (1,)), lambda _: next(looks))
+    found = positions.segment_groups(img, ((0,), (1,)), lambda _: next(looks))
     assert (found.volumes, found.moved) == ((), ())
     (((volume, to), head, points),) = given
     assert np.array_equal(volume, labels)

@@ -1,8 +1,8 @@
-"""Distort: the face goes, from the NIfTI and from the DICOM form of every scan, for good.
+"""Distort: remove the face, irreversibly, from the NIfTI and the DICOM form of every scan.
 
-:mod:`~efface.distort.region` says which voxels, :mod:`~efface.distort.methods` what takes their
-place, :mod:`~efface.distort.dicom` brings the new voxels back into the DICOM files, and
-:mod:`~efface.distort.readback` converts these again to see that a reader gets the same images.
+:mod:`~efface.distort.region` computes the voxels to replace, :mod:`~efface.distort.methods` their
+new values. :mod:`~efface.distort.dicom` writes the new values into the DICOM files, and
+:mod:`~efface.distort.readback` converts these again to check that a reader gets the same images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -24,20 +24,19 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.distort import dicom, methods, mosaic, readback
+from efface.distort.cut_landmarks import add_cut_landmarks
 from efface.distort.folded import folded, spare_brain_below
 from efface.distort.methods import METHODS, replace
 from efface.distort.region import Bool, coverage, parse_features, region, spare_brain
-from efface.distort.unseen import add_unseen
 from efface.errors import EffaceError, of_machine
 from efface.inventory.ocr import CLEAR
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
-from efface.segment import orientation, positions, wrap
-from efface.segment import pose as poses
+from efface.segment import segmentation, wrap
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import LABELS
-from efface.segment.organs import voxel_sizes
-from efface.segment.pose import Head
-from efface.segment.positions import Position
+from efface.segment.options import ALL, Options
+from efface.segment.segmentation import Segmentation
 from efface.segment.volumes import only
 from efface.status import (
     BRAIN_TOUCHED,
@@ -54,7 +53,6 @@ __all__ = [
     "Stage",
     "coverage",
     "deface_image",
-    "deface_positions",
     "parse_features",
     "region",
     "replace",
@@ -63,34 +61,6 @@ __all__ = [
 
 Stage = tuple[Path, Manifest]
 """What an earlier stage left: its folder and its manifest."""
-
-
-class Found(Protocol):
-    """What :func:`deface_positions` needs of a segmentation."""
-
-    @property
-    def labels(self) -> NDArray[np.uint8]:
-        """On the image's grid (X, Y, Z)."""
-
-    @property
-    def head(self) -> Head | None:
-        """How the head lies by the labels, where that is known; in the rolled image."""
-
-    @property
-    def roll(self) -> wrap.Roll:
-        """How the image is rolled to undo a phase wrap (:mod:`efface.segment.wrap`)."""
-
-    @property
-    def negative(self) -> bool:
-        """Whether the face was found in the negative of the image."""
-
-    @property
-    def volumes(self) -> tuple[int, ...]:
-        """Indices of the volumes that this holds for; empty for all of them."""
-
-    @property
-    def moved(self) -> tuple[Found, ...]:
-        """The same for each further position of the head in a 4D image."""
 
 
 @dataclass(frozen=True)
@@ -107,63 +77,53 @@ class _Distorted:
 
 def deface_image(
     img: nib.Nifti1Image,
-    labels: NDArray[np.uint8],
+    given: Segmentation,
     features: str | Iterable[str] = "face",
     method: str = methods.DEFAULT,
     seed: int = 0,
-    head: Head | None = None,
-    roll: wrap.Roll = wrap.AS_IT_IS,
-    negative: bool = False,
-    volumes: tuple[int, ...] = (),
-) -> tuple[nib.Nifti1Image, Bool]:
-    """The image without its face, and the mask of what was replaced.
+    options: Options = ALL,
+) -> tuple[nib.Nifti1Image, tuple[Bool, ...]]:
+    """Return the image without its face, and the replaced mask for each position of the head.
 
-    ``img``: 3D or 4D; ``labels``: on its grid, shape ``img.shape[:3]``, as
-    :data:`efface.segment.labels.LABELS` numbers them; ``features``: ``face``, or any of eyes,
-    nose, ears, mouth; ``seed``: from :meth:`efface.pseudonym.Key.seed`; ``head``: what the labels
-    show, where that is known; ``roll``: undoes a phase wrap (:mod:`efface.segment.wrap`), ``head``
-    is of the rolled image; ``negative``: air is brighter than the head; ``volumes``: indices of the
-    volumes of a 4D image to replace it in, empty for all. Header geometry, dtype and scaling are
-    kept and every voxel outside the mask is the same to the bit.
+    ``img``: 3D or 4D; ``given``: its segmentation; ``features``: ``face``, or any of eyes, nose,
+    ears, mouth; ``seed``: from :meth:`efface.pseudonym.Key.seed`. Header geometry, dtype and
+    scaling are kept, and every voxel outside the mask is the same to the bit. In each volume the
+    mask of its own position is replaced, so that no volume loses brain to another's face.
 
     Raises :class:`EffaceError` if labels do not fit, or feature or method is unknown.
     """
-    if labels.shape != img.shape[:3]:
-        raise EffaceError(f"labels of shape {labels.shape} do not fit an image of {img.shape}")
-    whole, affine = wrap.rolled(labels, roll), wrap.affine(img.affine, roll)
-    mask = region(whole, affine, features)
-    if head is None:
-        head = poses.head(whole, orientation.affine(affine, orientation.found(whole, affine)))
-    add_unseen(mask, whole, head, features)
-    rest = folded(wrap.image(only(img, volumes), roll), whole, mask, head, negative)
-    if rest is not None:
-        mask |= rest.region
-    spare_brain_below(mask, head, roll)
-    mask = wrap.rolled(mask, wrap.back(roll))
-    spare_brain(mask, labels, voxel_sizes(img.affine))
-    voxels = replace(nifti.stored(img), mask, method, seed, labels, img.affine, volumes)
-    return nifti.with_stored(img, voxels), mask
-
-
-def deface_positions(
-    img: nib.Nifti1Image,
-    seen: Found,
-    features: str | Iterable[str] = "face",
-    method: str = methods.DEFAULT,
-    seed: int = 0,
-) -> tuple[nib.Nifti1Image, tuple[Bool, ...]]:
-    """The image without its face in any position of the head, and a mask for each position.
-
-    ``seen``: the first position, with the others in ``moved``. In each volume that is replaced
-    which the mask of its own position holds, so that no volume loses brain to another's face.
-    Raises as :func:`deface_image`.
-    """
     masks = []
-    for one in (seen, *seen.moved):
-        how = (features, method, seed, one.head, one.roll, one.negative, one.volumes)
-        img, mask = deface_image(img, one.labels, *how)
+    for one in given.positions:
+        mask = _region(img, one, features, options)
+        voxels = nifti.stored(img)
+        voxels = replace(voxels, mask, method, seed, one.labels, img.affine, one.volumes)
+        img = nifti.with_stored(img, voxels)
         masks.append(mask)
     return img, tuple(masks)
+
+
+def _region(
+    img: nib.Nifti1Image, given: Segmentation, features: str | Iterable[str], options: Options
+) -> Bool:
+    """The voxels (X, Y, Z) to replace for one position of the head."""
+    if given.labels.shape != img.shape[:3]:
+        raise EffaceError(
+            f"labels of shape {given.labels.shape} do not fit an image of {img.shape}"
+        )
+    roll, pose = given.roll, given.pose
+    labels, affine = wrap.rolled(given.labels, roll), wrap.affine(img.affine, roll)
+    mask = region(labels, affine, pose, features)
+    if options.cut_landmarks:
+        add_cut_landmarks(mask, labels, affine, pose, features)
+    if options.folded:
+        volume = wrap.image(only(img, given.volumes), roll)
+        rest = folded(volume, labels, mask, pose, given.inverted)
+        if rest is not None:
+            mask |= rest.region
+    spare_brain_below(mask, affine, pose, roll)
+    mask = wrap.rolled(mask, wrap.back(roll))
+    spare_brain(mask, given.labels, voxel_sizes(img.affine))
+    return mask
 
 
 def run(
@@ -255,14 +215,13 @@ def _nifti(
     files = {"nifti": image, "mask": f"nifti/{scan.scan}_mask.nii.gz"}
     try:
         before = nifti.load(folders[0] / scan.files["nifti"])
-        seen = positions.read(folders[1], labelled, before)
-        seen = _laid(seen, before)
-        after, masks = deface_positions(before, seen, task.features, task.method, seed)
+        given = segmentation.read(folders[1], labelled, before)
+        after, masks = deface_image(before, given, task.features, task.method, seed)
         measures = {
             "method": task.method,
             "features": list(task.features),
             "depends_on_face": METHODS[task.method].depends_on_face,
-            **_measure(before, after, seen, masks),
+            **_measure(before, after, given, masks),
         }
         result = dataclasses.replace(result, measures=measures)
         if measures["brain_voxels_changed"]:
@@ -418,29 +377,18 @@ def _converted(done: _Distorted, image: readback.Image) -> dicom.Converted:
     )
 
 
-def _laid(seen: Position, img: nib.Nifti1Image) -> Position:
-    """The positions with how the head lies in each, its turn undone."""
-
-    def laid(one: Position) -> Position:
-        straight = orientation.affine(wrap.affine(img.affine, one.roll), one.turn)
-        head = poses.head(wrap.rolled(one.labels, one.roll), straight)
-        return dataclasses.replace(one, head=head)
-
-    return dataclasses.replace(laid(seen), moved=tuple(map(laid, seen.moved)))
-
-
 def _measure(
-    before: nib.Nifti1Image, after: nib.Nifti1Image, seen: Position, masks: Sequence[Bool]
+    before: nib.Nifti1Image, after: nib.Nifti1Image, given: Segmentation, masks: Sequence[Bool]
 ) -> dict[str, Any]:
-    """Counts that prove what changed; voxels are compared by their bytes, NaN included.
+    """Count the voxels that changed, compared by their bytes, NaN included.
 
-    Coverage is the least of all positions of the head.
+    Coverage is the lowest of all positions of the head.
     """
     old, new = nifti.stored(before), nifti.stored(after)
     bits = np.dtype(f"u{old.dtype.itemsize}")
     in_brain = outside = 0
     covered: dict[str, float] = {}
-    for one, mask in zip((seen, *seen.moved), masks, strict=True):
+    for one, mask in zip(given.positions, masks, strict=True):
         changed = np.zeros(mask.shape, dtype=bool)
         for t in one.volumes or range(1 if old.ndim == 3 else old.shape[3]):
             a, b = (old, new) if old.ndim == 3 else (old[..., t], new[..., t])

@@ -19,9 +19,9 @@ from scipy import ndimage
 
 from efface.distort.region import Bool, Box, Float
 from efface.errors import EffaceError
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import LABELS
 from efface.segment.masks import box_of
-from efface.segment.organs import voxel_sizes
 
 CORRELATION = 1.0
 """Sd of the Gaussian that correlates the noise, in mm but at least 0.7 voxels on each axis."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.segment import boxes, parts
+from efface.segment import boxes, components
 
 Array = NDArray[np.float32]
 Network = Callable[[Array], Array]
@@ -40,7 +40,7 @@ class Cascade:
         if self.cut is None:
             return out
         found = out
-        for box in boxes.boxes(parts.components(parts.hardest(found), self.mm), self.mm):
+        for box in boxes.boxes(components.largest(components.hardest(found), self.mm), self.mm):
             out = found.copy() if out is found else out
             boxes.put_back(out, self.cut(seen(v, found, box)), box)
         return out

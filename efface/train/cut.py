@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from efface.segment import boxes, parts
+from efface.segment import boxes, components
 from efface.segment.cascade import Array, seen
 from efface.segment.grid import BLOCK
 from efface.segment.labels import LABELS
@@ -137,7 +137,7 @@ def _known(head: Head, found_in: Callable[[Tensor], Array], mm: float) -> list[_
 def _boxes(image: Array, labels: NDArray[np.int64], found: Array, mm: float) -> list[_Part]:
     """The parts of a head, with :data:`SHIFT_MM` more on each side than the network sees."""
     out, off = [], _off(mm)
-    for box in boxes.boxes(parts.components(parts.hardest(found), mm), mm):
+    for box in boxes.boxes(components.largest(components.hardest(found), mm), mm):
         x, y, z = (s - off for s in box.start)
         i, j, k = (n + 2 * off for n in box.shape)
         wide = replace(box, start=(x, y, z), shape=(i, j, k))

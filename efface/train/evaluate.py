@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface import nifti
-from efface.distort import deface_positions
+from efface.distort import deface_image
 from efface.qc import judge
 from efface.segment import Segmenter
+from efface.segment.components import COUNTS
+from efface.segment.geometry import voxel_sizes
 from efface.segment.grid import BLOCK
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.masks import BRAIN_MARGIN, within
-from efface.segment.organs import voxel_sizes
-from efface.segment.parts import PARTS
 from efface.train import combine, transform
 from efface.train.data import SCALE, Head, find
 from efface.train.transform import Case
@@ -105,21 +105,21 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
     """Deface and judge a case: its row, and the defaced image."""
     from scipy import ndimage
 
-    seen = segmenter.segment(case.image)
-    after, masks = deface_positions(case.image, seen)
-    status, reasons, measures = judge(case.image, after, seen, masks, "face", "noise", segmenter)
+    given = segmenter.segment(case.image)
+    after, masks = deface_image(case.image, given)
+    status, reasons, measures = judge(case.image, after, given, masks, "face", "noise", segmenter)
     mask = masks[0]
     dice, cover, missed = {}, {}, []
     for organ, k in LABELS.items():
-        a, b = seen.labels == k, case.truth == k
+        a, b = given.labels == k, case.truth == k
         total = int(a.sum()) + int(b.sum())
         dice[organ] = 2 * int((a & b).sum()) / total if total else float("nan")
         if organ in FEATURES:
             cover[organ] = float(mask[b].mean()) if b.any() else float("nan")
             pieces, n = ndimage.label(b)
             sizes = np.bincount(pieces.ravel(), minlength=n + 1)[1:]
-            shown = min(int((sizes >= 0.2 * sizes.max()).sum()), PARTS[organ]) if n else 0
-            if seen.parts[organ] < shown:
+            shown = min(int((sizes >= 0.2 * sizes.max()).sum()), COUNTS[organ]) if n else 0
+            if given.components[organ] < shown:
                 missed.append(organ)
     true_brain = case.truth == LABELS["brain"]
     kept = true_brain | within(
@@ -139,10 +139,10 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
         cover,
         possible,
         int(brain.sum()),
-        int((brain & (seen.labels == LABELS["brain"])).sum()),
+        int((brain & (given.labels == LABELS["brain"])).sum()),
         {n: float("nan") if (m := measures.get(n)) is None else float(m) for n in GEOMETRY},
         tuple(missed),
-        seen.certainty,
+        dict(given.certainty),
         status,
         tuple(reasons),
     )
@@ -312,14 +312,14 @@ def picture(
     sheets = []
     for r in ranked[:most]:
         img = nifti.load(pairs[r.head])
-        seen = segmenter.segment(img)
-        after, (mask, *_) = deface_positions(img, seen)
+        given = segmenter.segment(img)
+        after, (mask, *_) = deface_image(img, given)
         before, replaced = img.get_fdata(dtype=np.float32), after.get_fdata(dtype=np.float32)
         views = [
             *render.views(before, img.affine).values(),
             *render.views(replaced, img.affine).values(),
         ]
-        sheets.append(_row_of([*views, render.slices(before, img.affine, mask, seen.labels)]))
+        sheets.append(_row_of([*views, render.slices(before, img.affine, mask, given.labels)]))
     wide = max(s.shape[1] for s in sheets)
     sheet = np.concatenate([np.pad(s, [(0, 4), (0, wide - s.shape[1]), (0, 0)]) for s in sheets])
     render.save_png(sheet, out)

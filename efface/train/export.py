@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from efface.manifest import sha256, write_atomic, write_json
-from efface.segment import MODEL
 from efface.segment.network import AttentionUNet, Cut
 from efface.segment.runtime import CUT
+from efface.segment.segmenter import MODEL
 from efface.train.loop import Settings
 
 
