@@ -69,7 +69,23 @@ rule label:
         "../scripts/label.py"
 
 
+rule heuristics:
+    output:
+        table=f"{TRAINED}/heuristics.tsv",
+    log:
+        f"{TRAINED}/heuristics.log",
+    threads: 2
+    params:
+        model=setting.model_hash(config["models"]),
+        transformed=1,  # heads of which one variant of each transformation is taken
+        combined=1,  # cases of several things amiss at once, of each head
+    script:
+        "../scripts/heuristics.py"
+
+
 rule evaluate:
+    input:
+        rules.heuristics.output,
     output:
         table=f"{TRAINED}/evaluation.tsv",
         cascade=f"{TRAINED}/cascade.tsv",

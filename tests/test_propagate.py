@@ -374,7 +374,7 @@ def test_a_phase_image_has_the_face_of_its_magnitude(tmp_path):
     # what it takes for brain itself is no more asked: it passes only with the magnitude
     assert "possible_brain" in best.files
     assert "possible_brain" not in other.files
-    assert other.measures["turn"] == orientation.AS_IT_IS
+    assert other.measures["pose"]["orientation"] == orientation.STANDARD
     assert np.array_equal(got, as_array(labels))
     # of another series, it may have been acquired later: noise proves nothing
     (tmp_path / "b").mkdir()

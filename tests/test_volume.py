@@ -115,7 +115,7 @@ def _dice(a, b):
 def test_what_is_no_volume_is_refused_in_a_sentence(head):
     with pytest.raises(EffaceError, match="3D or 4D"):
         efface.deface(nib.Nifti1Image(np.zeros((4, 4), np.int16), np.eye(4)))
-    with pytest.raises(EffaceError, match="no feature"):
+    with pytest.raises(EffaceError, match="unknown feature"):
         efface.deface(head[0], features="hair")
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from efface import nifti
 from efface.distort import deface_image
 from efface.qc import judge
-from efface.segment import Segmenter
+from efface.segment import Segmentation, Segmenter
 from efface.segment.components import COUNTS
 from efface.segment.geometry import voxel_sizes
 from efface.segment.grid import BLOCK
@@ -77,20 +77,20 @@ is 10 to 15 % of an ear."""
 
 def heads(folder: Path, segmenter: Segmenter) -> Iterator[Row]:
     """A row for every head of a folder of heads and label maps, as it is."""
-    for name, img, truth in _known(folder):
+    for name, img, truth in known(folder):
         yield measure(name, Case("as it is", "", img, truth), segmenter)[0]
 
 
 def combined(folder: Path, segmenter: Segmenter, each: int) -> Iterator[Row]:
     """Rows for every head of the folder with several things amiss at once, in ``each`` ways."""
-    for i, (name, img, truth) in enumerate(_known(folder)):
+    for i, (name, img, truth) in enumerate(known(folder)):
         for case in combine.cases(transform.head(img, truth), each, seed=i):
             yield measure(name, case, segmenter)[0]
 
 
 def transformed(folder: Path, segmenter: Segmenter, count: int) -> Iterator[Row]:
     """Rows for all transformations of ``count`` heads of the folder, and for what is no head."""
-    for i, (name, img, truth) in enumerate(_known(folder)):
+    for i, (name, img, truth) in enumerate(known(folder)):
         if i >= count:
             return
         head = transform.head(img, truth)
@@ -101,12 +101,17 @@ def transformed(folder: Path, segmenter: Segmenter, count: int) -> Iterator[Row]
             yield measure(name, case, segmenter)[0]
 
 
-def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti1Image]:
-    """Deface and judge a case: its row, and the defaced image."""
+def measure(
+    head: str, case: Case, segmenter: Segmenter, given: Segmentation | None = None
+) -> tuple[Row, nib.Nifti1Image]:
+    """Deface and judge a case: return its row, and the defaced image.
+
+    ``given``: its segmentation, if that is known.
+    """
     from scipy import ndimage
 
-    given = segmenter.segment(case.image)
-    after, masks = deface_image(case.image, given)
+    given = given or segmenter.segment(case.image)
+    after, masks = deface_image(case.image, given, options=segmenter.options)
     status, reasons, measures = judge(case.image, after, given, masks, "face", "noise", segmenter)
     mask = masks[0]
     dice, cover, missed = {}, {}, []
@@ -149,10 +154,11 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
     return row, after
 
 
-def _known(folder: Path) -> Iterator[tuple[str, nib.Nifti1Image, NDArray[np.uint8]]]:
+def known(folder: Path) -> Iterator[tuple[str, nib.Nifti1Image, NDArray[np.uint8]]]:
+    """Yield name, image and true labels on its grid, for every head of a folder."""
     for name, image, labels in find(folder):
-        img, known = nifti.load(image), nifti.load(labels)
-        truth = _on_grid_of(img.affine, img.shape[:3], known.affine, np.asarray(known.dataobj))
+        img, of = nifti.load(image), nifti.load(labels)
+        truth = _on_grid_of(img.affine, img.shape[:3], of.affine, np.asarray(of.dataobj))
         yield name, img, truth
 
 
@@ -211,14 +217,14 @@ def groups(rows: Sequence[Row]) -> str:
         cover = _of(np.nanmin, np.array([[*r.coverage.values()] for r in own]))
         said = Counter(r.status for r in own)
         reasons = Counter(why for r in own for why in r.reasons).most_common(1)
-        known = own[0].is_head
+        is_head = own[0].is_head
         lines.append(
             [
                 name,
                 len(own),
-                *(_round(np.concatenate([dice, cover])) if known else [""] * 9),
-                max(r.brain_changed for r in own) if known else "",
-                sum(len(r.missed) for r in own) if known else "",
+                *(_round(np.concatenate([dice, cover])) if is_head else [""] * 9),
+                max(r.brain_changed for r in own) if is_head else "",
+                sum(len(r.missed) for r in own) if is_head else "",
                 *(said[s] for s in ("pass", "review", "fail")),
                 sum(r.status == "pass" and r.bad for r in own),
                 reasons[0][0] if reasons else "",
@@ -267,10 +273,10 @@ def _on_grid_of(
     return out
 
 
-def dice_of(known: list[Head], segmenter: Segmenter) -> dict[str, float]:
+def dice_of(on_grid: list[Head], segmenter: Segmenter) -> dict[str, float]:
     """Mean Dice per label over heads that are on the network's grid already: cheap, for curves."""
     scores: dict[str, list[float]] = {organ: [] for organ in LABELS}
-    for head in known:
+    for head in on_grid:
         wide = [-n % BLOCK for n in head.image.shape]
         v = np.pad(np.float32(head.image) / np.float32(SCALE), [(0, n) for n in wide])
         found = segmenter.network(v).argmax(0)[tuple(slice(n) for n in head.image.shape)]
@@ -282,18 +288,18 @@ def dice_of(known: list[Head], segmenter: Segmenter) -> dict[str, float]:
     return {organ: round(float(np.mean(s)), 4) for organ, s in scores.items() if s}
 
 
-def compared(known: list[Head], segmenter: Segmenter) -> str:
+def compared(on_grid: list[Head], segmenter: Segmenter) -> str:
     """What the network that cuts brings and costs, as TSV: Dice and seconds with and without it.
 
-    ``known``: heads on the network's grid. Seconds are of the networks alone, a head.
+    ``on_grid``: heads on the network's grid. Seconds are of the networks alone, a head.
     """
     lines: list[list[object]] = []
     for name, cut in (("both networks", segmenter.network.cut), ("the one that finds alone", None)):
         one = Segmenter(replace(segmenter.network, cut=cut), segmenter.plan)
-        dice_of(known[:1], one)  # the first one waits for the graph
+        dice_of(on_grid[:1], one)  # the first one waits for the graph
         began = time.perf_counter()
-        dice = dice_of(known, one)
-        seconds = (time.perf_counter() - began) / len(known)
+        dice = dice_of(on_grid, one)
+        seconds = (time.perf_counter() - began) / len(on_grid)
         lines.append([name, *dice.values(), f"{seconds:.2f}"])
     return _tsv(("network", *LABELS, "seconds"), lines)
 
