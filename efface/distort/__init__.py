@@ -24,20 +24,16 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.distort import dicom, methods, mosaic, readback
-from efface.distort.cut_landmarks import add_cut_landmarks
-from efface.distort.folded import folded, spare_brain_below
-from efface.distort.methods import METHODS, replace
-from efface.distort.region import Bool, coverage, parse_features, region, spare_brain
-from efface.errors import EffaceError, of_machine
+from efface.distort.image import deface_image
+from efface.distort.methods import METHODS
+from efface.distort.region import Bool, coverage, parse_features
+from efface.errors import of_machine
 from efface.inventory.ocr import CLEAR
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
-from efface.segment import segmentation, wrap
-from efface.segment.geometry import voxel_sizes
+from efface.segment import segmentation
 from efface.segment.labels import LABELS
-from efface.segment.options import ALL, Options
 from efface.segment.segmentation import Segmentation
-from efface.segment.volumes import only
 from efface.status import (
     BRAIN_TOUCHED,
     DICOM_DIFFERS,
@@ -54,18 +50,16 @@ __all__ = [
     "coverage",
     "deface_image",
     "parse_features",
-    "region",
-    "replace",
     "run",
 ]
 
 Stage = tuple[Path, Manifest]
-"""What an earlier stage left: its folder and its manifest."""
+"""Folder and manifest of an earlier stage."""
 
 
 @dataclass(frozen=True)
 class _Distorted:
-    """A scan's image before and after, kept until its DICOM form is written."""
+    """The image of a scan before and after, kept until its DICOM form is written."""
 
     scan: Scan
     before: nib.Nifti1Image
@@ -73,57 +67,6 @@ class _Distorted:
     mask: Bool
     gradients: tuple[list[list[float]], list[list[float]]] = ([], [])
     """Rows of numbers in the b-value and the b-vector file."""
-
-
-def deface_image(
-    img: nib.Nifti1Image,
-    given: Segmentation,
-    features: str | Iterable[str] = "face",
-    method: str = methods.DEFAULT,
-    seed: int = 0,
-    options: Options = ALL,
-) -> tuple[nib.Nifti1Image, tuple[Bool, ...]]:
-    """Return the image without its face, and the replaced mask for each position of the head.
-
-    ``img``: 3D or 4D; ``given``: its segmentation; ``features``: ``face``, or any of eyes, nose,
-    ears, mouth; ``seed``: from :meth:`efface.pseudonym.Key.seed`. Header geometry, dtype and
-    scaling are kept, and every voxel outside the mask is the same to the bit. In each volume the
-    mask of its own position is replaced, so that no volume loses brain to another's face.
-
-    Raises :class:`EffaceError` if labels do not fit, or feature or method is unknown.
-    """
-    masks = []
-    for one in given.positions:
-        mask = _region(img, one, features, options)
-        voxels = nifti.stored(img)
-        voxels = replace(voxels, mask, method, seed, one.labels, img.affine, one.volumes)
-        img = nifti.with_stored(img, voxels)
-        masks.append(mask)
-    return img, tuple(masks)
-
-
-def _region(
-    img: nib.Nifti1Image, given: Segmentation, features: str | Iterable[str], options: Options
-) -> Bool:
-    """The voxels (X, Y, Z) to replace for one position of the head."""
-    if given.labels.shape != img.shape[:3]:
-        raise EffaceError(
-            f"labels of shape {given.labels.shape} do not fit an image of {img.shape}"
-        )
-    roll, pose = given.roll, given.pose
-    labels, affine = wrap.rolled(given.labels, roll), wrap.affine(img.affine, roll)
-    mask = region(labels, affine, pose, features)
-    if options.cut_landmarks:
-        add_cut_landmarks(mask, labels, affine, pose, features)
-    if options.folded:
-        volume = wrap.image(only(img, given.volumes), roll)
-        rest = folded(volume, labels, mask, pose, given.inverted)
-        if rest is not None:
-            mask |= rest.region
-    spare_brain_below(mask, affine, pose, roll)
-    mask = wrap.rolled(mask, wrap.back(roll))
-    spare_brain(mask, given.labels, voxel_sizes(img.affine))
-    return mask
 
 
 def run(
@@ -137,10 +80,10 @@ def run(
     method: str = methods.DEFAULT,
     log: Path | None = None,
 ) -> tuple[Scan, ...]:
-    """Distort a session's scans: both forms, NIfTI and DICOM.
+    """Distort the scans of a session in both forms, NIfTI and DICOM.
 
-    ``session``: as inventory describes it; ``convert``, ``segment``, ``scrub``: what these stages
-    left; ``log``: where faults go in full (restricted zone), else standard error. Writes
+    ``session``: the inventory's entry; ``convert``, ``segment``, ``scrub``: folders and manifests
+    of these stages; ``log``: file for tracebacks (restricted zone), else standard error. Writes
     ``folder/nifti/{scan}.nii.gz``, ``folder/nifti/{scan}_mask.nii.gz`` and
     ``folder/dicom/{series}/``. Returns one scan for each converted one, and one for each series of
     DICOM images (its DICOM form, named as the series). A scan that fails, here or before, leaves
@@ -155,7 +98,7 @@ def run(
     for scan in convert[1].scans:
         by_series.setdefault(scan.series, []).append(scan)
     out: list[Scan] = []
-    # one series after the other: both forms need the same voxels, and a session's may be many
+    # series by series: both forms need the same voxels, too many for a whole session
     for name, scans in by_series.items():
         images: list[Scan] = []
         done: list[_Distorted] = []
@@ -169,7 +112,7 @@ def run(
         if session["source"] == "dicom" and of["status"] != "fail":
             failed = [s for s in images if s.status == "fail"]
             form = _dicom(task, of, (scrubbed.get(name), scrub[0]), done, failed)
-            # a series that yielded no image is already named as its DICOM form is
+            # a series without an image has the name of its DICOM form
             images = [s for s in images if s.scan != form.scan] + [form]
         out += images
     with log.open("a") if log else nullcontext(sys.stderr) as stream:
@@ -180,7 +123,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Task:
-    """What holds for all scans of a session, and the faults met on the way."""
+    """Parameters for all scans of a session, and the exceptions raised so far."""
 
     folder: Path
     features: tuple[str, ...]
@@ -189,9 +132,9 @@ class _Task:
     faults: list[Exception] = field(default_factory=list)
 
     def failed(self, scan: Scan, fault: Exception, *written: str) -> Scan:
-        """The scan failed, what was written of it removed.
+        """Return the failed scan, and delete the files written for it.
 
-        The reason names only the kind of fault, because messages may hold paths.
+        The reason names only the type of the exception, because messages may hold paths.
         """
         self.faults.append(fault)
         for name in written:
@@ -282,7 +225,7 @@ def _dicom(
     except dicom.Unmapped as e:
         _remove(task.folder / target)
         scan = scan.mark("fail", f"{DICOM_UNMAPPED}: {e}")
-        # frames of an image that failed before have no distorted voxels: say why
+        # frames of an image that failed before have no distorted voxels: add its reasons
         for image in failed:
             scan = _inherit(scan, image)
         return scan
@@ -297,7 +240,7 @@ def _dicom(
 
 
 def _inherit(scan: Scan, other: Scan) -> Scan:
-    """The scan with what another stage or form of it has said."""
+    """Return the scan with the status and reasons of another stage or form of it too."""
     new = tuple(r for r in other.reasons if r not in scan.reasons)
     return dataclasses.replace(
         scan, status=worst(scan.status, other.status), reasons=(*scan.reasons, *new)
@@ -315,8 +258,8 @@ def _write_series(
 ) -> tuple[dict[str, Any], dict[str, tuple[dicom.Placed, ...]]]:
     """Write each scrubbed file with the distorted pixels of its raw one.
 
-    A mosaic whose scrubbed header no longer says how its tiles lie becomes one file a slice;
-    ``key`` gives these their UIDs. ``says_so``: the headers shall state that the face was removed;
+    A mosaic whose scrubbed header no longer holds the positions of its tiles becomes one file a
+    slice, with UIDs from ``key``. ``says_so``: state in the headers that the face was removed;
     ``no_text``: and that the pictures were searched for text and have none. Returns measures and,
     by name of the file, where its frames lie in the images.
     """

@@ -82,8 +82,8 @@ def run(
     images: list[Scan] = []
     forms: list[Scan] = []
     for name in names:
-        seen = [{s.scan: s for s in m.scans}.get(name) for _, m in stages]
-        scan = _joined([s for s in seen if s is not None], session["source"])
+        records = [{s.scan: s for s in m.scans}.get(name) for _, m in stages]
+        scan = _joined([s for s in records if s is not None], session["source"])
         origin = series.get(scan.series, {})
         if origin.get("status", "pass") != "pass":
             for reason in origin.get("reasons", ()) or (STAGE_FAILED + ": inventory",):
@@ -92,7 +92,7 @@ def run(
             forms.append(scan)
             continue
         try:
-            scan = _image(scan, seen, stages, folder, segmenter, features, method)
+            scan = _image(scan, records, stages, folder, segmenter, features, method)
         except Exception as e:
             if of_machine(e):
                 raise
@@ -103,19 +103,20 @@ def run(
     return (*images, *(_form(f, images) for f in forms))
 
 
-def _joined(seen: list[Scan], source: str) -> Scan:
-    """One scan from what the stages say of it: all reasons, the most cautious status.
+def _joined(records: list[Scan], source: str) -> Scan:
+    """Join the records of a scan in several stages: all reasons, the most cautious status.
 
-    In a DICOM source a scan named as its series is the series' DICOM form; a BIDS source has none.
+    In a DICOM source a scan with the name of its series is the DICOM form of the series; a BIDS
+    source has none.
     """
-    last = seen[-1]
-    reasons = tuple(dict.fromkeys(r for s in seen for r in s.reasons))
-    modality = next((s.modality for s in seen if s.modality), "")
-    datatype = next((s.measures["datatype"] for s in seen if "datatype" in s.measures), "")
+    last = records[-1]
+    reasons = tuple(dict.fromkeys(r for s in records for r in s.reasons))
+    modality = next((s.modality for s in records if s.modality), "")
+    datatype = next((s.measures["datatype"] for s in records if "datatype" in s.measures), "")
     return replace(
         last,
         modality=modality,
-        status=worst(*(s.status for s in seen)),
+        status=worst(*(s.status for s in records)),
         reasons=reasons,
         files={},
         measures={
@@ -133,7 +134,7 @@ def _once(scan: Scan, status: Status, reason: str) -> Scan:
 
 def _image(
     scan: Scan,
-    seen: list[Scan | None],
+    records: list[Scan | None],
     stages: list[Stage],
     folder: Path,
     segmenter: Segmenter,
@@ -142,8 +143,8 @@ def _image(
 ) -> Scan:
     """Judge and draw one NIfTI scan."""
     if scan.status == "fail":
-        return scan  # an earlier stage has said why: there is nothing to look at
-    converted, segmented, distorted = seen
+        return scan  # an earlier stage gave the reason
+    converted, segmented, distorted = records
     if converted is None or segmented is None or distorted is None:
         return _once(scan, "fail", f"{STAGE_FAILED}: a stage has lost the scan")
     before = nifti.load(stages[0][0] / converted.files["nifti"])
@@ -235,7 +236,7 @@ def _of_position(
 
 
 def _as_their_sources(images: list[Scan], segment: Manifest) -> list[Scan]:
-    """Scans that have another's labels pass only if that one passes."""
+    """Send scans to review whose labels come from a scan that did not pass."""
     source = {s.scan: s.measures.get("propagated", {}).get("from", "") for s in segment.scans}
     passed = {i.scan for i in images if i.status == "pass"}
     return [
@@ -252,9 +253,9 @@ def _labels(path: Path) -> NDArray[np.uint8]:
 
 
 def _form(form: Scan, images: list[Scan]) -> Scan:
-    """A series in DICOM: its own reasons, and those of the NIfTI scans made from it."""
+    """Join a series in DICOM with the reasons of the NIfTI scans made from it."""
     made = [i for i in images if i.series == form.series]
-    # what is wrong with the series itself: a reviewer accepts the images, not the DICOM beside them
+    # reasons of the series itself: a reviewer accepts the images, not the DICOM beside them
     theirs = {reason for image in made for reason in image.reasons}
     own: Status = form.status if not theirs or set(form.reasons) - theirs else "pass"
     if not made and own != "fail":
@@ -297,7 +298,7 @@ def _draw(
         for side, picture in views.items():
             save(f"{role}_{side}", picture)
     save("before_slices", render.slices(old, before.affine, mask, labels, window=window))
-    # the outline of an organ is its profile: after distorting, region and brain alone are drawn
+    # the outline of an organ shows its profile: after distorting, only region and brain are drawn
     brain = np.where(labels == LABELS["brain"], labels, 0)
     save("slices", render.slices(new, before.affine, mask, brain, window=window))
     return files
