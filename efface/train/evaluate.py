@@ -1,4 +1,4 @@
-"""How good the model is where labels are known: on heads as they are, and transformed.
+"""Evaluate the model on heads with known labels, as they are and transformed.
 
 Every case goes the way of :func:`efface.deface`: labels, region, distortion, gate.
 """
@@ -37,26 +37,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one case."""
+    """The result of one case."""
 
     head: str
     group: str
     name: str
     is_head: bool
     dice: dict[str, float]
-    """Per label; NaN where neither map holds it."""
+    """By label; NaN where neither map holds it."""
     coverage: dict[str, float]
-    """Share of each organ's true voxels that the distorted region holds; NaN for none."""
+    """Share of each organ's true voxels in the replaced region; NaN without any."""
     possible: dict[str, float]
-    """The same if the true labels had been found: what lies within 2 mm of the true brain stays."""
+    """The largest possible coverage: voxels within 2 mm of the true brain stay."""
     brain_changed: int
     """Voxels of the true brain that were replaced."""
     brain_changed_agreed: int
-    """Of these, the ones that the model calls brain too: none, by construction."""
+    """Of these, the voxels that the model labels brain too: none, by construction."""
     geometry: dict[str, float]
-    """What the gate measured of the brain and the pose (:data:`GEOMETRY`); NaN if not asked."""
+    """Measures of the gate (:data:`GEOMETRY`); NaN if not measured."""
     missed: tuple[str, ...]
-    """Organs that the case shows and of which the model found too few."""
+    """Organs of which the model labels fewer than the case shows."""
     certainty: dict[str, float]
     """Mean probability of each label found, before calibration."""
     status: str
@@ -69,27 +69,27 @@ class Row:
 
 
 GEOMETRY = ("maybe_brain_replaced_ml", "brain_likeness", "pose_misfit")
-"""Measures of the gate that its limits are set by."""
+"""Measures of the gate from which its limits are set."""
 STAYS = 0.80
-"""An organ of which less is replaced counts as left in: labels err by a voxel at their rim, which
-is 10 to 15 % of an ear."""
+"""An organ of which less is replaced counts as left in: labels are wrong by a voxel at their rim,
+which is 10 to 15 % of an ear."""
 
 
 def heads(folder: Path, segmenter: Segmenter) -> Iterator[Row]:
-    """A row for every head of a folder of heads and label maps, as it is."""
+    """Yield a row for every head of a folder of heads and label maps, as it is."""
     for name, img, truth in known(folder):
         yield measure(name, Case("as it is", "", img, truth), segmenter)[0]
 
 
 def combined(folder: Path, segmenter: Segmenter, each: int) -> Iterator[Row]:
-    """Rows for every head of the folder with several things amiss at once, in ``each`` ways."""
+    """Yield ``each`` rows for every head of the folder with several transformations at once."""
     for i, (name, img, truth) in enumerate(known(folder)):
         for case in combine.cases(transform.head(img, truth), each, seed=i):
             yield measure(name, case, segmenter)[0]
 
 
 def transformed(folder: Path, segmenter: Segmenter, count: int) -> Iterator[Row]:
-    """Rows for all transformations of ``count`` heads of the folder, and for what is no head."""
+    """Yield rows for all transformations of ``count`` heads, and for images that are not a head."""
     for i, (name, img, truth) in enumerate(known(folder)):
         if i >= count:
             return
@@ -163,7 +163,7 @@ def known(folder: Path) -> Iterator[tuple[str, nib.Nifti1Image, NDArray[np.uint8
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line a case as TSV, then their means, medians and worst."""
+    """Return one line a case as TSV, then mean, median and worst."""
     figures = np.array(
         [[*r.dice.values(), *r.coverage.values(), *r.possible.values()] for r in rows]
     )
@@ -208,7 +208,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def groups(rows: Sequence[Row]) -> str:
-    """One line for each transformation as TSV: mean Dice, least coverage, what the gate said."""
+    """Return one line a transformation as TSV: mean Dice, least coverage, verdicts of the gate."""
     lines: list[list[object]] = []
     names = dict.fromkeys(r.group if r.is_head else f"{r.group}: {r.name}" for r in rows)
     for name in names:
@@ -274,7 +274,7 @@ def _on_grid_of(
 
 
 def dice_of(on_grid: list[Head], segmenter: Segmenter) -> dict[str, float]:
-    """Mean Dice per label over heads that are on the network's grid already: cheap, for curves."""
+    """Return the mean Dice by label over heads on the network's grid: cheap, for curves."""
     scores: dict[str, list[float]] = {organ: [] for organ in LABELS}
     for head in on_grid:
         wide = [-n % BLOCK for n in head.image.shape]
@@ -289,7 +289,7 @@ def dice_of(on_grid: list[Head], segmenter: Segmenter) -> dict[str, float]:
 
 
 def compared(on_grid: list[Head], segmenter: Segmenter) -> str:
-    """What the network that cuts brings and costs, as TSV: Dice and seconds with and without it.
+    """Return Dice and seconds with and without the network that refines, as TSV.
 
     ``on_grid``: heads on the network's grid. Seconds are of the networks alone, a head.
     """
