@@ -21,7 +21,7 @@ from efface.audit import leaks
 from efface.audit.leaks import Finding, Matcher
 from efface.audit.needles import Needle, own_words
 from efface.manifest import Manifest, Scan
-from efface.status import LEAK
+from efface.status import ALL, IDENTIFIER_FOUND, OTHER, code_of
 
 MEASURES = [
     "series",
@@ -60,7 +60,7 @@ MEASURES = [
     "searched_bytes",
     "text_in_picture",
 ]
-"""Columns of scans.tsv after session, scan, modality, status and reasons."""
+"""Columns of scans.tsv after session, scan, modality, status, reasons and codes."""
 
 _PACKAGES = ("numpy", "scipy", "nibabel", "pydicom", "openvino", "dcm2niix", "snakemake")
 _PHRASE = re.compile(r":\s")
@@ -132,6 +132,12 @@ def data(rows: Sequence[Row], about: About, left_out: Iterable[LeftOut] = ()) ->
             _PHRASE.split(reason, maxsplit=1)[0] for reason in (*r.scan.reasons, r.note) if reason
         }
     )
+    codes = Counter(
+        code
+        for r in ordered
+        if not r.released
+        for code in {code_of(reason) for reason in r.scan.reasons}
+    )
     statuses = Counter(r.scan.status for r in ordered)
     return {
         "efface": __version__,
@@ -155,6 +161,7 @@ def data(rows: Sequence[Row], about: About, left_out: Iterable[LeftOut] = ()) ->
         },
         "left_out": [asdict(item) for item in sorted(set(left_out))],
         "reasons": dict(sorted(reasons.items(), key=lambda p: (-p[1], p[0]))),
+        "codes": dict(sorted(codes.items(), key=lambda p: (-p[1], p[0]))),
         "scans": scans,
     }
 
@@ -167,6 +174,7 @@ def _entry(row: Row) -> dict[str, Any]:
         "modality": scan.modality,
         "status": scan.status,
         "reasons": list(scan.reasons),
+        "codes": [code_of(reason) for reason in scan.reasons],
         "series": scan.series,
         "form": scan.measures.get("form", "source"),
         "released": "yes" if row.released else "no",
@@ -191,8 +199,8 @@ def pictures(rows: Iterable[Row]) -> dict[str, tuple[str, str]]:
 
 
 def scans_table(scans: Iterable[Mapping[str, Any]]) -> str:
-    """Tab-separated: session, scan, modality, status, reasons, then :data:`MEASURES`."""
-    columns = ("session", "scan", "modality", "status", "reasons", *MEASURES)
+    """Tab-separated: session, scan, modality, status, reasons, codes, then :data:`MEASURES`."""
+    columns = ("session", "scan", "modality", "status", "reasons", "codes", *MEASURES)
     lines = ["\t".join(columns)]
     lines += ["\t".join(_cell(s.get(c)) for c in columns) for s in scans]
     return "\n".join(lines) + "\n"
@@ -236,7 +244,8 @@ def matcher(sought: Iterable[Needle]) -> Matcher:
     here: somebody is called "White" or "Page". They are still searched together with the other
     parts of a name.
     """
-    own = own_words()
+    codes = {word.casefold() for code in (*ALL, OTHER) for word in code.split("_")}
+    own = own_words() | codes
     return Matcher(n for n in sought if n.text.casefold() not in own)
 
 
@@ -266,7 +275,7 @@ def named(manifest: Manifest, sought: Matcher) -> tuple[Manifest, list[LeftOut]]
             left_out += [LeftOut(manifest.session, scan.series, "name", kind) for kind in kinds]
             plain = replace(scan, scan=scan.series, modality="", reasons=(), files={}, measures={})
             for kind in kinds:
-                plain = plain.mark("fail", f"{LEAK}: {kind} in the name of the scan")
+                plain = plain.mark("fail", f"{IDENTIFIER_FOUND}: {kind} in the name of the scan")
             scans.append(plain)
         else:
             scans.append(scan)
@@ -286,7 +295,7 @@ def without(row: Row, sought: Matcher) -> tuple[Row, list[LeftOut]]:
     for reason in scan.reasons:
         kinds = _kinds(sought, reason)
         phrase = _PHRASE.split(reason, maxsplit=1)[0]
-        start = LEAK if _kinds(sought, phrase) else phrase
+        start = IDENTIFIER_FOUND if _kinds(sought, phrase) else phrase
         reasons.append(f"{start}: {out('reasons', kinds)}" if kinds else reason)
     kinds = _kinds(sought, note)
     if kinds:
