@@ -105,6 +105,15 @@ def code_of(reason: str) -> str:
     return _CODES.get(phrase) or _CODES.get(phrase.split(" (", maxsplit=1)[0], OTHER)
 
 
+def phrase_of(reason: str) -> str:
+    """Phrase of a reason without its detail.
+
+    >>> phrase_of("low confidence: nose (volumes 3, 4)"), phrase_of("not MR (volume 2)")
+    ('low confidence', 'not MR')
+    """
+    return ALL.get(code_of(reason)) or reason.split(": ", maxsplit=1)[0]
+
+
 def worst(*statuses: Status) -> Status:
     """The most cautious of the statuses; ``pass`` for none.
 

@@ -15,6 +15,7 @@ from test_audit import ABOUT, audited, raw
 from efface import release
 from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan, read_manifest, write_manifest
+from efface.release import bids
 from efface.release.finish import finish
 from efface.verify import verify
 
@@ -144,7 +145,7 @@ def audits(out):
 def through(out, said=None):
     manifest = audits(out)
     for form in release.FORMS:
-        if release.gate_row(manifest, said or {})[1 + release.FORMS.index(form)] == "yes":
+        if form in release.gate_row(manifest, said or {}).forms:
             target = out / "release" / form / SUB / SES
             folder = out / "restricted" / "audit" / SESSION
             release.copy(folder, manifest, said or {}, form, target)
@@ -218,7 +219,9 @@ def test_a_report_that_would_leak_is_not_written(out):
     bad = replace(manifest.scans[0], reasons=("review needed: quillfeather",), status="review")
     told = replace(manifest, scans=(bad, *manifest.scans[1:]))
     blocked = replace(ABOUT, code="quillfeather")
-    with pytest.raises(EffaceError, match=r"would tell.*audit/index.html: patient name") as caught:
+    with pytest.raises(
+        EffaceError, match=r"contains an identifier.*audit/index.html: patient name"
+    ) as caught:
         finish(out, [told], {}, blocked, [], out)
     assert "uillfeather" not in str(caught.value).lower()
     assert not (out / "audit").exists()
@@ -340,11 +343,11 @@ def test_a_person_of_several_sessions_has_one_row():
         )
         return Manifest("audit", f"{SUB}_{visit}", (one,), {files["nifti"]: "aa"})
 
-    made = release.tables([of("ses-c", "41", "F"), of("ses-b", "39", "F")], {})
+    made = release.cohort_tables([of("ses-c", "41", "F"), of("ses-b", "39", "F")], {})
     assert made["bids/participants.tsv"].decode() == (f"participant_id\tage\tsex\n{SUB}\t39\tF\n")
-    made = release.tables([of("ses-c", "89", "F"), of("ses-b", "88", "M")], {})
+    made = release.cohort_tables([of("ses-c", "89", "F"), of("ses-b", "88", "M")], {})
     assert made["bids/participants.tsv"].decode() == f"participant_id\tage\n{SUB}\t88\n"
-    assert release.tables([], {}) == {}
+    assert release.cohort_tables([], {}) == {}
 
 
 def test_who_accepted_is_in_the_audit(out):
@@ -370,10 +373,10 @@ def test_the_gate_table(tmp_path):
     row = release.gate_row(manifest, {})
     path = tmp_path / "gate.tsv"
     path.write_text(release.gate_table([row]))
-    assert release.table_of(path, "bids") == {SESSION: row[3]}
+    assert release.table_of(path, "bids") == {SESSION: row.fingerprint}
     assert release.table_of(path, "dicom") == {}
     changed = replace(manifest, sha256={scan().files["nifti"]: "bb"})
-    assert release.gate_row(changed, {})[3] != row[3]
+    assert release.gate_row(changed, {}).fingerprint != row.fingerprint
 
 
 def bids_errors(folder):
@@ -427,7 +430,7 @@ def test_the_description_names_code_and_container(monkeypatch):
 
     said = Message()
     said["Project-URL"] = "Source, https://example.org/efface"
-    monkeypatch.setattr(release, "metadata", lambda name: said)
+    monkeypatch.setattr(bids, "metadata", lambda name: said)
     monkeypatch.setenv("APPTAINER_CONTAINER", "/home/quillfeather/efface.sif")
     files = release.cohort_files([], {})
     described = json.loads(files["bids/dataset_description.json"])

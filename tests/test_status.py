@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from efface import status
-from efface.audit import leaks, report
+from efface.audit import leaks, redact
 from efface.audit.needles import Needle
 
 DOCS = Path(__file__).parents[1] / "docs" / "audit.md"
@@ -35,4 +35,4 @@ def test_no_word_of_a_code_is_an_identifier_in_the_report():
     codes = "\n".join((*status.ALL, status.OTHER)).encode()
     people = [Needle("patient name", word.title()) for word in sorted(words)]
     assert leaks.Matcher(people).search(codes)
-    assert report.search({"audit/scans.tsv": codes}, people) == []
+    assert redact.search({"audit/scans.tsv": codes}, people) == []

@@ -7,8 +7,6 @@ alone; whatever else stands in them stays there.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 import warnings
@@ -17,6 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from efface import tables
 from efface.inventory.identity import SEXES
 from efface.pseudonym import Key
 
@@ -126,7 +125,7 @@ def participant(session: Mapping[str, Any]) -> dict[str, str]:
 def visit(session: Mapping[str, Any]) -> list[dict[str, str]]:
     """The rows of the scans.tsv of a BIDS source's session; empty if there is none."""
     where = str(session["study"]).split("/")
-    return _rows(_root(session).joinpath(*where) / f"{'_'.join(where)}_scans.tsv")
+    return tables.read_source(_root(session).joinpath(*where) / f"{'_'.join(where)}_scans.tsv")
 
 
 def _root(session: Mapping[str, Any]) -> Path:
@@ -137,18 +136,9 @@ def _root(session: Mapping[str, Any]) -> Path:
 
 def _row(folder: Path, name: str, column: str, value: str) -> dict[str, str]:
     """The row of a table whose ``column`` holds ``value``; empty if there is none."""
-    found = [r for r in _rows(folder / name) if r.get(column) == value]
-    # two rows of one name: which is true nobody knows
+    found = [r for r in tables.read_source(folder / name) if r.get(column) == value]
+    # of two rows for one name it is not known which is right
     return found[0] if len(found) == 1 else {}
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
-    except (OSError, csv.Error):
-        return []
-    return [{k: v for k, v in r.items() if isinstance(k, str) and isinstance(v, str)} for r in rows]
 
 
 def _of_header(session: Mapping[str, Any]) -> tuple[str, str]:
