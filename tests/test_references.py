@@ -316,7 +316,7 @@ def test_references_to_what_is_not_released_are_removed_and_told(tmp_path):
         release.copy(folder, manifest, said, "bids", target)
         rows = release.cohort(out / "release", [manifest], said, {})
         name = f"bids/{SUB}/{SES}/fmap/{SESSION}_epi.json"
-        (digest,) = [r["sha256"] for r in rows if r["path"] == name]
+        (digest,) = [r.sha256 for r in rows if r.path == name]
         content = (out / "release" / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == digest
         notes = {d.scan.modality: d.note for d in release.decide(manifest, said)}

@@ -110,14 +110,16 @@ def groups(entries: Iterable[tuple[str, Entry]]) -> list[list[str]]:
 def files_table(
     entries: Sequence[Entry],
     released: Mapping[tuple[str, str], tuple[str, str]] | None = None,
+    verdict: Verdict | None = None,
 ) -> list[dict[str, str]]:
     """Every file of the entries, which are the whole source, exactly once.
 
     ``released`` maps session and series to the series' final disposition (``released``,
-    ``withheld``) and reason. Rows have ``path``, ``bytes``, ``entry``, ``session``, ``series``,
-    ``disposition``, ``reason``; tabs, line breaks and bytes that are no text are escaped in paths.
+    ``withheld``) and reason; ``verdict`` is that of the cross-check, if it is known. Rows have
+    ``path``, ``bytes``, ``entry``, ``session``, ``series``, ``disposition``, ``reason``; tabs, line
+    breaks and bytes that are no text are escaped in paths.
     """
-    files, series = _settle(entries, _verdict(entries))
+    files, series = _settle(entries, verdict or _verdict(entries))
     known = released or {}
     rows = []
     for f in files:
