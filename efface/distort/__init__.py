@@ -38,9 +38,10 @@ from efface.status import (
     BRAIN_TOUCHED,
     DICOM_DIFFERS,
     DICOM_UNMAPPED,
+    METHOD_KEEPS_FACE,
     NOT_CONVERTED,
-    REVIEW,
     STAGE_FAILED,
+    VOXELS_CHANGED_OUTSIDE,
     worst,
 )
 
@@ -170,7 +171,7 @@ def _nifti(
         if measures["brain_voxels_changed"]:
             return result.mark("fail", BRAIN_TOUCHED), None
         if measures["outside_changed"]:
-            return result.mark("fail", f"{STAGE_FAILED}: voxels outside the face changed"), None
+            return result.mark("fail", VOXELS_CHANGED_OUTSIDE), None
         nifti.save(after, task.folder / image)
         mask = np.logical_or.reduce(masks)
         nifti.save(nifti.like(before, mask), task.folder / files["mask"])
@@ -182,7 +183,7 @@ def _nifti(
             raise
         return task.failed(result, e, *files.values()), None
     if METHODS[task.method].depends_on_face:
-        reason = f"{REVIEW}: method {task.method} keeps something of the face"
+        reason = f"{METHOD_KEEPS_FACE}: {task.method}"
         result = result.mark("review", reason)
     result = dataclasses.replace(result, files=files)
     gradients = scan.measures.get("gradients", ([], []))

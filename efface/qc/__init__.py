@@ -24,7 +24,16 @@ from efface.qc.gate import Verdict
 from efface.segment import segmentation, volumes, wrap
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.segmentation import Segmentation
-from efface.status import NOT_A_HEAD, NOT_CONVERTED, REVIEW, STAGE_FAILED, Status, worst
+from efface.status import (
+    HEAD_NOT_FOUND,
+    NOT_A_HEAD,
+    NOT_CONVERTED,
+    OTHER_SCAN_NOT_PASSED,
+    SCAN_LOST,
+    STAGE_FAILED,
+    Status,
+    worst,
+)
 
 Stage = tuple[Path, Manifest]
 """A stage's folder and its manifest."""
@@ -146,7 +155,7 @@ def _image(
         return scan  # an earlier stage gave the reason
     converted, segmented, distorted = records
     if converted is None or segmented is None or distorted is None:
-        return _once(scan, "fail", f"{STAGE_FAILED}: a stage has lost the scan")
+        return _once(scan, "fail", SCAN_LOST)
     before = nifti.load(stages[0][0] / converted.files["nifti"])
     given = segmentation.read(stages[1][0], segmented, before)
     after = nifti.load(stages[2][0] / distorted.files["nifti"])
@@ -194,7 +203,7 @@ def _verdict(
     for one, verdict in zip(given.moved, others, strict=True):
         own, reasons = verdict.status, verdict.reasons
         if any(r.startswith(NOT_A_HEAD) for r in reasons):
-            own, reasons = "review", (f"{REVIEW}: the head was not found",)
+            own, reasons = "review", (HEAD_NOT_FOUND,)
         status = worst(status, own)
         for reason in reasons:
             where.setdefault(reason, []).extend(one.volumes)
@@ -242,7 +251,7 @@ def _as_their_sources(images: list[Scan], segment: Manifest) -> list[Scan]:
     return [
         i
         if i.status == "fail" or not source.get(i.scan) or source[i.scan] in passed
-        else _once(i, "review", f"{REVIEW}: its labels come from a scan that did not pass")
+        else _once(i, "review", OTHER_SCAN_NOT_PASSED)
         for i in images
     ]
 

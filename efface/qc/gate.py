@@ -30,12 +30,23 @@ from efface.segment.masks import around_all, box_of, indices, thinned, within
 from efface.segment.pose import KNOWN, LEAST_MM3, Pose
 from efface.segment.segmentation import Segmentation
 from efface.status import (
+    ALREADY_DEFACED,
+    BRAIN_SHAPE_UNLIKELY,
     BRAIN_TOUCHED,
-    CT,
+    FACE_NOT_FOUND,
     FACE_REMAINS,
-    NO_FACE,
+    GEOMETRY_CHANGED,
+    GRID_CHANGED,
+    LANDMARKS_INCONSISTENT,
+    LOW_CONFIDENCE,
+    MAYBE_BRAIN_REPLACED,
+    MAYBE_CT,
+    METHOD_KEEPS_FACE,
     NOT_A_HEAD,
-    REVIEW,
+    PART_NOT_FOUND,
+    POSITION_UNLIKELY,
+    SKULL_STRIPPED,
+    VOXELS_CHANGED_OUTSIDE,
     Status,
     worst,
 )
@@ -140,7 +151,7 @@ def gate(
     sought = [f for f in features if not _all_blank(verdict, f)]
     placed = pose if pose.consistent else None
     left = remains(labels, found, mask, before.affine, sought, placed, missed)
-    again = {f"{REVIEW}: {n} not found" for n in missed if any(n in r for r in left.reasons)}
+    again = {f"{PART_NOT_FOUND}: {n}" for n in missed if any(n in r for r in left.reasons)}
     return replace(verdict, reasons=tuple(r for r in verdict.reasons if r not in again)) + left
 
 
@@ -206,13 +217,13 @@ def _face(
         measures["bright_skull"] = None if bright is None else round(bright, 3)
         is_ct = bright is not None and bright >= ct.BRIGHT_SKULL
         if is_ct or ct.in_hounsfield_units(image.img, few):
-            verdict = verdict.mark("review", f"{REVIEW}: {CT}")
+            verdict = verdict.mark("review", MAYBE_CT)
     if not pose.consistent:
-        verdict = verdict.mark("review", f"{REVIEW}: landmarks are inconsistent with a head")
+        verdict = verdict.mark("review", LANDMARKS_INCONSISTENT)
     like = fit.likeness(few, pose)
     measures["brain_likeness"] = None if like is None else round(like, 3)
     if like is not None and like < LIKENESS:
-        verdict = verdict.mark("review", f"{REVIEW}: the labelled brain has an unlikely shape")
+        verdict = verdict.mark("review", BRAIN_SHAPE_UNLIKELY)
     verdict = _landmarks(verdict, few, pose, confidence, known, mask, image)
     return _confidences(verdict, few, pose, confidence, mask)
 
@@ -221,7 +232,7 @@ def _no_head(why: str, few: Sample, image: Image | None, measures: dict[str, Any
     if image is not None and (
         ct.in_hounsfield_units(image.img, few) or ct.windowed(image.img, few)
     ):
-        return Verdict("review", (f"{REVIEW}: {CT}, {why}",), measures)
+        return Verdict("review", (f"{MAYBE_CT}: {why}",), measures)
     return Verdict("fail", (f"{NOT_A_HEAD}: {why}",), measures)
 
 
@@ -261,17 +272,17 @@ def _landmarks(
         measures |= {_key(n): "blank" for n in removed}
         missing = [n for n in missing if n not in removed]
         if removed and blank.stripped(image.img, few):
-            verdict = verdict.mark("review", f"{NO_FACE}: skull-stripped?")
+            verdict = verdict.mark("review", SKULL_STRIPPED)
         elif removed:
             where = f"one constant value in the place of {', '.join(removed)}"
-            verdict = verdict.mark("review", f"{NO_FACE}: already defaced? {where}")
+            verdict = verdict.mark("review", f"{ALREADY_DEFACED}: {where}")
     if missing and not any(measures[_key(n)] in ("found", "blank") for n in LANDMARKS):
-        verdict = verdict.mark("review", f"{NO_FACE}: not found: {', '.join(missing)}")
+        verdict = verdict.mark("review", f"{FACE_NOT_FOUND}: {', '.join(missing)}")
     else:
         for name in missing:
-            verdict = verdict.mark("review", f"{REVIEW}: {name} not found")
+            verdict = verdict.mark("review", f"{PART_NOT_FOUND}: {name}")
     for name in misplaced:
-        verdict = verdict.mark("review", f"{REVIEW}: {name} in an unlikely position")
+        verdict = verdict.mark("review", f"{POSITION_UNLIKELY}: {name}")
     return verdict
 
 
@@ -299,7 +310,7 @@ def _confidences(
         measures[f"confidence_{label}"] = None if np.isnan(sure) else round(sure, 3)
         # NaN is low too
         if not sure >= CONFIDENCE and not replaced(label):
-            verdict = verdict.mark("review", f"{REVIEW}: low confidence in the {label}")
+            verdict = verdict.mark("review", f"{LOW_CONFIDENCE}: {label}")
     return verdict
 
 
@@ -337,9 +348,9 @@ def change(
     features = _features(features)
     old, new = nifti.stored(before), nifti.stored(after)
     if old.shape != new.shape or old.dtype != new.dtype or mask.shape != old.shape[:3]:
-        return Verdict("fail", (f"{FACE_REMAINS}: the grid or the voxel type has changed",))
+        return Verdict("fail", (GRID_CHANGED,))
     if not _same_geometry(before, after):
-        return Verdict("fail", (f"{REVIEW}: the header geometry has changed",))
+        return Verdict("fail", (GEOMETRY_CHANGED,))
     # in memory order as the voxels: mixed orders make every later step ten times slower
     changed = np.zeros(mask.shape, bool, order="F" if old.flags.f_contiguous else "C")
     for t in range(old.shape[3] if old.ndim == 4 else 1):
@@ -364,11 +375,11 @@ def change(
     }
     verdict = Verdict("pass", (), measures)
     if in_brain:
-        verdict = verdict.mark("fail", f"{BRAIN_TOUCHED}: {in_brain} brain voxels changed")
+        verdict = verdict.mark("fail", f"{BRAIN_TOUCHED}: {in_brain} voxels")
     if elsewhere:
-        verdict = verdict.mark("fail", f"{REVIEW}: {elsewhere} voxels changed outside the region")
+        verdict = verdict.mark("fail", f"{VOXELS_CHANGED_OUTSIDE}: {elsewhere}")
     if method not in METHODS or METHODS[method].depends_on_face:
-        verdict = verdict.mark("review", f"{REVIEW}: method {method} keeps something of the face")
+        verdict = verdict.mark("review", f"{METHOD_KEEPS_FACE}: {method}")
     at = tuple(indices(organs[near]).T)
     kind, replaced = labels[at], region[at]
     for name in features:
@@ -459,7 +470,7 @@ def _spared(few: Sample, mask: Bool, possible_brain: Bool) -> Verdict:
     ml = float(np.count_nonzero(doubtful) * few.voxel / 1000)
     verdict = Verdict("pass", (), {"maybe_brain_replaced_ml": round(ml, 2)})
     if ml > BRAIN_REPLACED_ML:
-        verdict = verdict.mark("review", f"{REVIEW}: {ml:.0f} ml of possible brain replaced")
+        verdict = verdict.mark("review", f"{MAYBE_BRAIN_REPLACED}: {ml:.0f} ml")
     return verdict
 
 
