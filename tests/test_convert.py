@@ -472,7 +472,7 @@ def test_bids_source(tmp_path):
         ("anat/sub-mara_echo-1_MEGRE.nii.gz", {"EchoTime": 0.01}, ""),
         ("anat/sub-mara_MEGRE.nii.gz", {"EchoTime": 0.01}, "MEGRE without echo in its name"),
         ("dwi/sub-mara_FA.nii.gz", {}, ""),
-        ("anat/sub-mara_hands.nii.gz", {}, "a suffix that efface does not know"),
+        ("anat/sub-mara_hands.nii.gz", {}, "unknown suffix"),
     ],
 )
 def test_every_suffix_of_bids_has_a_place(tmp_path, path, raw, why):
@@ -509,9 +509,9 @@ def test_a_sidecar_with_a_byte_order_mark(tmp_path, encoding):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b'{"EchoTime": 0.004,}', "no valid JSON"),
-        (b"[" * 100_000, "no valid JSON"),
-        (b"[1]", "no JSON object"),
+        (b'{"EchoTime": 0.004,}', "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"[1]", "not a JSON object"),
         (b"\xef\xbb\xbf", ""),
         (b" \n", ""),
     ],
@@ -567,7 +567,7 @@ def test_no_fault_in_one_series_takes_the_others_down(tmp_path, monkeypatch, fau
 
 def test_gradients_that_hold_a_text_fail_the_scan(tmp_path):
     source = bids_source(tmp_path / "source")
-    for text, why in (("0 1000 Mara", "no number"), ("0 1000 nan", "not finite")):
+    for text, why in (("0 1000 Mara", "not a number"), ("0 1000 nan", "not finite")):
         (source / "sub-mara/dwi/sub-mara_dwi.bval").write_text(text)
         (session,) = sessions_of(source)
         scans = convert.run(session, tmp_path / why, KEY)

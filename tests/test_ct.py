@@ -8,7 +8,7 @@ from small_session import SURE
 
 import efface
 from efface import status
-from efface.phantom import Head, tissues
+from efface.phantom import HeadShape, tissues
 from efface.phantom.anatomy import TISSUES
 from efface.phantom.contrast import image, signal
 from efface.phantom.scans import grid
@@ -25,7 +25,7 @@ IS_CT = f"{status.REVIEW}: {status.CT}"
 def generated():
     """Tissue, labels, cover (X, Y, Z) and affine of a generated head."""
     shape, affine = grid((2.0, 2.0, 2.0))
-    return *tissues(Head.from_seed(11), shape, affine), affine
+    return *tissues(HeadShape.from_seed(11), shape, affine), affine
 
 
 @pytest.fixture(scope="module")

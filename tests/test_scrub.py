@@ -30,7 +30,7 @@ from efface.scrub import (
     state_face_removed,
 )
 from efface.scrub.codec import Element, encode, read_file, standard_vr, syntax, write_file
-from efface.scrub.table import Policy, _rows
+from efface.scrub.table import Policy, rows
 
 KEY = Key(b"k" * 32)
 WHO = (KEY, "sub-aaaaaaaaaa", "ses-bbbbbbbbbb")
@@ -124,15 +124,15 @@ def needle_of(vr):
 
 
 def test_table_reads_as_the_standard():
-    rows = list(_rows("profile.tsv"))
-    assert len(rows) > 650
+    table = list(rows("profile.tsv"))
+    assert len(table) > 650
     actions = {"X", "Z", "D", "U", "X/Z", "X/D", "Z/D", "X/Z/D", "X/Z/U*"}
-    assert {r["basic"] for r in rows} == actions
-    options = set(rows[0]) - {"tag", "name", "basic"}
+    assert {r["basic"] for r in table} == actions
+    options = set(table[0]) - {"tag", "name", "basic"}
     assert options == set(OPTIONS)
-    assert all(r[o] in ("", "K", "C") for r in rows for o in options)
-    assert all(any(r[o] for r in rows) for o in options)
-    assert {"50xx,eeee", "60xx,3000", "60xx,4000", "odd,eeee"} <= {r["tag"] for r in rows}
+    assert all(r[o] in ("", "K", "C") for r in table for o in options)
+    assert all(any(r[o] for r in table) for o in options)
+    assert {"50xx,eeee", "60xx,3000", "60xx,4000", "odd,eeee"} <= {r["tag"] for r in table}
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["top", "nested"])
@@ -140,7 +140,7 @@ def test_table_reads_as_the_standard():
 def test_no_attribute_of_the_table_keeps_its_value(nested, uid):
     own = {0x00080016, 0x00080018, 0x0020000D, 0x0020000E}
     planted, values = [], set()
-    for row in _rows("profile.tsv"):
+    for row in rows("profile.tsv"):
         if set(row["tag"]) - set("0123456789ABCDEF,") or row["tag"].startswith("0002"):
             continue
         tag = int(row["tag"].replace(",", ""), 16)
@@ -674,8 +674,8 @@ def test_code_strings_keep_terms_only(keyword, source, kept):
 
 
 def test_every_code_string_of_the_objects_has_its_terms():
-    tags = {int(r["tag"].replace(",", ""), 16) for r in _rows("iod.tsv")}
-    said = {r["tag"] for r in _rows("terms.tsv")}
+    tags = {int(r["tag"].replace(",", ""), 16) for r in rows("iod.tsv")}
+    said = {r["tag"] for r in rows("terms.tsv")}
     policy = Policy("enhanced-mr", ())
     # of other objects, or inside sequences that are removed
     left = {0x00080053, 0x0008010A, 0x00080303, 0x00080307, 0x0008030A, 0x00282002}
@@ -732,7 +732,7 @@ def test_settings_and_help_name_the_options():
     ("options", "said"),
     [
         (["everything"], "dates-full, dates-shifted"),
-        (["dates-full", "dates-shifted"], "exclude each other, for a date"),
+        (["dates-full", "dates-shifted"], "exclude each other: a date"),
     ],
 )
 def test_wrong_options_are_refused(options, said):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from efface.pseudonym import Key
 from efface.scrub import WithheldError, scrub_bytes
 from efface.scrub.codec import Element, read_file, standard_vr, syntax, write_file
-from efface.scrub.table import _rows, safe_private
+from efface.scrub.table import rows, safe_private
 
 KEY = Key(b"p" * 32)
 WHO = (KEY, "sub-aaaaaaaaaa", "ses-bbbbbbbbbb")
@@ -22,7 +22,7 @@ TEXT = ["LO", "LT", "SH", "ST", "UC", "UT", "CS", "DS", "IS", "AE", "UR", "PN", 
 BINARY = ["UN", "OB", "OW", "US", "FD", "UL", "AT", "OF"]
 
 _known = sorted(
-    {int(r["tag"].replace(",", ""), 16) for n in ("iod.tsv", "profile.tsv") for r in _rows(n)
+    {int(r["tag"].replace(",", ""), 16) for n in ("iod.tsv", "profile.tsv") for r in rows(n)
      if not set(r["tag"]) - set("0123456789ABCDEF,")}
 )  # fmt: skip
 _frame = {0x00080016, 0x00080018, 0x00080060, 0x00080064, 0x00280301, 0x00080008, 0x00100010}

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from test_scrub import KEY, as_file, image
 
 from efface import status
-from efface.inventory.walk import Found
+from efface.inventory.walk import SourceFile
 from efface.scrub import files, people, scrub_folder, search
 from efface.scrub.codec import DamagedError
-from efface.scrub.people import Read
+from efface.scrub.people import FileIdentity
 
 PERSON = {"PatientName": "García^José", "PatientID": "HX-77431", "PatientBirthDate": "19630417"}
 SR = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11", "Modality": "SR"}
@@ -123,7 +123,7 @@ def test_files_without_a_finding_are_written_and_numbered(tmp_path, monkeypatch)
 
 def test_a_file_whose_people_cannot_be_read_is_not_written(tmp_path, monkeypatch):
     put(tmp_path / "in", "a")
-    read = [Read(Found(str(tmp_path / "in" / "a")))]
+    read = [FileIdentity(SourceFile(str(tmp_path / "in" / "a")))]
     real = people.survey
     monkeypatch.setattr(people, "survey", lambda *a: (read, real(*a)[1]))
     report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
@@ -132,7 +132,9 @@ def test_a_file_whose_people_cannot_be_read_is_not_written(tmp_path, monkeypatch
 
 @given(st.lists(st.tuples(st.sampled_from(["", *"abcdef"]), st.sampled_from(["", *"uvwxyz"]))))
 def test_groups_share_no_study_and_no_person(whose):
-    made = search.groups([Read(Found(str(n)), *one) for n, one in enumerate(whose)], [])
+    made = search.groups(
+        [FileIdentity(SourceFile(str(n)), *one) for n, one in enumerate(whose)], []
+    )
     places = [[int(f.path) for f in group.files] for group in made]
     assert sorted(n for some in places for n in some) == list(range(len(whose)))
     assert all(some == sorted(some) for some in places)
@@ -152,7 +154,7 @@ def test_a_deflated_file_is_searched_as_others_are(tmp_path, monkeypatch):
     (path,) = (tmp_path / "out").rglob("*.dcm")
     written = path.read_bytes()
     assert written[128:400].count(deflated.encode()) == 1
-    group = search.groups([Read(Found(str(tmp_path / "in" / "a")), "1")], [])[0]
+    group = search.groups([FileIdentity(SourceFile(str(tmp_path / "in" / "a")), "1")], [])[0]
     place = path.relative_to(tmp_path / "out")
     group.check(place, written)
     ds = pydicom.dcmread(io.BytesIO(written))

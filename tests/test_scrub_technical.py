@@ -15,12 +15,12 @@ from small_dicom import mr
 
 from efface.pseudonym import Key
 from efface.scrub import scrub_bytes, scrub_folder
-from efface.scrub.table import _rows
+from efface.scrub.table import rows
 from efface.scrub.technical import is_technical
 
 WHO = (Key(b"t" * 32), "sub-aaaaaaaaaa", "ses-bbbbbbbbbb")
 TAGS = sorted(
-    int(row["tag"].replace(",", ""), 16) for row in _rows("beyond.tsv") if row["action"] == "text"
+    int(row["tag"].replace(",", ""), 16) for row in rows("beyond.tsv") if row["action"] == "text"
 )
 KEYWORDS = [keyword_for_tag(tag) for tag in TAGS]
 
@@ -143,7 +143,7 @@ def as_text(value):
 def test_every_attribute_has_a_form_and_every_form_an_attribute():
     assert set(REAL) == set(KEYWORDS)
     named = {
-        k for row in _rows("technical.tsv") if row["kind"] == "form" for k in row["name"].split()
+        k for row in rows("technical.tsv") if row["kind"] == "form" for k in row["name"].split()
     }
     assert named == {*KEYWORDS, "DeidentificationMethod"}
 

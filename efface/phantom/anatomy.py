@@ -43,7 +43,7 @@ _BLOCK = 28  # voxels along a block's edge: its arrays stay in the processor's c
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadShape:
     """One person. Lengths in mm, angles in degrees; the defaults are an average adult."""
 
     seed: int = 0
@@ -90,7 +90,7 @@ class Head:
     warp: tuple[float, ...] = (0.0,) * 18
 
     @classmethod
-    def from_seed(cls, seed: int) -> Head:
+    def from_seed(cls, seed: int) -> HeadShape:
         """The person of ``seed``: the same numbers on every machine."""
         rng = np.random.Generator(np.random.PCG64(seed))
         drawn: dict[str, float] = {}
@@ -152,7 +152,7 @@ class Ear:
     """A pinna on one side (``side`` +1 right, -1 left): dished plate, helix, antihelix, lobe."""
 
     side: float
-    head: Head
+    head: HeadShape
 
     @property
     def middle(self) -> Vec:
@@ -230,7 +230,7 @@ class Landmarks:
     chin: Vec
 
 
-def landmarks(h: Head) -> Landmarks:
+def landmarks(h: HeadShape) -> Landmarks:
     """Where eyes (right one), nose, mouth and chin of ``h`` lie."""
     eye = (h.eye_half, 77.0 + h.eye_forward, 22.0)
     nasion = (0.0, 93.0 + 0.5 * h.brow, 28.0)
@@ -246,7 +246,7 @@ def landmarks(h: Head) -> Landmarks:
 class _Body:
     """The shapes of one head, made once; then :meth:`classify` for any block of points."""
 
-    def __init__(self, h: Head) -> None:
+    def __init__(self, h: HeadShape) -> None:
         self.h = h
         m = self.m = landmarks(h)
         w, fl = h.face_width, h.fullness
@@ -779,7 +779,7 @@ def _gyroid(b: Block, warp: tuple[float, ...]) -> tuple[Float, float]:
     return np.asarray(g, np.float32), float(1 / (k * 1.45))
 
 
-def _bend(h: Head, x: Float, y: Float, z: Float) -> tuple[Float, Float, Float]:
+def _bend(h: HeadShape, x: Float, y: Float, z: Float) -> tuple[Float, Float, Float]:
     """The person's asymmetry: a slow displacement of space by about 1.5 mm."""
     w = [np.float32(v) for v in h.warp]
     k = np.float32(2 * np.pi / 95)
@@ -791,7 +791,7 @@ def _bend(h: Head, x: Float, y: Float, z: Float) -> tuple[Float, Float, Float]:
 
 
 def tissues(
-    head: Head, shape: tuple[int, int, int], affine: NDArray[np.floating]
+    head: HeadShape, shape: tuple[int, int, int], affine: NDArray[np.floating]
 ) -> tuple[Tissue, Tissue, Float]:
     """Tissue (index into :data:`TISSUES`), label and cover of each voxel, arrays of ``shape``.
 
@@ -803,13 +803,13 @@ def tissues(
     return _evaluate(head, shape, affine, labels_only=False)
 
 
-def labels_of(head: Head, shape: tuple[int, int, int], affine: NDArray[np.floating]) -> Tissue:
+def labels_of(head: HeadShape, shape: tuple[int, int, int], affine: NDArray[np.floating]) -> Tissue:
     """The labels alone, faster than :func:`tissues`."""
     return _evaluate(head, shape, affine, labels_only=True)[1]
 
 
 def _evaluate(
-    head: Head, shape: tuple[int, int, int], affine: NDArray[np.floating], *, labels_only: bool
+    head: HeadShape, shape: tuple[int, int, int], affine: NDArray[np.floating], *, labels_only: bool
 ) -> tuple[Tissue, Tissue, Float]:
     body = _Body(head)
     tissue, labels = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
@@ -826,7 +826,7 @@ def _evaluate(
     return tissue, labels, cover
 
 
-def _block(head: Head, a: NDArray[np.float64], at: tuple[slice, ...]) -> Block:
+def _block(head: HeadShape, a: NDArray[np.float64], at: tuple[slice, ...]) -> Block:
     i, j, k = np.ogrid[at]
     m = a.astype(np.float32)
     x, y, z = (m[r, 0] * i + m[r, 1] * j + m[r, 2] * k + m[r, 3] for r in range(3))

@@ -156,7 +156,7 @@ class Identity:
         return f"{self.last.upper()}_{self.first.upper()}_{self.birth}"
 
     @property
-    def needles(self) -> list[str]:
+    def identifiers(self) -> list[str]:
         """What must not be found in a release, in any case or encoding."""
         return sorted(
             {
@@ -210,7 +210,7 @@ def write_dicom(
         ds.PixelData = frame.tobytes()
         name = _DIALECT[vendor]["file"].format(number=number, i=k + 1)
         ds.save_as(folder / name, enforce_file_format=True)
-    return identity.needles
+    return identity.identifiers
 
 
 def demo_source(
@@ -218,7 +218,7 @@ def demo_source(
     people: int = 2,
     seed: int = 11,
     *,
-    needles: Path | None = None,
+    identifiers: Path | None = None,
     mm: float = 1.6,
 ) -> list[str]:
     """Write a small export of invented people into ``folder``, and the needles outside it.
@@ -255,7 +255,7 @@ def demo_source(
                 write_dicom(img, study / name, who, contrast, vendor=vendor, number=number)
             )
         _odd_files(study, who, vendor)
-    path = needles if needles is not None else folder.parent / "needles.txt"
+    path = identifiers or folder.parent / "identifiers.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(sorted(found)) + "\n", encoding="utf-8")
     return sorted(found)

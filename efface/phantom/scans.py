@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.errors import EffaceError
-from efface.phantom.anatomy import Head, labels_of, tissues
+from efface.phantom.anatomy import HeadShape, labels_of, tissues
 from efface.phantom.contrast import CONTRASTS, image, signal
 
 orientations: Any = nib.orientations  # untyped in nibabel
@@ -85,7 +85,7 @@ def phantom(
     ``scale`` times the signal (T1w white matter 100), rounded for an integer ``dtype``. The same
     arguments give the same bytes.
     """
-    head = Head.from_seed(seed)
+    head = HeadShape.from_seed(seed)
     shape, affine = grid(spacing, shape, axcodes, centre, oblique)
     to_head = affine if pose is None else np.linalg.inv(pose) @ affine
     if contrast not in CONTRASTS:

@@ -1,8 +1,8 @@
-"""b-value and gradient direction of a classic object, from private to standard attributes.
+"""Copy b-value and gradient direction of a classic object from private to standard attributes.
 
-Siemens and Philips hold them in private elements in the patient's coordinates, as the MR Diffusion
-macro wants them (PS3.3 C.8.13.5.9). Canon holds the direction in Image Comments, in coordinates of
-the image: it stays there, in the one form that readers look for.
+Siemens and Philips store them in private elements in patient coordinates, as the MR Diffusion macro
+requires (PS3.3 C.8.13.5.9). Canon stores the direction in Image Comments, in image coordinates; it
+stays there, in the only form that readers recognise.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CANON = re.compile(rb"b=\d{1,5}\((-?[01]\.\d{1,6},){2}-?[01]\.\d{1,6}\)")
 
 
 def standard(elements: Iterable[Element], little: bool) -> list[Element]:
-    """The standard attributes that a data set lacks; ``little``: its byte order."""
+    """Standard attributes that a data set lacks; ``little``: its byte order."""
     by_tag = {e.tag: e for e in elements}
     out = []
     comments = by_tag.get(_COMMENTS)
@@ -58,7 +58,7 @@ def standard(elements: Iterable[Element], little: bool) -> list[Element]:
 
 
 def _gradient(by_tag: dict[int, Element], little: bool) -> list[float | None]:
-    """b-value and direction, each None where the private elements do not say it."""
+    """b-value and direction, each None if the private elements do not have it."""
     found: list[float | None] = [None] * 4
     for tag, e in by_tag.items():
         by = by_tag.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF)
@@ -80,7 +80,7 @@ def _gradient(by_tag: dict[int, Element], little: bool) -> list[float | None]:
 
 
 def _numbers(e: Element, vr: str, little: bool) -> list[float]:
-    """The values of a private element, which may come as UN, little endian then."""
+    """Values of a private element; with VR UN they are little endian."""
     if e.vr not in (vr, "UN"):
         return []
     if vr == "IS":
