@@ -323,6 +323,22 @@ def test_the_allow_list():
     }
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "kept"),
+    [
+        ("SoftwareVersions", "syngo MR E11", True),
+        ("SoftwareVersions", "5.7.1\\5.7.1.1", True),
+        ("SoftwareVersions", "17.4.63", False),
+        ("ManufacturersModelName", "MAGNETOM Vida", True),
+        ("ManufacturersModelName", "Victor 63 Hero", False),
+        ("ConversionSoftwareVersion", "v1.0.20260724", True),
+        ("ConversionSoftwareVersion", "v1.0.19630417", False),
+    ],
+)
+def test_model_and_versions_have_the_forms_of_the_dicom_attributes(key, value, kept):
+    assert sidecar.allowed({key: value}) == ({key: value} if kept else {})
+
+
 @pytest.mark.parametrize("key", sorted(sidecar.table()))
 def test_no_key_lets_a_text_or_an_id_through(key):
     for value in (
