@@ -86,10 +86,12 @@ def deface(
     if not keep_header:
         original = header.clean(original)
     before = nifti.without_singletons(original)
-    seen = segmenter.segment(before)
-    after, masks = deface_positions(before, seen, features, method, seed)
-    status, reasons, measures = judge(before, after, seen, masks, features, method, segmenter)
+    segmentation = segmenter.segment(before)
+    after, masks = deface_positions(before, segmentation, features, method, seed)
+    status, reasons, measures = judge(
+        before, after, segmentation, masks, features, method, segmenter
+    )
     if after.shape != original.shape:
         after = nifti.with_stored(original, nifti.stored(after).reshape(original.shape))
     report = Report(status, tuple(reasons), measures, removed)
-    return Result(after, seen.labels, np.logical_or.reduce(masks), report)
+    return Result(after, segmentation.labels, np.logical_or.reduce(masks), report)

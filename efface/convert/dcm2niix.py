@@ -73,13 +73,13 @@ def convert(files: Sequence[str], folder: Path, timeout: float) -> Outcome:
 
     Raises :class:`subprocess.TimeoutExpired`, and :class:`OSError` for missing files.
     """
-    given, made = folder / "dicom", folder / "nifti"
-    given.mkdir(parents=True)
+    inputs, made = folder / "dicom", folder / "nifti"
+    inputs.mkdir(parents=True)
     made.mkdir()
     for i, path in enumerate(files, 1):
-        (given / f"{i:06d}.dcm").symlink_to(Path(path).absolute())
+        (inputs / f"{i:06d}.dcm").symlink_to(Path(path).absolute())
     ran = subprocess.run(
-        [binary(), *FLAGS, "-o", os.fspath(made), os.fspath(given)],
+        [binary(), *FLAGS, "-o", os.fspath(made), os.fspath(inputs)],
         capture_output=True,
         timeout=timeout,
         check=False,

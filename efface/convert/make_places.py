@@ -24,8 +24,8 @@ def rows(schema: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             if ".nii.gz" not in rule["extensions"] or rule["suffixes"] == ["defacemask"]:
                 continue
             levels: dict[str, list[str]] = {"optional": [], "required": []}
-            for key, given in rule["entities"].items():
-                level = given if isinstance(given, str) else given["level"]
+            for key, requirement in rule["entities"].items():
+                level = requirement if isinstance(requirement, str) else requirement["level"]
                 if names[key] not in ("sub", "ses"):
                     levels[level].append(names[key])
             optional, required = (" ".join(sorted(v)) for v in levels.values())

@@ -239,11 +239,11 @@ def own_name(
 def numbered(names: Sequence[Name]) -> list[Name]:
     """Add run-1, run-2, … to names that occur more than once, in the given order."""
     # by stem alone, because images without a place are in the same folder of the stage
-    seen = [n.stem("") for n in names]
-    total = Counter(seen)
+    stems = [n.stem("") for n in names]
+    total = Counter(stems)
     count: Counter[str] = Counter()
     out = []
-    for n, same in zip(names, seen, strict=True):
+    for n, same in zip(names, stems, strict=True):
         count[same] += 1
         if total[same] > 1:
             run = str(count[same])
@@ -330,8 +330,8 @@ def facts(
     """Facts about a converted image, from the attributes of the inventory and the sidecar."""
 
     def text(*keys: str) -> str:
-        found = [_joined(s[k]) for k in keys for s in (sidecar, attributes) if s.get(k)]
-        return "\\".join(dict.fromkeys(found))
+        values = [_joined(s[k]) for k in keys for s in (sidecar, attributes) if s.get(k)]
+        return "\\".join(dict.fromkeys(values))
 
     out: Facts = {
         "description": text("SeriesDescription", "ProtocolName").lower(),

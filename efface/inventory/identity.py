@@ -199,7 +199,7 @@ def name_words(name: str) -> dict[str, tuple[str, ...]]:
     >>> sorted(name_words("Yamada^Tarou=山田^太郎"))
     ['CJK', 'LATIN']
     """
-    found: dict[str, set[str]] = {}
+    by_script: dict[str, set[str]] = {}
     if is_placeholder(name):
         return {}
     for group in name.split("="):
@@ -208,8 +208,8 @@ def name_words(name: str) -> dict[str, tuple[str, ...]]:
             first = next((c for c in word if c.isalpha()), word[0])
             script = unicodedata.name(first, "OTHER").split()[0]
             plain = re.sub("([aou])e", r"\1", word) if script == "LATIN" else word
-            found.setdefault(script, set()).update(plain if script in _UNSPACED else [plain])
-    return {script: tuple(sorted(words)) for script, words in sorted(found.items())}
+            by_script.setdefault(script, set()).update(plain if script in _UNSPACED else [plain])
+    return {script: tuple(sorted(words)) for script, words in sorted(by_script.items())}
 
 
 def birth_date(text: str) -> str:
@@ -333,12 +333,12 @@ def _with_issuer(owners: Mapping[str, Owner], facts: Any) -> dict[str, Owner]:  
     out = {}
     for session, owner in owners.items():
         mine = people.get(owner.subject, {})
-        found = [
+        candidates = [
             other
             for other in (issued.get(owner.patient, ()) if not owner.issuer else ())
             if _same_person(mine, people.get(other.subject, {}))
         ]
-        out[session] = found[0] if len(found) == 1 else owner
+        out[session] = candidates[0] if len(candidates) == 1 else owner
     return out
 
 

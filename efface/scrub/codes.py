@@ -54,15 +54,15 @@ def _meanings() -> dict[tuple[str, str], str]:
     from pydicom.sr._concepts_dict import concepts  # 70 ms: only if there is a code
     from pydicom.sr._snomed_dict import mapping
 
-    found: dict[tuple[str, str], str] = {("UCUM", v): m for v, m in _UNITS.items()}
+    meanings: dict[tuple[str, str], str] = {("UCUM", v): m for v, m in _UNITS.items()}
     for scheme, by_keyword in concepts.items():
         for codes in cast("dict[str, dict[str, tuple[str, Any]]]", by_keyword).values():
             for value, (meaning, _) in codes.items():
                 plain = meaning if meaning.isascii() and "\\" not in meaning else value
-                found.setdefault((scheme, value), plain[:64])
+                meanings.setdefault((scheme, value), plain[:64])
     # older names of SNOMED CT in DICOM (PS3.16 Annex 8): its former codes under three designators
     for old, new in mapping["SRT"].items():
-        if ("SCT", new) in found:
+        if ("SCT", new) in meanings:
             for scheme in ("SRT", "SNM3", "99SDM"):
-                found[scheme, old] = found["SCT", new]
-    return found
+                meanings[scheme, old] = meanings["SCT", new]
+    return meanings

@@ -59,7 +59,7 @@ def standard(elements: Iterable[Element], little: bool) -> list[Element]:
 
 def _gradient(by_tag: dict[int, Element], little: bool) -> list[float | None]:
     """b-value and direction, each None if the private elements do not have it."""
-    found: list[float | None] = [None] * 4
+    values: list[float | None] = [None] * 4
     for tag, e in by_tag.items():
         by = by_tag.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF)
         if not tag & 0x10000 or tag & 0xFFFF < 0x1000 or by is None or e.items is not None:
@@ -69,14 +69,14 @@ def _gradient(by_tag: dict[int, Element], little: bool) -> list[float | None]:
         if source:
             vr, place = source
             for n, value in enumerate(_numbers(e, vr, little)):
-                if place + n < len(found):
-                    found[place + n] = value
-    b, *direction = found
+                if place + n < len(values):
+                    values[place + n] = value
+    b, *direction = values
     if b is None or not 0 <= b <= _LARGEST_B:
         return [None] * 4
     if any(v is not None and not abs(v) <= 1.01 for v in direction):
         return [b, None, None, None] if b == 0 else [None] * 4
-    return found
+    return values
 
 
 def _numbers(e: Element, vr: str, little: bool) -> list[float]:

@@ -110,9 +110,11 @@ def refusal(elements: list[Element], form: Syntax) -> str | None:
 
     The reason is a phrase of :mod:`efface.status`. Only MR images are allowed.
     """
-    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag <= 0x0008FFFF}
-    said |= {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag == _BURNED_IN}
-    sop = said.get(SOP_CLASS, "")
+    texts = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag <= 0x0008FFFF}
+    texts |= {
+        e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag == _BURNED_IN
+    }
+    sop = texts.get(SOP_CLASS, "")
     if sop.startswith("1.2.840.10008.5.1.4.1.1.7"):
         return status.SECONDARY_CAPTURE
     if sop.startswith("1.2.840.10008.5.1.4.1.1.88."):
@@ -120,11 +122,11 @@ def refusal(elements: list[Element], form: Syntax) -> str | None:
     if sop not in IODS:
         named = UID_dictionary.get(sop, ("",))[0]
         return status.NOT_MR if "Image Storage" in named else status.NOT_ALLOWED
-    if said.get(_MODALITY, "MR") != "MR":
+    if texts.get(_MODALITY, "MR") != "MR":
         return status.NOT_MR
-    if said.get(_CONVERSION):
+    if texts.get(_CONVERSION):
         return status.SECONDARY_CAPTURE
-    if said.get(_BURNED_IN) == "YES" or "SCREEN SAVE" in said.get(_IMAGE_TYPE, ""):
+    if texts.get(_BURNED_IN) == "YES" or "SCREEN SAVE" in texts.get(_IMAGE_TYPE, ""):
         return status.BURNED_IN
     if form.encapsulated and any(_hides_overlay(e, form) for e in elements):
         return status.BURNED_IN  # it cannot be cleared in compressed pixels
@@ -188,13 +190,13 @@ def _record(context: Context, elements: list[Element], session: str) -> list[Ele
         before = last[_TEMPORAL].value.strip(b"\0 ").upper() or b"UNMODIFIED"
         before = before if before in _TEMPORALS else b"MODIFIED"  # YES, and any other value
         temporal = max(before, temporal, key=_TEMPORALS.index)
-    said = {"113100": "Basic Application Confidentiality Profile"}
-    said |= dict(OPTIONS[o] for o in retain)
+    methods = {"113100": "Basic Application Confidentiality Profile"}
+    methods |= dict(OPTIONS[o] for o in retain)
     for item in last[_METHOD_CODES].items or [] if _METHOD_CODES in last else []:
         value, scheme, meaning = (e.value.decode() for e in codes.known(item))
         if scheme == "DCM" and value in _METHODS:
-            said.setdefault(value, meaning)
-    if _MOVED in said and temporal == b"UNMODIFIED":
+            methods.setdefault(value, meaning)
+    if _MOVED in methods and temporal == b"UNMODIFIED":
         temporal = b"MODIFIED"
     return [
         Element(_NAME, "PN", subject),
@@ -202,7 +204,7 @@ def _record(context: Context, elements: list[Element], session: str) -> list[Ele
         Element(_STUDY_ID, "SH", session.encode()),
         Element(_REMOVED, "CS", b"YES"),
         Element(_METHOD, "LO", "\\".join(_methods(context, last.get(_METHOD))).encode()),
-        Element(_METHOD_CODES, "SQ", items=[_code(*c) for c in sorted(said.items())]),
+        Element(_METHOD_CODES, "SQ", items=[_code(*c) for c in sorted(methods.items())]),
         Element(_TEMPORAL, "CS", temporal),
     ]
 
@@ -210,8 +212,10 @@ def _record(context: Context, elements: list[Element], session: str) -> list[Ele
 def _methods(context: Context, former: Element | None) -> list[str]:
     """Names of de-identification methods: earlier ones in a known form, then those of efface."""
     ours = [f"efface {__version__}", "PS3.15 Basic Profile 2026c"]
-    said = [] if former is None else former.value[:_MOST_RETAINED].decode("latin-1").split("\\")
-    before = [v for v in (part.strip("\0 ") for part in said) if v and v not in ours]
+    former_names = (
+        [] if former is None else former.value[:_MOST_RETAINED].decode("latin-1").split("\\")
+    )
+    before = [v for v in (part.strip("\0 ") for part in former_names) if v and v not in ours]
     known = [v for v in before if is_technical(_METHOD, [v]) and not context.who.in_technical(v)]
     return [*dict.fromkeys(known), *ours]
 

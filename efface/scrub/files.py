@@ -60,8 +60,8 @@ class Report:
         counts = Counter(reason for _, reason in self.withheld).most_common()
         left = ", ".join(f"{n} {reason}" for reason, n in counts)
         tail = f"; {len(self.withheld)} left out ({left})" if counts else ""
-        found = ", ".join(f"{what}: {n}" for what, n in self.verdict.counts.items() if n)
-        tail += f"; {found}" if found else ""
+        identities = ", ".join(f"{what}: {n}" for what, n in self.verdict.counts.items() if n)
+        tail += f"; {identities}" if identities else ""
         return f"{self.written} files of {self.series} series scrubbed{tail}"
 
 
@@ -139,24 +139,24 @@ def scrub_folder(
     paths = list(walk(root, ""))
     withheld: list[tuple[str, str]] = []
     counts: dict[Path, int] = {}
-    seen: set[bytes] = set()
+    instances: set[bytes] = set()
     read, verdict = people.survey(paths, key)
     # a link to an empty folder stays a link
     with new_folder(dst.resolve()) as folder:
         done = 0
         for group in groups(read, options):
-            for found in group.files:
+            for file in group.files:
                 try:
-                    series, data, uid = _scrub_found(found, key, options, verdict)
-                    if uid in seen:
+                    series, data, uid = _scrub_source_file(file, key, options, verdict)
+                    if uid in instances:
                         raise DamagedError(status.DUPLICATE)
-                    seen.add(uid)
+                    instances.add(uid)
                     path = series / f"{counts.get(series, 0) + 1:06d}.dcm"
                     group.check(path, data)
                     counts[series] = counts.get(series, 0) + 1
                     write_whole(folder / path, data)
                 except DamagedError as e:
-                    withheld.append((str(Path(found.path).relative_to(root)), e.args[0]))
+                    withheld.append((str(Path(file.path).relative_to(root)), e.args[0]))
                 done += 1
                 if progress:
                     progress(done, len(paths))
@@ -215,16 +215,16 @@ def _run_series(
     return replace(scan, files={"dicom": scan.series}, measures={"sources": sources})
 
 
-def _scrub_found(
-    found: SourceFile, key: Key, options: tuple[str, ...], verdict: Verdict
+def _scrub_source_file(
+    file: SourceFile, key: Key, options: tuple[str, ...], verdict: Verdict
 ) -> tuple[Path, bytes, bytes]:
     """Series folder of a file, its de-identified bytes, and its SOP instance UID."""
-    if found.reason:
-        raise DamagedError(found.reason)
-    form, elements = read_file(load(found.path), wanted_private(options))
-    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _UIDS}
-    study, series = said.get(_STUDY, ""), said.get(_SERIES, "")
-    uid = said.get(SOP_INSTANCE, "")
+    if file.reason:
+        raise DamagedError(file.reason)
+    form, elements = read_file(load(file.path), wanted_private(options))
+    uids = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _UIDS}
+    study, series = uids.get(_STUDY, ""), uids.get(_SERIES, "")
+    uid = uids.get(SOP_INSTANCE, "")
     reason = refusal(elements, form)
     if reason is not None:
         raise DamagedError(reason)
@@ -242,13 +242,13 @@ def _scrub_found(
 
 def _meta(elements: list[Element], transfer_syntax: str) -> list[Element]:
     """File meta group, made from the de-identified data set only."""
-    said = {e.tag: e for e in elements if e.tag in (SOP_CLASS, SOP_INSTANCE)}
-    if not said[SOP_INSTANCE].value:
+    elements_by_tag = {e.tag: e for e in elements if e.tag in (SOP_CLASS, SOP_INSTANCE)}
+    if not elements_by_tag[SOP_INSTANCE].value:
         raise DamagedError(status.UNREADABLE)
     return [
         Element(0x00020001, "OB", b"\0\1"),
-        Element(0x00020002, "UI", said[SOP_CLASS].value),
-        Element(0x00020003, "UI", said[SOP_INSTANCE].value),
+        Element(0x00020002, "UI", elements_by_tag[SOP_CLASS].value),
+        Element(0x00020003, "UI", elements_by_tag[SOP_INSTANCE].value),
         Element(0x00020010, "UI", transfer_syntax.encode()),
         Element(0x00020012, "UI", _IMPLEMENTATION.encode()),
         Element(0x00020013, "SH", _VERSION_NAME.encode()),

@@ -26,20 +26,20 @@ _WHOSE = (_STUDY, _PATIENT)
 
 def statement(elements: Iterable[Element], key: Key) -> Statement | None:
     """Statement of a file about its person; ``None`` without study or series."""
-    found = {e.tag: e for e in elements}
-    charset = encodings(list(found.values()), [])
+    by_tag = {e.tag: e for e in elements}
+    charset = encodings(list(by_tag.values()), [])
 
-    def text(tag: int, inside: dict[int, Element] = found) -> str:
+    def text(tag: int, inside: dict[int, Element] = by_tag) -> str:
         texts = _texts(inside.get(tag), charset)
         return texts[0] if texts else ""
 
     def of_items(sequence: int, tag: int) -> list[str]:
-        items = (found[sequence].items if sequence in found else None) or []
+        items = (by_tag[sequence].items if sequence in by_tag else None) or []
         return [t for item in items if (t := text(tag, {e.tag: e for e in item}))]
 
     if not (text(_STUDY) and text(_SERIES)):
         return None
-    others = [*_texts(found.get(_OTHER_IDS), charset), *of_items(_OTHER_IDS_SEQUENCE, _PATIENT)]
+    others = [*_texts(by_tag.get(_OTHER_IDS), charset), *of_items(_OTHER_IDS_SEQUENCE, _PATIENT)]
     return state(
         key,
         text(_STUDY),
@@ -57,7 +57,7 @@ def statement(elements: Iterable[Element], key: Key) -> Statement | None:
 class FileIdentity:
     """Study and patient id of a file, as needed to group the files of a folder."""
 
-    found: SourceFile
+    file: SourceFile
     """With a reason if it cannot be read."""
     study: str = ""
     """Study Instance UID and Patient ID, the bytes decoded as Latin-1."""
@@ -71,22 +71,22 @@ def survey(paths: Iterable[SourceFile], key: Key) -> tuple[list[FileIdentity], V
     header) gives no statement and is not read for identifiers either.
     """
     read: list[FileIdentity] = []
-    said = set()
-    for found in paths:
-        if found.reason:
-            read.append(FileIdentity(found))
+    statements = set()
+    for file in paths:
+        if file.reason:
+            read.append(FileIdentity(file))
             continue
         try:
-            elements = read_file(load(found.path), wanted_private(()))[1]
+            elements = read_file(load(file.path), wanted_private(()))[1]
         except DamagedError as e:
-            read.append(FileIdentity(replace(found, reason=e.args[0])))
+            read.append(FileIdentity(replace(file, reason=e.args[0])))
             continue
         one = statement(elements, key)
         if one is not None:
-            said.add(one)
+            statements.add(one)
         plain = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _WHOSE}
-        read.append(FileIdentity(found, plain.get(_STUDY, ""), plain.get(_PATIENT, "")))
-    return read, cross_check(said)
+        read.append(FileIdentity(file, plain.get(_STUDY, ""), plain.get(_PATIENT, "")))
+    return read, cross_check(statements)
 
 
 def _texts(element: Element | None, charset: list[str]) -> list[str]:

@@ -30,9 +30,9 @@ class Group:
     def _matcher(self) -> leaks.Matcher:
         # made on first use: if all files are withheld, nothing is searched
         sources = needles.Sources()
-        for found in self.files:
-            if not found.reason:
-                sources.add(Path(found.path))
+        for file in self.files:
+            if not file.reason:
+                sources.add(Path(file.path))
         return leaks.Matcher(sources.needles(self._retain))
 
     def check(self, path: Path, data: bytes) -> None:
@@ -67,8 +67,8 @@ def groups(files: Iterable[FileIdentity], retain: Iterable[str]) -> list[Group]:
         study, person = one.study and f"study {one.study}", one.patient and f"person {one.patient}"
         if study and person:
             parent[root(study)] = root(person)
-        keys.append((one.found, study or person))
+        keys.append((one.file, study or person))
     members: dict[str, list[SourceFile]] = {}
-    for found, key in keys:
-        members.setdefault(root(key), []).append(found)
+    for file, key in keys:
+        members.setdefault(root(key), []).append(file)
     return [Group(some, retain, named=bool(key)) for key, some in members.items()]

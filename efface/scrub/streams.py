@@ -138,7 +138,7 @@ def _segments(data: bytes, pos: int, last: int, levels: dict[int, int]) -> tuple
 
     ``levels``: decomposition levels by COD and COC; those of this header are added.
     """
-    found: list[tuple[int, bytes]] = []
+    segments: list[tuple[int, bytes]] = []
     while True:
         marker, length = struct.unpack_from(">HH", data, pos)
         if marker == last:
@@ -150,10 +150,10 @@ def _segments(data: bytes, pos: int, last: int, levels: dict[int, int]) -> tuple
             levels[marker] = body[5 if marker == _COD else 2]
         # a segment for another component than the first is not needed
         if marker not in (_COC, _QCC, _RGN) or body[0] == 0:
-            found.append((marker, body))
+            segments.append((marker, body))
         pos += 2 + length
     kept = []
-    for marker, body in found:
+    for marker, body in segments:
         size = _needed(marker, body, levels)
         if size > len(body):
             raise DamagedError(status.TRUNCATED)
@@ -238,8 +238,8 @@ def rle_frame(segments: list[bytes]) -> bytes:
 
 def _runs(data: bytes, pos: int, stop: int, pixels: int) -> bytes:
     """PackBits segment up to the last pixel, without bytes that decode to nothing."""
-    out, given = [], 0
-    while given < pixels:
+    out, decoded = [], 0
+    while decoded < pixels:
         if pos >= stop:
             raise DamagedError(status.TRUNCATED)
         control = data[pos]
@@ -250,13 +250,13 @@ def _runs(data: bytes, pos: int, stop: int, pixels: int) -> bytes:
         end = pos + 1 + (control + 1 if literal else 1)
         if end > stop:
             raise DamagedError(status.TRUNCATED)
-        length = min(control + 1 if literal else 257 - control, pixels - given)
+        length = min(control + 1 if literal else 257 - control, pixels - decoded)
         if length == 1:
             out.append(b"\0" + data[pos + 1 : pos + 2])
         elif literal:
             out.append(bytes((length - 1,)) + data[pos + 1 : pos + 1 + length])
         else:
             out.append(bytes((257 - length,)) + data[pos + 1 : end])
-        given += length
+        decoded += length
         pos = end
     return b"".join(out)

@@ -52,15 +52,18 @@ class IdentityWords:
 
     def in_text(self, text: str, *, places: bool = True) -> bool:
         """Whether the text has one of the words; long names also inside a longer word."""
-        found = [w.casefold() for w in _WORD.findall(text)]
-        joined = "".join(found)
+        words_of_text = [w.casefold() for w in _WORD.findall(text)]
+        joined = "".join(words_of_text)
         # "Nova32ch", "Hans1": a digit ends a name, as in the leak scan
-        found += [w.casefold() for w in _LETTERS.findall(text)]
-        if any(n in joined if len(n) > 4 or n > _IDEOGRAPHS else n in found for n in self.person):
+        words_of_text += [w.casefold() for w in _LETTERS.findall(text)]
+        if any(
+            n in joined if len(n) > 4 or n > _IDEOGRAPHS else n in words_of_text
+            for n in self.person
+        ):
             return True
         if not places:
             return False
-        return any(n in found for n in self.place) or any(n in joined for n in self.phrases)
+        return any(n in words_of_text for n in self.place) or any(n in joined for n in self.phrases)
 
     def in_technical(self, text: str) -> bool:
         """Whether a technical text has one of the words, or a short name as a separate word.
@@ -87,28 +90,31 @@ class IdentityWords:
 
 def identity_words(elements: Iterable[Element], charset: Sequence[str] = ()) -> IdentityWords:
     """Collect the identity words of a data set, at every depth; ``charset``: (0008,0005)."""
-    found = IdentityWords()
+    words_of_header = IdentityWords()
     for e in _walk(elements):
         person = e.vr == "PN" or e.tag in _PERSON_IDS
         if not person and e.tag not in _PLACES | _STUDY_IDS:
             continue
-        if len(e.value) > 0xFFFF or len(found.person) + len(found.place) > _MOST_WORDS:
+        if (
+            len(e.value) > 0xFFFF
+            or len(words_of_header.person) + len(words_of_header.place) > _MOST_WORDS
+        ):
             raise DamagedError(f"{status.UNREADABLE}: more names than an image has")
         for part in _decode(e.value, charset).split("\\"):
             tokens = [w.casefold() for w in _WORD.findall(part)]
             whole = "".join(tokens)
             if person:
-                found.person.update(_distinctive([*tokens, whole], 3))
+                words_of_header.person.update(_distinctive([*tokens, whole], 3))
                 if e.vr == "PN":
-                    found.short.update(_short_names(part))
+                    words_of_header.short.update(_short_names(part))
             elif e.tag in _STUDY_IDS:
-                found.study.update(_distinctive([whole], 3))
+                words_of_header.study.update(_distinctive([whole], 3))
             else:
                 # stations are often named after their scanner
                 rest = [t for t in tokens if t not in _scanners()]
-                found.place.update(_distinctive(rest, 5))
-                found.phrases.update(_distinctive([whole] if rest else [], 5))
-    return found
+                words_of_header.place.update(_distinctive(rest, 5))
+                words_of_header.phrases.update(_distinctive([whole] if rest else [], 5))
+    return words_of_header
 
 
 def _distinctive(names: Iterable[str], shortest: int) -> Iterator[str]:
