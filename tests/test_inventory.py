@@ -222,7 +222,7 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     assert reasons(tmp_path) == {"a": "no permission"}
 
 
-def test_names_that_are_no_text(tmp_path):
+def test_file_names_that_are_not_text(tmp_path):
     name = os.fsdecode(b"caf\xe9\tx")
     (tmp_path / name).mkdir()
     write(tmp_path / name)
@@ -246,7 +246,7 @@ def test_disposition(tmp_path):
 
 
 @pytest.mark.parametrize("make", ["missing", "empty", "file"])
-def test_a_source_that_is_none(tmp_path, make):
+def test_an_invalid_source_is_rejected(tmp_path, make):
     source = tmp_path / "source"
     if make == "empty":
         source.mkdir()
@@ -426,7 +426,7 @@ def test_a_file_name_in_another_encoding_stops_nobody(tmp_path):
     assert KEY.label("x", "a\udceb") != KEY.label("x", "a\udcec") != KEY.label("x", "a\xec")
 
 
-def test_a_dataset_inside_the_source_is_told(tmp_path):
+def test_a_dataset_inside_the_source_is_reported(tmp_path):
     put(tmp_path, "study/dataset_description.json", "study/sub-01/anat/sub-01_T1w.nii.gz")
     ((status, (why,)),) = listed(tmp_path).values()
     assert status == "fail"
@@ -562,7 +562,7 @@ def test_links_into_the_own_annex_are_followed(tmp_path, git, inside):
     assert "datalad get" in why
 
 
-def test_nothing_in_a_session_file_name_tells(tmp_path):
+def test_session_file_names_have_no_identifiers(tmp_path):
     write(tmp_path / "Quillfeather_Mara")
     (label,) = inventory.entries(tmp_path, KEY)
     (session,) = inventory.merge(entries_of(tmp_path), KEY)
@@ -673,7 +673,7 @@ def test_dicom_that_begins_like_an_archive_is_dicom(tmp_path):
         assert series_of(tmp_path)[0]["status"] == "pass"
 
 
-def test_a_source_that_is_an_archive_says_so(tmp_path):
+def test_archives_in_the_source_are_reported(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as z:
         z.writestr("IM1", b"x")
     with pytest.raises(EffaceError, match="unpack an archive first"):

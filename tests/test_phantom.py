@@ -82,7 +82,7 @@ def test_labels_lie_in_the_head_and_contrasts_differ(contrast, pair):
 @pytest.mark.parametrize(
     ("axcodes", "oblique"), [("PIL", (0, 0, 0)), ("LPS", (0, 0, 0)), ("ASR", (12, -8, 15))]
 )
-def test_the_same_head_lies_at_the_same_place_on_any_grid(pair, axcodes, oblique):
+def test_the_head_has_the_same_position_on_any_grid(pair, axcodes, oblique):
     labels = made(axcodes=axcodes, oblique=oblique)[1]
     if oblique == (0, 0, 0):
         assert nib.aff2axcodes(labels.affine) == tuple(axcodes)

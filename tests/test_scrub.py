@@ -166,7 +166,7 @@ def test_no_attribute_of_the_table_keeps_its_value(nested, uid):
     pydicom.dcmread(io.BytesIO(out)).walk(lambda ds, e: e.value)
 
 
-def test_identity_goes_and_research_stays():
+def test_identifiers_are_removed_and_research_attributes_kept():
     out = scrubbed(as_file(image()))
     assert out.PatientName == out.PatientID == "sub-aaaaaaaaaa"
     assert out.StudyID == "ses-bbbbbbbbbb"
@@ -218,7 +218,7 @@ def test_record_of_what_was_done():
     assert said[0] == "113100"
 
 
-def test_codes_say_what_dicom_says():
+def test_codes_agree_with_dicom():
     from pydicom.sr._concepts_dict import concepts
 
     known = {v: m for d in concepts["DCM"].values() for v, (m, _) in d.items()}
@@ -288,7 +288,7 @@ COMPRESSED = {
 
 
 @pytest.mark.parametrize("what", COMPRESSED)
-def test_compressed_streams_lose_their_comments_and_no_pixel(what):
+def test_comments_in_compressed_streams_are_removed_and_pixels_kept(what):
     uid, plant = COMPRESSED[what]
     ds, stream = compressed(uid)
     planted = plant(stream)
@@ -322,7 +322,7 @@ def test_comments_in_the_header_of_a_tile_go_and_its_length_follows():
 
 
 @pytest.mark.parametrize("uid", [RLE, "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"])
-def test_what_is_no_compressed_stream_is_withheld(uid):
+def test_an_invalid_compressed_stream_is_withheld(uid):
     ds, stream = compressed(uid)
     for broken in (b"Zarquon " * 20, stream[:20], stream[: len(stream) * 3 // 4], b"\xff" * 200):
         ds.PixelData = pydicom.encaps.encapsulate([broken])
@@ -435,7 +435,7 @@ def code(value, scheme, meaning):
     return item
 
 
-def test_codes_are_said_in_the_words_of_the_standard():
+def test_codes_get_the_meaning_of_the_standard():
     ds = image()
     ds.AnatomicRegionSequence = Sequence([code("T-D1100", "SRT", "Head of Zarquon")])
     ds.AnatomicRegionSequence[0].CodingSchemeVersion = NEEDLE
@@ -487,7 +487,7 @@ def test_patient_characteristics_pool_great_ages():
     assert out.PatientAge == "089Y"
 
 
-def test_retained_text_is_utf8_and_names_no_person():
+def test_retained_text_is_utf8_without_names():
     out = scrubbed(as_file(image()), "institution")
     assert out.SpecificCharacterSet == "ISO_IR 192"
     assert out.InstitutionName == "Sankt-Zarq Klinik Nürnberg"
@@ -496,7 +496,7 @@ def test_retained_text_is_utf8_and_names_no_person():
     assert "SpecificCharacterSet" not in out
 
 
-def test_device_option_keeps_no_date_and_no_person():
+def test_device_option_removes_dates_and_persons():
     ds = image(DeviceSerialNumber="77416", StationName="ZARQUON1", DateOfLastCalibration="20190301")
     out = scrubbed(as_file(ds), "device")
     assert out.DeviceSerialNumber == "77416"
@@ -900,7 +900,7 @@ def test_run_of_a_session(tmp_path):
     assert run(session | {"source": "bids"}, folder, KEY, []) == ()
 
 
-def test_real_files_hold_no_needle_and_keep_their_pixels(data):
+def test_real_files_have_no_identifiers_and_the_same_pixels(data):
     needles = [n for n in (data / "dicom" / "needles.txt").read_text().split("\n") if n.strip()]
     forms = [n.lower().encode(e) for n in needles for e in ("utf-8", "latin-1", "utf-16-le")]
     files = sorted(p for p in (data / "dicom").glob("SITE_*/**/*") if p.is_file())

@@ -134,7 +134,7 @@ quick = settings(deadline=None, suppress_health_check=list(HealthCheck), max_exa
     st.lists(elements, max_size=10),
     st.binary(max_size=12),
 )
-def test_no_needle_survives_and_the_result_is_dicom(uid, sop, extra, tail):
+def test_identifiers_are_removed_and_the_result_is_dicom(uid, sop, extra, tail):
     source = body(uid, sop, extra) + (b"" if uid == SYNTAXES[3] else tail[:7])
     out = scrub_bytes(source, *WHO)
     assert not holds(plain(out))
@@ -187,7 +187,7 @@ private_blocks = st.builds(
 
 @quick
 @given(st.sampled_from(SYNTAXES), st.lists(private_blocks, max_size=4), st.booleans())
-def test_safe_private_elements_hold_no_person(uid, blocks, nested):
+def test_safe_private_elements_have_no_identifiers(uid, blocks, nested):
     extra = [e for block in blocks for e in block]
     if nested:
         extra = [Element(0x52009229, "SQ", items=[extra])]
@@ -218,7 +218,7 @@ options = st.sets(
 
 @quick
 @given(st.lists(elements, max_size=8), options)
-def test_no_option_keeps_the_person(extra, retain):
+def test_every_option_removes_the_person(extra, retain):
     out = scrub_bytes(body(SYNTAXES[1], MR, extra), *WHO, tuple(sorted(retain)))
     assert not holds(out)
 

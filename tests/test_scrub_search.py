@@ -95,7 +95,7 @@ def test_names_of_folders_count(tmp_path, slip):
     ]
 
 
-def test_what_an_option_keeps_is_no_finding(tmp_path, slip):
+def test_values_kept_by_an_option_are_not_findings(tmp_path, slip):
     slip("Saint Wendel")
     put(tmp_path / "in", "a", InstitutionName="Saint Wendel")
     assert scrub_folder(tmp_path / "in", tmp_path / "out", KEY, ["device"]).written == 0
@@ -121,7 +121,7 @@ def test_files_without_a_finding_are_written_and_numbered(tmp_path, monkeypatch)
     assert names == ["000001.dcm", "000002.dcm"]
 
 
-def test_a_file_whose_people_cannot_be_read_is_not_written(tmp_path, monkeypatch):
+def test_a_file_without_readable_identity_is_not_written(tmp_path, monkeypatch):
     put(tmp_path / "in", "a")
     read = [FileIdentity(SourceFile(str(tmp_path / "in" / "a")))]
     real = people.survey
