@@ -179,7 +179,7 @@ def test_volumes_beyond_the_positions_that_are_looked_at_go_to_review(monkeypatc
     img = nib.Nifti1Image(stack(volume()[0], *parts), volume()[2])
     result = efface.deface(img)
     assert result.report.status == "review"
-    assert result.report.reasons == ("review needed: the head was not found (volumes 3, 4)",)
+    assert result.report.reasons == ("head not found in some volumes (volumes 3, 4)",)
 
 
 def test_contrasts_that_look_like_motion_share_one_position():
