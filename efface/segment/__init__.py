@@ -6,34 +6,39 @@ largest components kept, and labels brought back to the image's own grid.
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from efface import nifti
 from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan, sha256
-from efface.segment import calibration, masks, orientation, parts, pose, positions, volumes, wrap
+from efface.segment import (
+    calibration,
+    masks,
+    orientation,
+    parts,
+    pose,
+    positions,
+    runtime,
+    volumes,
+    wrap,
+)
 from efface.segment import grid as grids
 from efface.segment.cascade import Array, Cascade, Network
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.organs import voxel_sizes
 from efface.segment.parts import PARTS
 from efface.segment.pose import Head
+from efface.segment.runtime import Plan
 from efface.status import STAGE_FAILED
 
 if TYPE_CHECKING:
     import nibabel as nib
-    from torch import nn
 
-MODEL = "face"
 AROUND_MM = 16.0
 """How far beside the face :meth:`Segmenter.again` looks."""
 MAYBE = 0.1
@@ -92,17 +97,6 @@ class Segmentation:
         return len(sure) >= SETTLED_ORGANS and self.misfit <= pose.MISFIT
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How the network was trained, kept beside its weights (models/face.json)."""
-
-    mm: float
-    widths: tuple[int, ...]
-    attention: bool
-    cut: tuple[int, ...] = ()
-    """Widths of the network that cuts; none where the first one does all."""
-
-
 class Segmenter:
     """The face model, loaded once for many images."""
 
@@ -117,41 +111,13 @@ class Segmenter:
     def load(
         models: Path | None = None, device: str = "auto", threads: int | None = None
     ) -> Segmenter:
-        """Load ``face.safetensors`` and its plan from a folder (default: the shipped model).
+        """Load the face model from a folder (default: the shipped model).
 
-        ``device`` is ``cpu``, ``cuda`` or ``auto``: the GPU where there is one and torch to use
-        it; ``threads`` is for the CPU, as many as the runtime chooses where it is None. Raises
-        :class:`EffaceError` if the model is missing or the device is not there.
+        Parameters and errors: :func:`efface.segment.runtime.load`.
         """
-        from safetensors.numpy import load_file
-
         folder = models or shipped_models()
-        try:
-            raw = json.loads((folder / f"{MODEL}.json").read_text())["plan"]
-            plan = Plan(
-                float(raw["mm"]),
-                tuple(raw["widths"]),
-                bool(raw["attention"]),
-                tuple(raw["cut"]),
-            )
-            stored = load_file(folder / f"{MODEL}.safetensors")
-            weights = {name: np.asarray(v, np.float32) for name, v in stored.items()}
-        except (OSError, ValueError, KeyError, SafetensorError) as e:
-            raise EffaceError(
-                f"{folder}: no face model there ({MODEL}.safetensors and {MODEL}.json): {e}"
-            ) from e
-        curves = calibration.load(folder)
-        if device == "cuda" or (device == "auto" and _gpu_likely()):
-            network = _on_gpu(weights, plan)
-            if network is not None:
-                return Segmenter(network, plan, curves)
-            if device == "cuda":
-                raise EffaceError(
-                    "device cuda was asked for, but torch sees no GPU: use device cpu"
-                )
-        from efface.segment import runtime
-
-        return Segmenter(runtime.compiled(weights, plan, threads), plan, curves)
+        plan, network = runtime.load(folder, device, threads)
+        return Segmenter(network, plan, calibration.load(folder))
 
     def segment(self, img: nib.Nifti1Image) -> Segmentation:
         """Label a 3D image, or the mean over time of a 4D one.
@@ -253,7 +219,7 @@ class Segmenter:
 
         On the voxels that :func:`efface.segment.masks.thinned` chooses: labels in the box of the
         organs and ``AROUND_MM`` about it, 0 elsewhere and for the brain; the whole image is looked
-        at where ``labels`` (on its grid) hold no organ. Only the network that finds looks: whether
+        at where ``labels`` (on its grid) hold no organ. Only the coarse network is used: whether
         there is an organ counts here, not where it ends.
         """
         thin, affine = masks.thinned(img.affine)
@@ -263,7 +229,7 @@ class Segmenter:
         part = masks.wider(box, AROUND_MM, np.linalg.norm(img.affine[:3, :3], axis=0))
         voxels = grids.volume(nifti.stored(img)[part], *nifti.scaling(img))
         voxels = -voxels if negative else voxels
-        p, kept, grid = self._on_grid(voxels, _from(img.affine, part), self.network.find)
+        p, kept, grid = self._on_grid(voxels, _from(img.affine, part), self.network.coarse)
         kept[LABELS["brain"]] = False  # not asked for, and the costliest to bring back
         shape = labels[thin].shape
         return grids.labels_to(p, kept, grid, (shape[0], shape[1], shape[2]), affine)
@@ -292,51 +258,6 @@ def _from(affine: NDArray[np.float64], box: masks.Box) -> NDArray[np.float64]:
     out = affine.copy()
     out[:3, 3] += affine[:3, :3] @ [s.start for s in box]
     return out
-
-
-def of_torch(network: nn.Module, device: str) -> Network:
-    """A network of torch as a function to class probabilities (classes, X, Y, Z).
-
-    It takes a volume (X, Y, Z), or one with channels (C, X, Y, Z) for the network that cuts.
-    """
-    import torch
-
-    network = network.to(device).eval()
-
-    def probabilities(v: Array) -> Array:
-        with torch.inference_mode():
-            x = torch.from_numpy(v if v.ndim == 4 else v[None])[None].to(device)
-            p: Array = network(x)[0].float().softmax(0).cpu().numpy()
-        return p
-
-    return probabilities
-
-
-def _gpu_likely() -> bool:
-    """Whether asking torch is worth the seconds of its import."""
-    return bool(shutil.which("nvidia-smi")) and importlib.util.find_spec("torch") is not None
-
-
-def _on_gpu(weights: dict[str, Array], plan: Plan) -> Cascade | None:
-    """The networks on the GPU; None where there is no torch, or torch sees none."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    if not torch.cuda.is_available():
-        return None
-    from efface.segment import runtime
-    from efface.segment.network import AttentionUNet, Cut
-
-    def ready(network: nn.Module, stored: dict[str, Array]) -> Network:
-        network.load_state_dict({k: torch.from_numpy(v) for k, v in stored.items()})
-        return of_torch(network, "cuda")
-
-    first, second = runtime.both(weights)
-    classes = len(LABELS) + 1
-    find = ready(AttentionUNet(plan.widths, classes, plan.attention), first)
-    cut = ready(Cut(plan.cut, classes, plan.attention), second) if plan.cut else None
-    return Cascade(find, cut, plan.mm)
 
 
 def run(convert: tuple[Path, Manifest], folder: Path, segmenter: Segmenter) -> tuple[Scan, ...]:
@@ -373,7 +294,7 @@ def _one(scan: Scan, source: Path, folder: Path, segmenter: Segmenter) -> Scan:
 def model_hash(models: Path | None = None) -> str:
     """Digest of the weights and their plan; empty where there are none."""
     folder = models or shipped_models()
-    files = [folder / f"{MODEL}.json", folder / f"{MODEL}.safetensors"]
+    files = [folder / name for name in (runtime.PLAN, runtime.GRAPH, runtime.WEIGHTS)]
     if not all(f.exists() for f in files):
         return ""
     files += [f for f in [folder / calibration.FILE] if f.exists()]
@@ -384,6 +305,6 @@ def shipped_models() -> Path:
     """The folder of weights: ``models/`` of the repository or of the installed package."""
     here = Path(__file__).resolve().parents[1]
     for folder in (here / "models", here.parent / "models"):
-        if (folder / f"{MODEL}.json").exists():
+        if (folder / runtime.PLAN).exists():
             return folder
     return here.parent / "models"

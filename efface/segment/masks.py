@@ -62,6 +62,24 @@ def within(mask: Bool, of: Bool, mm: float, spacing: NDArray[np.floating]) -> Bo
     return out
 
 
+def components(mask: Bool, *, corners: bool = False) -> list[NDArray[np.intp]]:
+    """Return the indices (n, 3) of each connected component of a 3D mask, the largest first.
+
+    ``corners``: voxels that share only an edge or a corner are connected too.
+    """
+    box = box_of(mask)
+    if box is None:
+        return []
+    numbers, count = ndimage.label(mask[box], np.ones((3, 3, 3)) if corners else None)
+    index = np.argwhere(numbers)
+    number = numbers[tuple(index.T)]
+    index += [s.start for s in box]
+    order = np.argsort(number, kind="stable")
+    sizes = np.bincount(number, minlength=count + 1)[1:]
+    parts = np.split(index[order], np.cumsum(sizes)[:-1])
+    return [parts[i] for i in np.argsort(-sizes, kind="stable")]
+
+
 def ball(radius: float, spacing: NDArray[np.floating]) -> NDArray[np.intp]:
     """Index offsets (n, 3) of the voxels whose centres lie within ``radius`` mm."""
     reach = [range(-int(radius / s + 1e-6), int(radius / s + 1e-6) + 1) for s in spacing]

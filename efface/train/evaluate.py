@@ -283,13 +283,16 @@ def dice_of(known: list[Head], segmenter: Segmenter) -> dict[str, float]:
 
 
 def compared(known: list[Head], segmenter: Segmenter) -> str:
-    """What the network that cuts brings and costs, as TSV: Dice and seconds with and without it.
+    """Dice and seconds with and without the refining network, as TSV.
 
     ``known``: heads on the network's grid. Seconds are of the networks alone, a head.
     """
     lines: list[list[object]] = []
-    for name, cut in (("both networks", segmenter.network.cut), ("the one that finds alone", None)):
-        one = Segmenter(replace(segmenter.network, cut=cut), segmenter.plan)
+    for name, refine in (
+        ("both networks", segmenter.network.refine),
+        ("coarse network alone", None),
+    ):
+        one = Segmenter(replace(segmenter.network, refine=refine), segmenter.plan)
         dice_of(known[:1], one)  # the first one waits for the graph
         began = time.perf_counter()
         dice = dice_of(known, one)
