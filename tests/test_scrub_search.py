@@ -82,7 +82,10 @@ def test_a_file_is_searched_for_all_people_of_its_study_and_person(tmp_path, sli
     put(tmp_path / "in", "a")
     put(tmp_path / "in", "b", **{"OperatorsName": "Ostrander^Mara", **other})
     report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
-    assert ("a", f"{status.IDENTIFIER_FOUND}: person name in (0018,0024) SequenceName") in report.withheld
+    assert (
+        "a",
+        f"{status.IDENTIFIER_FOUND}: person name in (0018,0024) SequenceName",
+    ) in report.withheld
     assert report.written == 0
 
 

@@ -4,20 +4,22 @@ import os
 import subprocess
 import sys
 from itertools import permutations, product
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, ornt_transform
-from safetensors.numpy import load_file
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small_session import head as head_of_parts
 
+from efface.errors import EffaceError
 from efface.phantom import phantom
 from efface.segment import (
     Plan,
@@ -25,7 +27,6 @@ from efface.segment import (
     boxes,
     components,
     masks,
-    of_torch,
     orientation,
     runtime,
     shipped_models,
@@ -33,7 +34,9 @@ from efface.segment import (
 from efface.segment import grid as grids
 from efface.segment.cascade import Cascade
 from efface.segment.labels import LABELS
-from efface.segment.network import AttentionUNet, Cut, fold, unfold
+from efface.segment.network import Coarse, Refine, fold, load_weights, predictor, unfold
+from efface.train import export
+from efface.train.loop import Settings
 
 
 def reoriented(img, codes):
@@ -54,7 +57,7 @@ def test_fold_and_unfold_are_inverse():
 
 def test_gates_are_on():
     torch.manual_seed(0)
-    net = AttentionUNet((8, 16, 16), 6).eval()
+    net = Coarse((8, 16, 16), 6).eval()
     x = torch.rand(1, 1, 16, 16, 16)
     before = net(x)
     with torch.no_grad():
@@ -64,50 +67,85 @@ def test_gates_are_on():
 
 
 def wild(net):
-    """The network with no weight at a value that hides it, and its weights by name."""
+    """The network with random weights of float16, none of which has its initial value."""
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    return net.eval(), {k: v.detach().numpy() for k, v in net.state_dict().items()}
+    return net.half().float().eval()
 
 
 @pytest.mark.parametrize("attention", [True, False])
-def test_the_graph_for_the_cpu_is_the_network(attention):
+def test_the_exported_graph_is_the_network(attention):
     torch.manual_seed(1)
-    net, weights = wild(AttentionUNet((8, 16, 16), 6, attention))
-    graph = runtime.compiled(weights, Plan(2.0, (8, 16, 16), attention), precision="f32")
-    ours = of_torch(net, "cpu")
+    net = wild(Coarse((8, 16, 16), 6, attention))
+    graph = runtime.on_cpu(export.graph(net, "coarse"), precision="f32")
+    ours = predictor(net, "cpu")
     for shape in ((16, 24, 32), (20, 28, 36), (32, 16, 16), (16, 24, 32)):
         v = np.random.default_rng(2).random(shape, dtype=np.float32)
         assert np.abs(graph(v) - ours(v)).max() < 1e-3
 
 
-@pytest.mark.parametrize("attention", [True, False])
-def test_the_graph_of_both_networks_is_both_networks(attention):
+def exported(folder, attention):
+    """Both networks with random weights, and the folder of their exported model."""
     torch.manual_seed(1)
-    find, weights = wild(AttentionUNet((8, 16), 6, attention))
-    cut, others = wild(Cut((4, 8), 6, attention))
-    weights |= {runtime.CUT + k: v for k, v in others.items()}
-    plan = Plan(8.0, (8, 16), attention, (4, 8))
-    graph = runtime.compiled(weights, plan, precision="f32")
-    alone = of_torch(find, "cpu")
-    ours = Cascade(alone, of_torch(cut, "cpu"), plan.mm)
+    coarse, refine = wild(Coarse((8, 16), 6, attention)), wild(Refine((4, 8), 6, attention))
+    raw = yaml.safe_load(Path("models/training.yaml").read_text())
+    sizes = {"coarse_widths": (8, 16), "refine_widths": (4, 8), "mm": 8.0, "attention": attention}
+    export.weights(coarse, refine, Settings.of(raw | sizes), folder, {})
+    return coarse, refine
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_the_exported_model_is_both_networks(tmp_path, attention):
+    coarse, refine = exported(tmp_path, attention)
+    plan, graph = runtime.load(tmp_path, "cpu", precision="f32")
+    assert plan == Plan(8.0, (8, 16), attention, (4, 8))
+    alone = predictor(coarse, "cpu")
+    ours = Cascade(alone, predictor(refine, "cpu"), plan.mm)
     v = np.random.default_rng(2).random((24, 32, 24), dtype=np.float32)
     assert np.abs(graph(v) - ours(v)).max() < 1e-3
     assert np.abs(alone(v) - ours(v)).max() > 0.1
 
 
-def test_an_untrained_cut_leaves_what_was_found():
+def test_torch_loads_the_weights_of_the_exported_model(tmp_path):
+    nets = exported(tmp_path, True)
+    graphs = runtime._graphs(tmp_path, ("coarse", "refine"))
+    fresh = Coarse((8, 16), 6), Refine((4, 8), 6)
+    for name, net, other in zip(("coarse", "refine"), nets, fresh, strict=True):
+        load_weights(other, runtime.weights(graphs[name], name))
+        for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_without_gates_both_forms_are_the_network_without_attention(tmp_path):
+    coarse, _ = exported(tmp_path, True)
+    plain = Coarse((8, 16), 6, attention=False)
+    load_weights(plain, coarse.state_dict())
+    _, graph = runtime.load(tmp_path, "cpu", precision="f32", gates=False)
+    v = np.random.default_rng(2).random((24, 32, 24), dtype=np.float32)
+    assert np.abs(graph.coarse(v) - predictor(plain, "cpu")(v)).max() < 1e-3
+    assert np.abs(graph.coarse(v) - predictor(coarse, "cpu")(v)).max() > 0.01
+
+
+def test_a_truncated_model_is_refused(tmp_path):
+    exported(tmp_path, True)
+    whole = (tmp_path / runtime.WEIGHTS).read_bytes()
+    (tmp_path / runtime.WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EffaceError, match="no face model"):
+        runtime.load(tmp_path, "cpu")
+
+
+def test_an_untrained_refining_network_keeps_the_coarse_labels():
     torch.manual_seed(1)
     p = torch.rand(1, 6, 8, 8, 8).softmax(1)
-    out = Cut((4, 8), 6)(torch.cat((torch.rand(1, 1, 8, 8, 8), p), 1)).softmax(1)
+    out = Refine((4, 8), 6)(torch.cat((torch.rand(1, 1, 8, 8, 8), p), 1)).softmax(1)
     assert torch.equal(out.argmax(1), p.argmax(1))
 
 
 @given(st.tuples(*[st.integers(-40, 70)] * 3), st.tuples(*[st.integers(1, 40)] * 3), st.booleans())
-def test_what_is_cut_out_goes_back_to_where_it_was(start, shape, mirrored):
+def test_paste_is_the_inverse_of_crop(start, shape, mirrored):
     box = boxes.Box((4,), start, shape, mirrored)
     v = np.random.default_rng(0).random((2, 30, 31, 32)).astype(np.float32)
-    part = boxes.cut_out(v, box, np.array([7.0, 8.0], np.float32))
+    part = boxes.crop(v, box, np.array([7.0, 8.0], np.float32))
     assert part.shape == (2, *shape)
     within = np.prod(
         [
@@ -117,9 +155,9 @@ def test_what_is_cut_out_goes_back_to_where_it_was(start, shape, mirrored):
     )
     assert (part[0] == 7.0).sum() == np.prod(shape) - within
     out = v.copy()
-    boxes.put_back(out, part + 1, box)
+    boxes.paste(out, part + 1, box)
     assert (out != v).sum() == 2 * within
-    boxes.put_back(out, part, box)
+    boxes.paste(out, part, box)
     assert np.array_equal(out, v)
 
 
@@ -312,9 +350,7 @@ def test_interpolation_axis_by_axis_is_that_of_scipy(order, edge):
 def test_the_cpu_s_own_precision_gives_the_same_labels():
     img, _ = phantom(4, spacing=(2, 2, 2))
     model = Segmenter.load(None, "cpu", 2)
-    stored = load_file(shipped_models() / "face.safetensors")
-    weights = {k: v.astype(np.float32) for k, v in stored.items()}
-    exact = runtime.compiled(weights, model.plan, 2, "f32")
+    _, exact = runtime.load(shipped_models(), "cpu", 2, "f32")
     a = model.segment(img).labels
     b = Segmenter(exact, model.plan).segment(img).labels
     assert (a != b).sum() < 0.002 * (b > 0).sum()

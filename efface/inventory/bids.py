@@ -127,7 +127,9 @@ def read_entry(source: Path, sources: Iterable[SourceFile], key: Key) -> dict[st
         relative = os.path.relpath(f.path, root)
         name = _described(relative)
         reason = (
-            f.reason or (EMPTY_FILE if f.bytes == 0 else "") or (name if isinstance(name, str) else "")
+            f.reason
+            or (EMPTY_FILE if f.bytes == 0 else "")
+            or (name if isinstance(name, str) else "")
         )
         described = None
         if not reason and isinstance(name, FileName):

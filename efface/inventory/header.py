@@ -21,11 +21,11 @@ from pydicom.multival import MultiValue
 from efface.inventory import objects, packed
 from efface.inventory.walk import SourceFile
 from efface.status import (
-    TEXT_BURNED_IN,
     EMPTY_FILE,
     NO_PERMISSION,
     NOT_DICOM,
     NOT_MR,
+    TEXT_BURNED_IN,
     TRUNCATED,
     UNREADABLE,
 )

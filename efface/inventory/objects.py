@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pydicom.uid import UID
 
-from efface.status import NO_IMAGE, OBJECT_TYPE_NOT_ALLOWED, NOT_MR, SECONDARY_CAPTURE, STRUCTURED_REPORT
+from efface.status import (
+    NO_IMAGE,
+    NOT_MR,
+    OBJECT_TYPE_NOT_ALLOWED,
+    SECONDARY_CAPTURE,
+    STRUCTURED_REPORT,
+)
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 

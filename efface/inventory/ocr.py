@@ -31,8 +31,12 @@ FOUND = "looked: text found"
 REASON = f"{TEXT_BURNED_IN}: text in the picture"
 LETTERS = f"{TEXT_BURNED_IN}: shapes like letters in the picture; check it"
 NO_TESSERACT = f"{TEXT_BURNED_IN}: tesseract is not installed; install it, or run with ocr: never"
-NO_ANSWER = f"{TEXT_BURNED_IN}: tesseract failed or timed out; check the picture, or run with ocr: never"
-NOT_DECODED = f"{TEXT_BURNED_IN}: the pixels cannot be decoded; run with ocr: never to skip the search"
+NO_ANSWER = (
+    f"{TEXT_BURNED_IN}: tesseract failed or timed out; check the picture, or run with ocr: never"
+)
+NOT_DECODED = (
+    f"{TEXT_BURNED_IN}: the pixels cannot be decoded; run with ocr: never to skip the search"
+)
 
 _SECONDS = 60
 _LARGEST = 4096

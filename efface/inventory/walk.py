@@ -143,7 +143,9 @@ def _link(path: str, root: str) -> SourceFile:
     target = os.path.realpath(path)
     if not os.path.exists(target):
         if "/annex/objects/" in target:
-            return SourceFile(path, reason=f"{LINK_NOT_FOLLOWED}: its content is missing; run datalad get")
+            return SourceFile(
+                path, reason=f"{LINK_NOT_FOLLOWED}: its content is missing; run datalad get"
+            )
         return SourceFile(path, reason=f"{LINK_NOT_FOLLOWED}: its target does not exist")
     if os.path.isdir(target):
         return SourceFile(path, reason=TO_FOLDER)

@@ -46,7 +46,9 @@ class Group:
         uids = "uids" not in self._retain
         findings = leaks.scan(f"dicom/{path.as_posix()}", data, self._matcher, uids=uids)
         if findings:
-            raise DamagedError(f"{status.IDENTIFIER_FOUND}: {findings[0].kind} in {findings[0].place}")
+            raise DamagedError(
+                f"{status.IDENTIFIER_FOUND}: {findings[0].kind} in {findings[0].place}"
+            )
 
 
 def groups(files: Iterable[FileIdentity], retain: Iterable[str]) -> list[Group]:

@@ -17,8 +17,9 @@ from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan
 from efface.segment import fit, segmentation
 from efface.segment import pose as poses
+from efface.segment.runtime import Plan
 from efface.segment.segmentation import Segmentation
-from efface.segment.segmenter import Plan, Segmenter, model_hash, of_torch, shipped_models
+from efface.segment.segmenter import Segmenter, model_hash, shipped_models
 from efface.status import STAGE_FAILED
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "model_hash",
-    "of_torch",
     "run",
     "shipped_models",
 ]

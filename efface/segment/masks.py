@@ -62,29 +62,34 @@ def within(mask: Bool, of: Bool, mm: float, spacing: NDArray[np.floating]) -> Bo
     return out
 
 
+def components(mask: Bool, *, corners: bool = False) -> list[NDArray[np.intp]]:
+    """Return the indices (n, 3) of each connected component of a 3D mask, the largest first.
+
+    ``corners``: voxels that share only an edge or a corner are connected too.
+    """
+    box = box_of(mask)
+    if box is None:
+        return []
+    numbers, count = ndimage.label(mask[box], np.ones((3, 3, 3)) if corners else None)
+    index = np.argwhere(numbers)
+    number = numbers[tuple(index.T)]
+    index += [s.start for s in box]
+    order = np.argsort(number, kind="stable")
+    sizes = np.bincount(number, minlength=count + 1)[1:]
+    parts = np.split(index[order], np.cumsum(sizes)[:-1])
+    return [parts[i] for i in np.argsort(-sizes, kind="stable")]
+
+
 def connected(mask: Bool, least: float = 1.0, *, largest: bool = False) -> Bool:
     """Return the connected components of at least ``least`` voxels, or only the largest of them.
 
-    Voxels that share a corner are connected.
+    Voxels that share an edge or a corner are connected.
     """
-    if mask.flags.f_contiguous:
-        # scipy numbers components row by row
-        return _connected(mask.T, least, largest).T
-    return _connected(mask, least, largest)
-
-
-def _connected(mask: Bool, least: float, largest: bool) -> Bool:
-    out = np.zeros(mask.shape, bool)
-    box = box_of(mask)
-    if box is None:
-        return out
-    groups, _ = ndimage.label(mask[box], np.ones((3, 3, 3)))
-    sizes = np.bincount(groups.ravel())
-    sizes[0] = 0
-    keep = sizes >= least
-    if largest:
-        keep &= np.arange(len(sizes)) == sizes.argmax()
-    out[box] = keep[groups]
+    out = np.zeros(mask.shape, bool, order="F" if mask.flags.f_contiguous else "C")
+    parts = components(mask, corners=True)
+    for index in parts[:1] if largest else parts:
+        if len(index) >= least:
+            out[tuple(index.T)] = True
     return out
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from efface import nifti
-from efface.errors import EffaceError
 from efface.manifest import sha256
 from efface.segment import (
     calibration,
@@ -24,6 +19,7 @@ from efface.segment import (
     options,
     orientation,
     positions,
+    runtime,
     volumes,
     wrap,
 )
@@ -32,28 +28,16 @@ from efface.segment.cascade import Array, Cascade, Network
 from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import LABELS
 from efface.segment.options import Options
+from efface.segment.runtime import Plan
 from efface.segment.segmentation import Segmentation
 
 if TYPE_CHECKING:
     import nibabel as nib
-    from torch import nn
 
-MODEL = "face"
 AROUND_MM = 16.0
 """:meth:`Segmenter.resegment` uses the box of the organs and so much about it."""
 POSSIBLE = 0.1
 """From this probability on an unlabelled voxel may be brain."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the network was trained, kept beside its weights (models/face.json)."""
-
-    mm: float
-    widths: tuple[int, ...]
-    attention: bool
-    cut: tuple[int, ...] = ()
-    """Widths of the network that refines; none where the coarse one does all."""
 
 
 class Segmenter:
@@ -75,39 +59,13 @@ class Segmenter:
     def load(
         models: Path | None = None, device: str = "auto", threads: int | None = None
     ) -> Segmenter:
-        """Load ``face.safetensors`` and its plan from a folder (default: the shipped model).
+        """Load the face model from a folder (default: the shipped model).
 
-        ``device`` is ``cpu``, ``cuda`` or ``auto``: the GPU if there is one that torch can use;
-        ``threads`` is for the CPU, None for as many as the runtime chooses. Raises
-        :class:`EffaceError` if the model is missing or the device is not available.
+        Parameters and errors: :func:`efface.segment.runtime.load`.
         """
-        from safetensors.numpy import load_file
-
         folder = models or shipped_models()
-        try:
-            raw = json.loads((folder / f"{MODEL}.json").read_text())["plan"]
-            plan = Plan(
-                float(raw["mm"]),
-                tuple(raw["widths"]),
-                bool(raw["attention"]),
-                tuple(raw["cut"]),
-            )
-            stored = load_file(folder / f"{MODEL}.safetensors")
-            weights = {name: np.asarray(v, np.float32) for name, v in stored.items()}
-        except (OSError, ValueError, KeyError, SafetensorError) as e:
-            raise EffaceError(
-                f"{folder}: no readable face model ({MODEL}.safetensors and {MODEL}.json): {e}"
-            ) from e
-        curves = calibration.load(folder)
-        if device == "cuda" or (device == "auto" and _gpu_likely()):
-            network = _on_gpu(weights, plan)
-            if network is not None:
-                return Segmenter(network, plan, curves)
-            if device == "cuda":
-                raise EffaceError("device cuda: torch finds no GPU here; use device cpu")
-        from efface.segment import runtime
-
-        return Segmenter(runtime.compiled(weights, plan, threads), plan, curves)
+        plan, network = runtime.load(folder, device, threads)
+        return Segmenter(network, plan, calibration.load(folder))
 
     def segment(self, img: nib.Nifti1Image) -> Segmentation:
         """Label a 3D image, or the mean over time of a 4D one.
@@ -216,7 +174,7 @@ class Segmenter:
         voxels = grids.volume(nifti.stored(img)[part], *nifti.scaling(img))
         voxels = -voxels if before.inverted else voxels
         affine = orientation.undo(_of_part(img.affine, part), before.orientation)
-        p, kept, grid = self._on_grid(voxels, affine, self.network.find)
+        p, kept, grid = self._on_grid(voxels, affine, self.network.coarse)
         kept[LABELS["brain"]] = False  # not asked for, and the slowest to resample
         shape = before.labels[thin].shape
         onto = orientation.undo(coarse, before.orientation)
@@ -252,55 +210,10 @@ def _of_part(affine: NDArray[np.float64], box: masks.Box) -> NDArray[np.float64]
     return out
 
 
-def of_torch(network: nn.Module, device: str) -> Network:
-    """Wrap a torch network as a function to class probabilities (classes, X, Y, Z).
-
-    It takes a volume (X, Y, Z), or one with channels (C, X, Y, Z).
-    """
-    import torch
-
-    network = network.to(device).eval()
-
-    def probabilities(v: Array) -> Array:
-        with torch.inference_mode():
-            x = torch.from_numpy(v if v.ndim == 4 else v[None])[None].to(device)
-            p: Array = network(x)[0].float().softmax(0).cpu().numpy()
-        return p
-
-    return probabilities
-
-
-def _gpu_likely() -> bool:
-    """Whether there may be a GPU: worth the seconds of importing torch."""
-    return bool(shutil.which("nvidia-smi")) and importlib.util.find_spec("torch") is not None
-
-
-def _on_gpu(weights: dict[str, Array], plan: Plan) -> Cascade | None:
-    """The networks on the GPU; None without torch or a GPU that it can use."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    if not torch.cuda.is_available():
-        return None
-    from efface.segment import runtime
-    from efface.segment.network import AttentionUNet, Cut
-
-    def ready(network: nn.Module, stored: dict[str, Array]) -> Network:
-        network.load_state_dict({k: torch.from_numpy(v) for k, v in stored.items()})
-        return of_torch(network, "cuda")
-
-    first, second = runtime.both(weights)
-    classes = len(LABELS) + 1
-    find = ready(AttentionUNet(plan.widths, classes, plan.attention), first)
-    cut = ready(Cut(plan.cut, classes, plan.attention), second) if plan.cut else None
-    return Cascade(find, cut, plan.mm)
-
-
 def model_hash(models: Path | None = None) -> str:
     """Return a digest of the weights and their plan; empty where there are none."""
     folder = models or shipped_models()
-    files = [folder / f"{MODEL}.json", folder / f"{MODEL}.safetensors"]
+    files = [folder / name for name in (runtime.PLAN, runtime.GRAPH, runtime.WEIGHTS)]
     if not all(f.exists() for f in files):
         return ""
     files += [f for f in [folder / calibration.FILE] if f.exists()]
@@ -311,6 +224,6 @@ def shipped_models() -> Path:
     """Return the folder of weights: ``models/`` of the repository or of the installed package."""
     here = Path(__file__).resolve().parents[1]
     for folder in (here / "models", here.parent / "models"):
-        if (folder / f"{MODEL}.json").exists():
+        if (folder / runtime.PLAN).exists():
             return folder
     return here.parent / "models"

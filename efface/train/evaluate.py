@@ -294,8 +294,11 @@ def compared(on_grid: list[Head], segmenter: Segmenter) -> str:
     ``on_grid``: heads on the network's grid. Seconds are of the networks alone, a head.
     """
     lines: list[list[object]] = []
-    for name, cut in (("both networks", segmenter.network.cut), ("the one that finds alone", None)):
-        one = Segmenter(replace(segmenter.network, cut=cut), segmenter.plan)
+    for name, refine in (
+        ("both networks", segmenter.network.refine),
+        ("coarse network alone", None),
+    ):
+        one = Segmenter(replace(segmenter.network, refine=refine), segmenter.plan)
         dice_of(on_grid[:1], one)  # the first one waits for the graph
         began = time.perf_counter()
         dice = dice_of(on_grid, one)

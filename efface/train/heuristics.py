@@ -64,7 +64,7 @@ def measure(name: str, case: Case, segmenter: Segmenter) -> Iterator[Result]:
         options = replace(segmenter.options, **{step.name: False})
         network = segmenter.network
         if not options.refine:
-            network = replace(network, cut=None)
+            network = replace(network, refine=None)
         other = Segmenter(network, segmenter.plan, segmenter.curves, options)
         without = given if step.name in DISTORT else other.segment(case.image)
         if step.name not in DISTORT and _same(given, without):
