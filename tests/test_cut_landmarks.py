@@ -79,7 +79,7 @@ def test_a_cut_ear_of_which_a_fragment_was_found_is_replaced_whole_and_needs_no_
     unsure = SURE | {"ears": 0.1}
     alone = hulls(fragment, affine)
     assert (
-        "low confidence in the ears" in gate.face(fragment, unsure, affine, mask=alone).reasons[0]
+        "low confidence: ears" in gate.face(fragment, unsure, affine, mask=alone).reasons[0]
     )
     names, mask = added(fragment, affine)
     assert {"left ear", "right ear"} <= set(names)
