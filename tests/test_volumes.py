@@ -53,7 +53,7 @@ def stack(*parts):
 
 
 def groups(*parts):
-    return volumes.alike(stack(*parts), volume()[2])
+    return volumes.group_by_position(stack(*parts), volume()[2])
 
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
@@ -93,13 +93,13 @@ def test_the_stored_type_and_values_that_are_no_number_change_no_group(dtype):
     voxels = (parts / parts.max() * 250).astype(dtype)
     if voxels.dtype.kind == "f":
         voxels[:3, :3, :3] = np.nan
-    assert volumes.alike(voxels, volume()[2]) == ((0, 2), (1,))
+    assert volumes.group_by_position(voxels, volume()[2]) == ((0, 2), (1,))
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2, 3), (40, 40, 2, 2), (5, 9, 3, 1)])
 def test_small_images_have_groups_too(shape):
     voxels = np.random.default_rng(0).normal(size=shape)
-    found = volumes.alike(voxels, np.diag([3.0, 3.0, 12.0, 1.0]))
+    found = volumes.group_by_position(voxels, np.diag([3.0, 3.0, 12.0, 1.0]))
     assert sorted(t for g in found for t in g) == list(range(shape[3]))
 
 
@@ -108,11 +108,11 @@ def test_volumes_are_taken_out_with_scaling_and_geometry():
     img = nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 3.0, 1.0]))
     img.header.set_slope_inter(2, 1)
     img = nifti.with_stored(img, voxels)
-    part = volumes.only(img, (1, 3))
+    part = volumes.select(img, (1, 3))
     assert np.array_equal(nifti.stored(part), voxels[..., [1, 3]])
     assert nifti.scaling(part) == (2, 1)
     assert np.array_equal(part.affine, img.affine)
-    assert volumes.only(img, ()) is img
+    assert volumes.select(img, ()) is img
 
 
 def covered(before, after, move, t, spacing=3.0):

@@ -59,7 +59,7 @@ def brain_kept(result, before):
 )
 def test_a_roll_is_undone_at_any_axis_and_by_any_amount(axis, n):
     voxels, labels, _ = person()
-    roll = wrap.better(np.roll(voxels, n, axis).astype(np.float32), MM)
+    roll = wrap.find_roll(np.roll(voxels, n, axis).astype(np.float32), MM)
     whole = wrap.rolled(np.roll(labels, n, axis), roll)
     # the head lies in one piece, wherever the cut through the air lies
     for k in range(1, 6):
@@ -76,9 +76,9 @@ def test_what_is_not_wrapped_is_not_rolled():
     slab = v[:, :, 60:90]
     tight = v[:, 4:-9]
     for one in (v, noise, np.zeros_like(v), slab, slab[:, :, ::6], tight):
-        assert wrap.better(one, MM) == wrap.AS_IT_IS
-    assert wrap.rolled(v, wrap.AS_IT_IS) is v
-    assert np.array_equal(wrap.affine(affine, wrap.AS_IT_IS), affine)
+        assert wrap.find_roll(one, MM) == wrap.NO_ROLL
+    assert wrap.rolled(v, wrap.NO_ROLL) is v
+    assert np.array_equal(wrap.rolled_affine(affine, wrap.NO_ROLL), affine)
 
 
 @pytest.mark.parametrize("roll", [(0, -3, 0), (5, 0, -2), (-7, 4, 1)])
@@ -87,7 +87,7 @@ def test_rolled_voxels_keep_their_place_in_the_world(roll):
         np.arange(990, dtype=np.int32).reshape(9, 10, 11), np.diag([2.0, 3.0, 1.5, 1.0])
     )
     img.header.set_slope_inter(2.0, 1.0)
-    out = wrap.image(img, roll)
+    out = wrap.rolled_image(img, roll)
     assert nifti.scaling(out) == nifti.scaling(img)
     for at in ((4, 5, 5), (4, 4, 3)):
         to = np.array(at) + roll
@@ -95,7 +95,9 @@ def test_rolled_voxels_keep_their_place_in_the_world(roll):
             continue
         assert out.dataobj[tuple(to)] == img.dataobj[at]
         assert np.allclose(out.affine @ [*to, 1], img.affine @ [*at, 1])
-    assert np.array_equal(wrap.rolled(wrap.rolled(img.dataobj, roll), wrap.back(roll)), img.dataobj)
+    assert np.array_equal(
+        wrap.rolled(wrap.rolled(img.dataobj, roll), wrap.inverse(roll)), img.dataobj
+    )
 
 
 @pytest.mark.parametrize(("axis", "n"), [(1, 25), (0, -11), (2, -33)])
@@ -259,7 +261,7 @@ def test_a_roll_that_shows_no_fewer_organs_is_kept_whatever_the_certainty(
     model = Segmenter(None, None)
     monkeypatch.setattr(model, "_best", lambda *_: next(looks))
     img = nib.Nifti1Image(np.roll(voxels, 14, 1), affine)
-    assert (model.segment(img).roll != wrap.AS_IT_IS) == rolled
+    assert (model.segment(img).roll != wrap.NO_ROLL) == rolled
 
 
 def test_groups_of_a_wrapped_image_are_compared_with_the_head_in_one_piece(monkeypatch):

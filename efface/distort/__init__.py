@@ -1,8 +1,8 @@
 """Distort: the face goes, from the NIfTI and from the DICOM form of every scan, for good.
 
 :mod:`~efface.distort.region` says which voxels, :mod:`~efface.distort.methods` what takes their
-place, :mod:`~efface.distort.dicom` brings the new voxels back into the DICOM files, and
-:mod:`~efface.distort.readback` converts these again to see that a reader gets the same images.
+place, :mod:`~efface.distort.mapping` and :mod:`~efface.distort.dicom` write the new voxels to the
+DICOM files, and :mod:`~efface.distort.readback` compares these, converted again, with the images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface import nifti
-from efface.distort import dicom, methods, mosaic, readback
+from efface.distort import dicom, frames, mapping, methods, mosaic, readback
 from efface.distort.folded import folded, spare_brain_below
 from efface.distort.methods import METHODS, replace
 from efface.distort.region import Bool, coverage, parse_features, region, spare_brain
@@ -38,7 +38,7 @@ from efface.segment.labels import LABELS
 from efface.segment.organs import voxel_sizes
 from efface.segment.pose import Head
 from efface.segment.positions import Position
-from efface.segment.volumes import only
+from efface.segment.volumes import select
 from efface.status import (
     BRAIN_TOUCHED,
     DICOM_DIFFERS,
@@ -112,7 +112,7 @@ def deface_image(
     method: str = methods.DEFAULT,
     seed: int = 0,
     head: Head | None = None,
-    roll: wrap.Roll = wrap.AS_IT_IS,
+    roll: wrap.Roll = wrap.NO_ROLL,
     negative: bool = False,
     volumes: tuple[int, ...] = (),
 ) -> tuple[nib.Nifti1Image, Bool]:
@@ -130,16 +130,16 @@ def deface_image(
     """
     if labels.shape != img.shape[:3]:
         raise EffaceError(f"labels of shape {labels.shape} do not fit an image of {img.shape}")
-    whole, affine = wrap.rolled(labels, roll), wrap.affine(img.affine, roll)
+    whole, affine = wrap.rolled(labels, roll), wrap.rolled_affine(img.affine, roll)
     mask = region(whole, affine, features)
     if head is None:
         head = poses.head(whole, orientation.affine(affine, orientation.found(whole, affine)))
     add_unseen(mask, whole, head, features)
-    rest = folded(wrap.image(only(img, volumes), roll), whole, mask, head, negative)
+    rest = folded(wrap.rolled_image(select(img, volumes), roll), whole, mask, head, negative)
     if rest is not None:
         mask |= rest.region
     spare_brain_below(mask, head, roll)
-    mask = wrap.rolled(mask, wrap.back(roll))
+    mask = wrap.rolled(mask, wrap.inverse(roll))
     spare_brain(mask, labels, voxel_sizes(img.affine))
     voxels = replace(nifti.stored(img), mask, method, seed, labels, img.affine, volumes)
     return nifti.with_stored(img, voxels), mask
@@ -310,7 +310,7 @@ def _dicom(
     target = f"dicom/{name}"
     released = [_released(d) for d in done]
     try:
-        measures, places = _write_series(
+        measures, mapped = _write_series(
             headers.measures["sources"],
             headers_folder,
             task.folder / target,
@@ -319,8 +319,8 @@ def _dicom(
             says_so=task.features == ("face",) and any(d.mask.any() for d in done),
             no_text=series.get("text") == CLEAR,
         )
-        what = readback.check(task.folder / target, places, released)
-    except dicom.Unmapped as e:
+        what = readback.check(task.folder / target, mapped, released)
+    except frames.UnmappedError as e:
         _remove(task.folder / target)
         scan = scan.mark("fail", f"{DICOM_UNMAPPED}: {e}")
         # frames of an image that failed before have no distorted voxels: say why
@@ -349,49 +349,51 @@ def _write_series(
     sources: list[list[str]],
     scrubbed: Path,
     target: Path,
-    converted: list[dicom.Converted],
+    converted: list[mapping.ConvertedImage],
     key: Key,
     says_so: bool,
     no_text: bool,
-) -> tuple[dict[str, Any], dict[str, tuple[dicom.Placed, ...]]]:
+) -> tuple[dict[str, Any], dict[str, tuple[mapping.MappedFrame, ...]]]:
     """Write each scrubbed file with the distorted pixels of its raw one.
 
     A mosaic whose scrubbed header no longer says how its tiles lie becomes one file a slice;
     ``key`` gives these their UIDs. ``says_so``: the headers shall state that the face was removed;
     ``no_text``: and that the pictures were searched for text and have none. Returns measures and,
-    by name of the file, where its frames lie in the images.
+    by name of the file, its mapped frames.
     """
     from efface.scrub import state_face_removed
 
     replaced = pixels = 0
-    places: dict[str, tuple[dicom.Placed, ...]] = {}
+    mapped: dict[str, tuple[mapping.MappedFrame, ...]] = {}
     derived = any(c.mask.any() for c in converted)
+    matcher = mapping.FrameMatcher(converted)
     for source, scrubbed_name in sources:
-        raw = dicom.read(Path(source))
-        values = dicom.pixels(raw)
-        new, mask, found = dicom.placed(raw, values, converted)
-        if not np.array_equal(new[~mask], values[~mask]):
-            raise dicom.Unmapped("pixels outside the face changed")
-        where = target / f"{len(places) + 1:06d}.dcm"
-        state = partial(state_face_removed, no_text=no_text) if says_so else None
-        dicom.write(scrubbed / scrubbed_name, where, raw, new, state, derived)
-        places[where.name] = found
-        if mosaic.is_mosaic(raw) and mosaic.is_lost(written := dicom.read(where)):
-            where.unlink()
-            del places[where.name]
-            for one, place in mosaic.split(written, found, key, len(places)):
-                where = target / f"{len(places) + 1:06d}.dcm"
-                where.write_bytes(dicom.encoded(one))
-                places[where.name] = (place,)
-        replaced += int(mask.sum())
-        pixels += mask.size
+        raw = frames.read(Path(source))
+        values = frames.pixels(raw)
+        new = mapping.distorted_pixels(raw, values, matcher)
+        if not np.array_equal(new.values[~new.mask], values[~new.mask]):
+            raise frames.UnmappedError("pixels outside the face changed")
+        path = target / f"{len(mapped) + 1:06d}.dcm"
+        annotate = partial(state_face_removed, no_text=no_text) if says_so else None
+        dicom.write(scrubbed / scrubbed_name, path, raw, new.values, annotate, derived)
+        written = frames.read(path) if frames.is_mosaic(raw) else None
+        if written is None or mosaic.has_tile_positions(written):
+            mapped[path.name] = new.frames
+        else:
+            path.unlink()
+            for ds, slice_frame in mosaic.split(written, new.frames, key, len(mapped)):
+                path = target / f"{len(mapped) + 1:06d}.dcm"
+                path.write_bytes(dicom.encode(ds))
+                mapped[path.name] = (slice_frame,)
+        replaced += int(new.mask.sum())
+        pixels += new.mask.size
     measures = {
-        "files": len(places),
+        "files": len(mapped),
         "region_voxels": replaced,
         "region_fraction": round(replaced / max(pixels, 1), 6),
         "outside_changed": 0,
     }
-    return measures, places
+    return measures, mapped
 
 
 def _released(done: _Distorted) -> readback.Image:
@@ -399,16 +401,15 @@ def _released(done: _Distorted) -> readback.Image:
     bval, bvec = done.gradients
     # where frames differ in scale, DICOM holds the new voxels rounded to the frame's slope
     floats = nifti.stored(done.after).dtype.kind == "f"
-    free = done.mask if floats else None
-    return readback.image(done.after, bval[0] if bval else (), bvec, free)
+    excluded = done.mask if floats else None
+    return readback.from_nifti(done.after, bval[0] if bval else (), bvec, excluded)
 
 
-def _converted(done: _Distorted, image: readback.Image) -> dicom.Converted:
+def _converted(done: _Distorted, image: readback.Image) -> mapping.ConvertedImage:
     def four(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
         return voxels if voxels.ndim == 4 else voxels[..., None]
 
-    return dicom.Converted(
-        done.scan.scan,
+    return mapping.ConvertedImage(
         four(nifti.stored(done.before)),
         four(nifti.stored(done.after)),
         done.mask,
@@ -422,7 +423,7 @@ def _laid(seen: Position, img: nib.Nifti1Image) -> Position:
     """The positions with how the head lies in each, its turn undone."""
 
     def laid(one: Position) -> Position:
-        straight = orientation.affine(wrap.affine(img.affine, one.roll), one.turn)
+        straight = orientation.affine(wrap.rolled_affine(img.affine, one.roll), one.turn)
         head = poses.head(wrap.rolled(one.labels, one.roll), straight)
         return dataclasses.replace(one, head=head)
 

@@ -200,7 +200,7 @@ def _image(
     verdict = _verdict(before, after, segmentation, masks, features, method, segmenter, known)
     files: dict[str, str] = {}
     for n, (one, mask) in enumerate(zip(_positions(segmentation), masks, strict=True), 1):
-        old, new = volumes.only(before, one.volumes), volumes.only(after, one.volumes)
+        old, new = volumes.select(before, one.volumes), volumes.select(after, one.volumes)
         files |= _draw(scan.scan, old, new, one, mask, folder, f"_position-{n}" if n > 1 else "")
     scan = replace(scan, files=files, measures={**scan.measures, **verdict.measures})
     for reason in verdict.reasons:
@@ -228,7 +228,7 @@ def _verdict(
     """
     verdicts = []
     for n, (one, mask) in enumerate(zip(_positions(seen), masks, strict=True)):
-        old, new = volumes.only(before, one.volumes), volumes.only(after, one.volumes)
+        old, new = volumes.select(before, one.volumes), volumes.select(after, one.volumes)
         told = known if n == 0 else ()
         verdicts.append(_of_position(old, new, one, mask, features, method, segmenter, told))
     first, *others = verdicts
@@ -269,7 +269,7 @@ def _of_position(
 
     A phase-wrapped image is judged as it is rolled, in one piece.
     """
-    before, after = wrap.image(before, seen.roll), wrap.image(after, seen.roll)
+    before, after = wrap.rolled_image(before, seen.roll), wrap.rolled_image(after, seen.roll)
     labels, mask = wrap.rolled(seen.labels, seen.roll), wrap.rolled(mask, seen.roll)
     with ThreadPoolExecutor(1) as pool:
         straight = orientation.image(after, seen.turn)
@@ -289,7 +289,7 @@ def _of_position(
             maybe_brain=seen.maybe_brain,
             negative=seen.negative,
         )
-    if seen.roll != wrap.AS_IT_IS:
+    if seen.roll != wrap.NO_ROLL:
         verdict.measures["rolled_by"] = list(seen.roll)
     return verdict
 

@@ -64,7 +64,7 @@ class Segmentation:
     brain at least the probability :data:`MAYBE`."""
     negative: bool = False
     """Whether the image was looked at in the negative: its air is brighter than the head."""
-    roll: wrap.Roll = wrap.AS_IT_IS
+    roll: wrap.Roll = wrap.NO_ROLL
     """How the image was rolled to undo a phase wrap (:mod:`efface.segment.wrap`); ``head`` and
     ``maybe_brain`` are of the rolled image, ``labels`` of the image as it is."""
     volumes: tuple[int, ...] = ()
@@ -161,7 +161,7 @@ class Segmenter:
         """
         if img.ndim == 3:
             return self._labelled(img)
-        groups = volumes.alike(nifti.stored(img), img.affine)
+        groups = volumes.group_by_position(nifti.stored(img), img.affine)
         if len(groups) == 1:
             return self._labelled(img)
         return positions.found(img, groups, self._labelled)
@@ -177,24 +177,24 @@ class Segmenter:
         side. The header is believed unless another look shows more of a head, and the organs found
         in it say so too.
 
-        A phase-wrapped image is segmented as it is and rolled (:func:`efface.segment.wrap.better`).
+        A phase-wrapped image is segmented as it is and rolled (:mod:`efface.segment.wrap`).
         The rolled result is kept if it shows a head with no fewer organs, or more of a head: of a
         head in two pieces all organs may be found, but not all of the brain.
         """
         voxels = grids.volume(nifti.stored(img), *nifti.scaling(img))
         best = self._best(voxels, img.affine)
-        roll = wrap.better(-voxels if best.negative else voxels, voxel_sizes(img.affine))
-        if roll == wrap.AS_IT_IS:
+        roll = wrap.find_roll(-voxels if best.negative else voxels, voxel_sizes(img.affine))
+        if roll == wrap.NO_ROLL:
             return best
-        other = self._best(wrap.rolled(voxels, roll), wrap.affine(img.affine, roll))
+        other = self._best(wrap.rolled(voxels, roll), wrap.rolled_affine(img.affine, roll))
         if other.evidence < best.evidence and not positions.shows(other, best):
             return best
-        return replace(other, labels=wrap.rolled(other.labels, wrap.back(roll)), roll=roll)
+        return replace(other, labels=wrap.rolled(other.labels, wrap.inverse(roll)), roll=roll)
 
     def _best(self, voxels: Array, header: NDArray[np.float64]) -> Segmentation:
         """The best of the segmentations of voxels (X, Y, Z), in the negative and turned."""
         best = self._seen(voxels, header, orientation.AS_IT_IS)
-        if grids.bright_about(voxels):
+        if grids.has_bright_background(voxels):
             other = self._seen(-voxels, header, orientation.AS_IT_IS)
             if other.evidence > best.evidence:
                 return replace(self._turned(-voxels, header, other), negative=True)
@@ -222,11 +222,11 @@ class Segmenter:
         affine = orientation.affine(header, turn)
         p, kept, grid = self._on_grid(voxels, affine, self.network)
         shape = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
-        labels = grids.labels_to(p, kept, grid, shape, affine)
+        labels = grids.resample_labels(p, kept, grid, shape, affine)
         masks.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
         thin, coarse = masks.thinned(affine)
         few = labels[thin].shape
-        brain = grids.values_at(p[LABELS["brain"]], grid, (few[0], few[1], few[2]), coarse)
+        brain = grids.resample_values(p[LABELS["brain"]], grid, (few[0], few[1], few[2]), coarse)
         ml = abs(np.linalg.det(affine[:3, :3])) / 1000
         counts = {k: int(np.count_nonzero(labels == k)) for k in LABELS.values()}
         certainty = {
@@ -266,7 +266,7 @@ class Segmenter:
         p, kept, grid = self._on_grid(voxels, _from(img.affine, part), self.network.find)
         kept[LABELS["brain"]] = False  # not asked for, and the costliest to bring back
         shape = labels[thin].shape
-        return grids.labels_to(p, kept, grid, (shape[0], shape[1], shape[2]), affine)
+        return grids.resample_labels(p, kept, grid, (shape[0], shape[1], shape[2]), affine)
 
     def _on_grid(
         self,
@@ -275,12 +275,12 @@ class Segmenter:
         network: Network,
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], grids.Grid]:
         """Class probabilities on the network's grid, what of them is kept, and the grid."""
-        grid = grids.around(voxels.shape, affine, self.plan.mm, grids.BLOCK)
+        grid = grids.covering(voxels.shape, affine, self.plan.mm, grids.BLOCK)
         on_grid, inside = grids.resample(voxels, affine, grid)
         on_grid = grids.normalise(on_grid, inside)
-        box = grids.without_air(on_grid, grid)
-        grid, inside = grids.part(grid, box), inside[box]
-        seen, own = grids.with_room(on_grid[box], self.plan.mm)
+        box = grids.box_without_air(on_grid, grid)
+        grid, inside = grids.subgrid(grid, box), inside[box]
+        seen, own = grids.padded(on_grid[box], self.plan.mm)
         p = np.ascontiguousarray(network(seen)[(slice(None), *own)])
         hard = parts.hardest(p)
         hard[~inside] = 0

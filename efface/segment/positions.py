@@ -25,7 +25,7 @@ from efface.segment import grid as grids
 from efface.segment import masks, motion, orientation, wrap
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.pose import KNOWN, Head
-from efface.segment.volumes import MOVED_MM, only
+from efface.segment.volumes import MAX_MOTION_MM, select
 
 if TYPE_CHECKING:
     from efface.segment import Segmentation
@@ -48,7 +48,7 @@ class Position:
     head: Head | None = None
     maybe_brain: NDArray[np.bool_] | None = None
     negative: bool = False
-    roll: wrap.Roll = wrap.AS_IT_IS
+    roll: wrap.Roll = wrap.NO_ROLL
     """How the image is rolled to undo a phase wrap."""
     volumes: tuple[int, ...] = ()
     """Indices of the volumes; empty for all of them."""
@@ -63,12 +63,12 @@ def found(
 ) -> Segmentation:
     """What the volumes of a 4D image show, with each further position of the head in ``moved``.
 
-    ``groups``: indices of volumes as :func:`efface.segment.volumes.alike` gives them; ``look``:
+    ``groups``: from :func:`efface.segment.volumes.group_by_position`; ``look``:
     labels the mean of an image over time. The first position is that of the largest group that
     shows all of a face that any group shows. Volumes in more than :data:`MOST` groups get empty
     labels, in which the gate finds no head.
     """
-    looks = [replace(look(only(img, g)), volumes=g) for g in groups[:MOST]]
+    looks = [replace(look(select(img, g)), volumes=g) for g in groups[:MOST]]
     best = max(looks, key=lambda s: s.evidence)
     first = next((s for s in looks if shows(s, best)), best)
     own, held = [], set(first.volumes)
@@ -93,11 +93,12 @@ def shows(one: Segmentation, other: Segmentation) -> bool:
 def _lies_alike(img: nib.Nifti1Image, first: Segmentation, other: Segmentation) -> bool:
     """Whether the head provably lies alike in both groups: by its organs, or by registration."""
     if shows(other, first):
-        return _apart(first, other) <= MOVED_MM
+        return _apart(first, other) <= MAX_MOTION_MM
     # rolled as the first group is: a head in two pieces does not move as one
-    volumes = [grids.volume(nifti.stored(only(img, s.volumes))) for s in (first, other)]
+    volumes = [grids.volume(nifti.stored(select(img, s.volumes))) for s in (first, other)]
     means = [wrap.rolled(v, first.roll) for v in volumes]
-    labels, affine = wrap.rolled(first.labels, first.roll), wrap.affine(img.affine, first.roll)
+    labels = wrap.rolled(first.labels, first.roll)
+    affine = wrap.rolled_affine(img.affine, first.roll)
     organs = [labels == LABELS[name] for name in FEATURES]
     at = [masks.indices(organ).mean(axis=0) for organ in organs if organ.any()]
     box = masks.box_of(labels > 0)
@@ -109,7 +110,7 @@ def _lies_alike(img: nib.Nifti1Image, first: Segmentation, other: Segmentation) 
     head = ndimage.maximum_filter(labels > 0, size=tuple(2 * reach + 1))
     points = np.array(at) @ affine[:3, :3].T + affine[:3, 3]
     moved = motion.between((means[1], affine), (means[0], affine), head, points)
-    return moved.known and moved.mm <= MOVED_MM
+    return moved.known and moved.mm <= MAX_MOTION_MM
 
 
 def _apart(one: Segmentation, other: Segmentation) -> float:
@@ -137,7 +138,7 @@ def _nothing(like: Segmentation, volumes: tuple[int, ...]) -> Segmentation:
         head=None,
         maybe_brain=None,
         negative=False,
-        roll=wrap.AS_IT_IS,
+        roll=wrap.NO_ROLL,
         volumes=volumes,
         moved=(),
     )
@@ -155,7 +156,7 @@ def write(
     nifti.save(nib.Nifti1Image(seen.labels, img.affine), folder / files["labels"])
     if seen.maybe_brain is not None:
         files["maybe_brain"] = f"{name}_maybe_brain.nii.gz"
-        grid = masks.thinned(wrap.affine(img.affine, seen.roll))[1]
+        grid = masks.thinned(wrap.rolled_affine(img.affine, seen.roll))[1]
         maybe = nib.Nifti1Image(seen.maybe_brain.astype(np.uint8), grid)
         nifti.save(maybe, folder / files["maybe_brain"])
     measures: dict[str, Any] = {
@@ -205,7 +206,7 @@ def _read(
         measures.get("turn", orientation.AS_IT_IS),
         maybe_brain=_flags(folder / maybe) if maybe else None,
         negative=measures.get("negative", False),
-        roll=wrap.of(measures),
+        roll=wrap.from_measures(measures),
         volumes=tuple(measures.get("volumes", ())),
     )
 
