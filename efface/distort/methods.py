@@ -24,7 +24,7 @@ from efface.segment.masks import box_of
 from efface.segment.organs import voxel_sizes
 
 NOISE_MM = 1.0
-"""Standard deviation of the Gaussian that correlates the noise; at least 0.7 voxels on each axis."""
+"""Standard deviation of the Gaussian that correlates noise; at least 0.7 voxels on each axis."""
 
 BLUR_MM = 8.0
 """Standard deviation of the Gaussian of the blur."""
@@ -164,9 +164,8 @@ def replace(
     spacing = np.ones(3) if affine is None else voxel_sizes(affine)
     out = stored.copy(order="K")
     # blur uses voxels beyond the mask
-    margin = (
-        np.ceil(3 * BLUR_MM / spacing).astype(int) if chosen.depends_on_face else np.zeros(3, int)
-    )
+    margin_mm = 3 * BLUR_MM if chosen.depends_on_face else 0.0
+    margin = np.ceil(margin_mm / spacing).astype(int)
     pieces = list(_pieces(mask, margin))
     if not pieces:
         return out

@@ -125,11 +125,11 @@ def check(
             return str(e)
         return first_difference(released, converted)
 
-    found = difference()
-    if found:
+    text = difference()
+    if text:
         changed = [restore(folder / name, mapped) for name, mapped in frames.items()]
-        found = difference() if any(changed) else found
-    return found
+        text = difference() if any(changed) else text
+    return text
 
 
 def first_difference(released: Sequence[Image], converted: Sequence[Image]) -> str:
