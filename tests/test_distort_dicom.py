@@ -140,6 +140,17 @@ def test_pixels_are_mapped_in_any_order_of_axes(order, flips, signed):
         assert np.array_equal(pixels[0], new[:, :, k, t].T)
 
 
+def test_equal_volumes_are_matched_in_turn():
+    volume, affine = image()
+    picture = converted(np.repeat(volume, 2, axis=3), affine)
+    assert not np.array_equal(picture.distorted[..., 0], picture.distorted[..., 1])
+    ds = series(volume, affine)[2]
+    matcher = FrameMatcher([picture, converted(volume, affine)])
+    matches = [matcher.match(*frames.frames(ds), frames.pixels(ds)[0]) for _ in range(4)]
+    numbers = [(m.image is picture, m.volume) for m in matches]
+    assert numbers == [(True, 0), (True, 1), (False, 0), (True, 1)]
+
+
 def test_enhanced_multi_frame_and_two_echoes():
     first, affine = image((9, 8, 7, 1), 1)
     second, _ = image((9, 8, 7, 1), 2)

@@ -34,9 +34,9 @@ trained on volumes of this size or more. The means over a thin slab alone differ
 then labelled as a mouth."""
 
 MAX_TILT = 12.0
-"""Largest angle between an image's axes and the world's, in degrees, up to which the grid has the
-image's axes: heads are tilted as much in images that are not, and interpolation along tilted axes
-is avoided."""
+"""Largest angle in degrees between an image's axes and the world's for a grid along the image's
+axes. Heads are tilted by as much within images that are not, so that such a grid is as good, and
+no interpolation along tilted axes is needed."""
 
 BLOCK = 4
 """Voxels on each axis come in multiples of this: the network pools pairs of them, and air is
