@@ -78,9 +78,7 @@ def test_a_cut_ear_of_which_a_fragment_was_found_is_replaced_whole_and_needs_no_
     assert 0.15 < kept < 0.5
     unsure = SURE | {"ears": 0.1}
     alone = hulls(fragment, affine)
-    assert (
-        "low confidence: ears" in gate.face(fragment, unsure, affine, mask=alone).reasons[0]
-    )
+    assert "low confidence: ears" in gate.face(fragment, unsure, affine, mask=alone).reasons[0]
     names, mask = added(fragment, affine)
     assert {"left ear", "right ear"} <= set(names)
     assert mask[labels == LABELS["ears"]].mean() > 0.97

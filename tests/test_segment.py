@@ -189,9 +189,9 @@ def test_only_air_is_left_out(start, size):
     v = np.zeros((64, 80, 96), np.float32)
     v[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = 0.9
     grid = grids.Grid(v.shape, np.diag([2.0, 2.0, 2.0, 1.0]))
-    box = grids.without_air(v, grid)
-    inside = grids.part(grid, box)
-    assert all(n % grids.BLOCK == 0 and n >= grids.LEAST for n in inside.shape)
+    box = grids.box_without_air(v, grid)
+    inside = grids.subgrid(grid, box)
+    assert all(n % grids.BLOCK == 0 and n >= grids.MIN_VOXELS for n in inside.shape)
     assert v[box].shape == inside.shape
     # blocks hardly touched may count as air, but the margin holds them
     assert np.count_nonzero(v[box]) == np.count_nonzero(v)
@@ -219,7 +219,7 @@ def test_the_network_sees_the_same_in_any_orientation(order, flips):
     other = reoriented(img, codes)
     seen = []
     for i in (img, other):
-        g = grids.around(i.shape, i.affine, 3.0, 4)
+        g = grids.covering(i.shape, i.affine, 3.0, 4)
         seen.append((g.affine, grids.resample(i.get_fdata(dtype=np.float32), i.affine, g)[0]))
     assert np.allclose(seen[0][0], seen[1][0])
     assert np.allclose(seen[0][1], seen[1][1], atol=1e-3)
@@ -231,14 +231,14 @@ def test_what_leans_little_keeps_its_axes_and_what_leans_much_is_set_upright(ord
     lean[:3, :3] = Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
     img = reoriented(blob(), order)
     affine = lean @ img.affine
-    g = grids.around(img.shape, affine, 3.0, 4)
+    g = grids.covering(img.shape, affine, 3.0, 4)
     assert np.allclose(g.affine[:3, :3].T @ g.affine[:3, :3], 9 * np.eye(3))
     assert np.linalg.det(g.affine) > 0
     upright = np.allclose(g.affine[:3, :3], 3 * np.eye(3))
     own = np.allclose(g.affine[:3, :3], 3 * lean[:3, :3])
     # at the limit itself rounding decides, and either will do
-    at_limit = abs(abs(degrees) - grids.LEAN) < 1e-6
-    assert own or upright if at_limit else own if abs(degrees) < grids.LEAN else upright
+    at_limit = abs(abs(degrees) - grids.MAX_TILT) < 1e-6
+    assert own or upright if at_limit else own if abs(degrees) < grids.MAX_TILT else upright
     # whichever it is, all of the field of view lies within
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in img.shape])).reshape(3, -1).T
     at = apply_affine(np.linalg.inv(g.affine) @ affine, corners)
@@ -257,13 +257,13 @@ def test_normalised_whatever_the_scale(slope, inter):
 
 def test_labels_return_to_where_they_were():
     img = reoriented(blob(), "PIR")
-    g = grids.around(img.shape, img.affine, 2.0, 8)
+    g = grids.covering(img.shape, img.affine, 2.0, 8)
     at = np.stack(np.meshgrid(*map(np.arange, g.shape), indexing="ij"), -1)
     world = apply_affine(g.affine, at)
     p = np.zeros((6, *g.shape), np.float32)
     p[1] = np.linalg.norm(world - [30, 40, 60], axis=-1) < 12
     p[0] = 1 - p[1]
-    labels = grids.labels_to(p, p > 0.5, g, img.shape, img.affine)
+    labels = grids.resample_labels(p, p > 0.5, g, img.shape, img.affine)
     found = apply_affine(img.affine, np.argwhere(labels == 1)).mean(0)
     volume = (labels == 1).sum() * abs(np.linalg.det(img.affine[:3, :3]))
     assert np.allclose(found, [30, 40, 60], atol=1)
@@ -322,7 +322,7 @@ def test_values_of_a_grid_at_the_voxels_of_an_image():
     plane = (nib.affines.apply_affine(grid.affine, at) @ slope).astype(np.float32)
     turn = Rotation.from_euler("xyz", [10, -20, 70], degrees=True).as_matrix()
     affine = nib.affines.from_matvec(1.5 * turn, [-10, 20, 10])
-    got = grids.values_at(plane, grid, (12, 9, 7), affine)
+    got = grids.resample_values(plane, grid, (12, 9, 7), affine)
     world = nib.affines.apply_affine(affine, np.stack(np.indices(got.shape), -1))
     index = nib.affines.apply_affine(np.linalg.inv(grid.affine), world)
     within = ((index >= 0) & (index <= np.array(grid.shape) - 1)).all(-1)
@@ -340,7 +340,7 @@ def test_interpolation_axis_by_axis_is_that_of_scipy(order, edge):
         matrix = np.zeros((3, 3))
         matrix[range(3), order] = np.array(flips) * random.uniform(0.4, 2.2, 3)
         offset = np.where(np.array(flips) > 0, 0, np.array(v.shape) - 1) + random.uniform(-2, 2, 3)
-        ours = grids._interpolated(v, matrix, offset, (25, 19, 33), edge)
+        ours = grids._interpolate(v, matrix, offset, (25, 19, 33), edge)
         theirs = ndimage.affine_transform(
             v, matrix, offset, output_shape=(25, 19, 33), order=1, mode=edge
         )
@@ -395,11 +395,11 @@ def test_a_slab_shows_what_the_whole_head_shows_there(seed):
 @given(st.tuples(*[st.integers(1, 40)] * 3), st.sampled_from([2.0, 4.0]))
 def test_room_is_made_about_a_volume_and_nothing_lost(blocks, mm):
     v = np.random.default_rng(0).random([grids.BLOCK * n for n in blocks], np.float32)
-    out, own = grids.with_room(v, mm)
+    out, own = grids.padded(v, mm)
     assert np.array_equal(out[own], v)
     assert np.count_nonzero(out) == np.count_nonzero(v)
     assert all(n % grids.BLOCK == 0 for n in out.shape)
-    assert all(n * mm >= room for n, room in zip(out.shape, grids.ROOM_MM, strict=True))
+    assert all(n * mm >= room for n, room in zip(out.shape, grids.MIN_EXTENT_MM, strict=True))
 
 
 def test_nothing_is_sent_to_the_makers_of_the_runtime(tmp_path):

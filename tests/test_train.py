@@ -235,7 +235,7 @@ def test_certainty_is_calibrated_by_how_often_it_was_right():
     right = rng.random(4000) < sure**4  # far too sure of itself
     offset, slope = calibrate.fit(sure, right)
     for s in (0.7, 0.8, 0.9):
-        assert abs(calibration.odds(s, offset, slope) - s**4) < 0.06
+        assert abs(calibration.Curve(offset, slope).confidence(s) - s**4) < 0.06
     assert calibrate.fit(np.array([]), np.array([], bool)) == (0.0, 1.0)
 
 

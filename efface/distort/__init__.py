@@ -1,8 +1,9 @@
 """Distort: remove the face, irreversibly, from the NIfTI and the DICOM form of every scan.
 
 :mod:`~efface.distort.region` computes the voxels to replace, :mod:`~efface.distort.methods` their
-new values. :mod:`~efface.distort.dicom` writes the new values into the DICOM files, and
-:mod:`~efface.distort.readback` converts these again to check that a reader gets the same images.
+new values. :mod:`~efface.distort.mapping` and :mod:`~efface.distort.dicom` write the new values to
+the DICOM files, and :mod:`~efface.distort.readback` compares these, converted again, with the
+images.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface import nifti
-from efface.distort import dicom, methods, mosaic, readback
+from efface.distort import dicom, frames, mapping, methods, mosaic, readback
 from efface.distort.image import deface_image
 from efface.distort.methods import METHODS
 from efface.distort.region import Bool, coverage, parse_features
@@ -213,7 +214,7 @@ def _dicom(
     target = f"dicom/{name}"
     released = [_released(d) for d in done]
     try:
-        measures, places = _write_series(
+        measures, mapped = _write_series(
             headers.measures["sources"],
             headers_folder,
             task.folder / target,
@@ -222,8 +223,8 @@ def _dicom(
             says_so=task.features == ("face",) and any(d.mask.any() for d in done),
             no_text=series.get("text") == CLEAR,
         )
-        what = readback.check(task.folder / target, places, released)
-    except dicom.Unmapped as e:
+        what = readback.check(task.folder / target, mapped, released)
+    except frames.UnmappedError as e:
         _remove(task.folder / target)
         scan = scan.mark("fail", f"{DICOM_UNMAPPED}: {e}")
         # frames of an image that failed before have no distorted voxels: add its reasons
@@ -252,49 +253,51 @@ def _write_series(
     sources: list[list[str]],
     scrubbed: Path,
     target: Path,
-    converted: list[dicom.Converted],
+    converted: list[mapping.ConvertedImage],
     key: Key,
     says_so: bool,
     no_text: bool,
-) -> tuple[dict[str, Any], dict[str, tuple[dicom.Placed, ...]]]:
+) -> tuple[dict[str, Any], dict[str, tuple[mapping.MappedFrame, ...]]]:
     """Write each scrubbed file with the distorted pixels of its raw one.
 
     A mosaic whose scrubbed header no longer holds the positions of its tiles becomes one file a
     slice, with UIDs from ``key``. ``says_so``: state in the headers that the face was removed;
     ``no_text``: and that the pictures were searched for text and have none. Returns measures and,
-    by name of the file, where its frames lie in the images.
+    by name of the file, its mapped frames.
     """
     from efface.scrub import state_face_removed
 
     replaced = pixels = 0
-    places: dict[str, tuple[dicom.Placed, ...]] = {}
+    mapped: dict[str, tuple[mapping.MappedFrame, ...]] = {}
     derived = any(c.mask.any() for c in converted)
+    matcher = mapping.FrameMatcher(converted)
     for source, scrubbed_name in sources:
-        raw = dicom.read(Path(source))
-        values = dicom.pixels(raw)
-        new, mask, found = dicom.placed(raw, values, converted)
-        if not np.array_equal(new[~mask], values[~mask]):
-            raise dicom.Unmapped("pixels outside the face changed")
-        where = target / f"{len(places) + 1:06d}.dcm"
-        state = partial(state_face_removed, no_text=no_text) if says_so else None
-        dicom.write(scrubbed / scrubbed_name, where, raw, new, state, derived)
-        places[where.name] = found
-        if mosaic.is_mosaic(raw) and mosaic.is_lost(written := dicom.read(where)):
-            where.unlink()
-            del places[where.name]
-            for one, place in mosaic.split(written, found, key, len(places)):
-                where = target / f"{len(places) + 1:06d}.dcm"
-                where.write_bytes(dicom.encoded(one))
-                places[where.name] = (place,)
-        replaced += int(mask.sum())
-        pixels += mask.size
+        raw = frames.read(Path(source))
+        values = frames.pixels(raw)
+        new = mapping.distorted_pixels(raw, values, matcher)
+        if not np.array_equal(new.values[~new.mask], values[~new.mask]):
+            raise frames.UnmappedError("pixels outside the face changed")
+        path = target / f"{len(mapped) + 1:06d}.dcm"
+        annotate = partial(state_face_removed, no_text=no_text) if says_so else None
+        dicom.write(scrubbed / scrubbed_name, path, raw, new.values, annotate, derived)
+        written = frames.read(path) if frames.is_mosaic(raw) else None
+        if written is None or mosaic.has_tile_positions(written):
+            mapped[path.name] = new.frames
+        else:
+            path.unlink()
+            for ds, slice_frame in mosaic.split(written, new.frames, key, len(mapped)):
+                path = target / f"{len(mapped) + 1:06d}.dcm"
+                path.write_bytes(dicom.encode(ds))
+                mapped[path.name] = (slice_frame,)
+        replaced += int(new.mask.sum())
+        pixels += new.mask.size
     measures = {
-        "files": len(places),
+        "files": len(mapped),
         "region_voxels": replaced,
         "region_fraction": round(replaced / max(pixels, 1), 6),
         "outside_changed": 0,
     }
-    return measures, places
+    return measures, mapped
 
 
 def _released(done: _Distorted) -> readback.Image:
@@ -302,16 +305,15 @@ def _released(done: _Distorted) -> readback.Image:
     bval, bvec = done.gradients
     # where frames differ in scale, DICOM holds the new voxels rounded to the frame's slope
     floats = nifti.stored(done.after).dtype.kind == "f"
-    free = done.mask if floats else None
-    return readback.image(done.after, bval[0] if bval else (), bvec, free)
+    excluded = done.mask if floats else None
+    return readback.from_nifti(done.after, bval[0] if bval else (), bvec, excluded)
 
 
-def _converted(done: _Distorted, image: readback.Image) -> dicom.Converted:
+def _converted(done: _Distorted, image: readback.Image) -> mapping.ConvertedImage:
     def four(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
         return voxels if voxels.ndim == 4 else voxels[..., None]
 
-    return dicom.Converted(
-        done.scan.scan,
+    return mapping.ConvertedImage(
         four(nifti.stored(done.before)),
         four(nifti.stored(done.after)),
         done.mask,

@@ -16,7 +16,7 @@ from efface.segment import wrap
 from efface.segment.geometry import voxel_sizes
 from efface.segment.options import ALL, Options
 from efface.segment.segmentation import Segmentation
-from efface.segment.volumes import only
+from efface.segment.volumes import select
 
 
 def deface_image(
@@ -55,16 +55,16 @@ def _region(
             f"labels of shape {given.labels.shape} do not fit an image of {img.shape}"
         )
     roll, pose = given.roll, given.pose
-    labels, affine = wrap.rolled(given.labels, roll), wrap.affine(img.affine, roll)
+    labels, affine = wrap.rolled(given.labels, roll), wrap.rolled_affine(img.affine, roll)
     mask = region(labels, affine, pose, features)
     if options.cut_landmarks:
         add_cut_landmarks(mask, labels, affine, pose, features)
     if options.folded:
-        volume = wrap.image(only(img, given.volumes), roll)
+        volume = wrap.rolled_image(select(img, given.volumes), roll)
         rest = folded(volume, labels, mask, pose, given.inverted)
         if rest is not None:
             mask |= rest.region
     spare_brain_below(mask, affine, pose, roll)
-    mask = wrap.rolled(mask, wrap.back(roll))
+    mask = wrap.rolled(mask, wrap.inverse(roll))
     spare_brain(mask, given.labels, voxel_sizes(img.affine))
     return mask

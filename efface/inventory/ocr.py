@@ -152,18 +152,18 @@ def _is_original(attributes: dict[str, Any]) -> bool:
 def _frames(paths: Sequence[str]) -> Iterator[tuple[NDArray[np.generic], bool]]:
     """Every stored frame, shape (rows, columns), and whether it is first, middle or last.
 
-    Raises :class:`~efface.distort.dicom.Unmapped`, or errors of pydicom, for a file that cannot be
-    decoded.
+    Raises :class:`~efface.distort.frames.UnmappedError`, or errors of pydicom, for a file that
+    cannot be decoded.
     """
-    from efface.distort import dicom  # late: a slow import that most of the inventory does not need
+    from efface.distort import frames as dicom_frames  # late: most of the inventory needs none
 
     for n, path in enumerate(paths):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ds = dicom.read(Path(path))
+            ds = dicom_frames.read(Path(path))
             if not 0 < max(ds.Rows, ds.Columns) <= _LARGEST:
-                raise dicom.Unmapped("the picture is too large")
-            frames = dicom.pixels(ds)
+                raise dicom_frames.UnmappedError("the picture is too large")
+            frames = dicom_frames.pixels(ds)
         for m, frame in enumerate(frames):
             where, count = (m, len(frames)) if len(paths) == 1 else (n, len(paths))
             yield frame, where in (0, count // 2, count - 1) and (m == 0 or len(paths) == 1)

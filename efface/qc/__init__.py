@@ -168,7 +168,7 @@ def _image(
     verdict = _verdict(before, after, given, masks, features, method, segmenter, known)
     files: dict[str, str] = {}
     for n, (one, mask) in enumerate(zip(given.positions, masks, strict=True), 1):
-        old, new = volumes.only(before, one.volumes), volumes.only(after, one.volumes)
+        old, new = volumes.select(before, one.volumes), volumes.select(after, one.volumes)
         files |= _draw(scan.scan, old, new, one, mask, folder, f"_position-{n}" if n > 1 else "")
     scan = replace(scan, files=files, measures={**scan.measures, **verdict.measures})
     for reason in verdict.reasons:
@@ -192,7 +192,7 @@ def _verdict(
     """
     verdicts = []
     for n, (one, mask) in enumerate(zip(given.positions, masks, strict=True)):
-        old, new = volumes.only(before, one.volumes), volumes.only(after, one.volumes)
+        old, new = volumes.select(before, one.volumes), volumes.select(after, one.volumes)
         organs = known if n == 0 else ()
         verdicts.append(_of_position(old, new, one, mask, features, method, segmenter, organs))
     first, *others = verdicts
@@ -234,12 +234,12 @@ def _of_position(
     A phase-wrapped image is judged rolled, in one piece.
     """
     roll = given.roll
-    before, after = wrap.image(before, roll), wrap.image(after, roll)
+    before, after = wrap.rolled_image(before, roll), wrap.rolled_image(after, roll)
     given, mask = given.rolled(), wrap.rolled(mask, roll)
     with ThreadPoolExecutor(1) as pool:
         again = pool.submit(segmenter.resegment, after, given)
         verdict = gate.gate(before, after, given, mask, again.result, method, features, known)
-    if roll != wrap.AS_IT_IS:
+    if roll != wrap.NO_ROLL:
         verdict.measures["rolled_by"] = list(roll)
     return verdict
 

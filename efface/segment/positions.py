@@ -21,7 +21,7 @@ from efface.segment import masks, motion, wrap
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.pose import KNOWN
 from efface.segment.segmentation import Segmentation, empty
-from efface.segment.volumes import MOVED_MM, only
+from efface.segment.volumes import MAX_MOTION_MM, select
 
 MOST = 16
 """Groups that are labelled; volumes in further ones go to review. A slow nod by 30 degrees over
@@ -37,12 +37,12 @@ def segment_groups(
 ) -> Segmentation:
     """Label the groups of volumes of a 4D image; each further position of the head is in ``moved``.
 
-    ``groups``: indices of volumes, as :func:`efface.segment.volumes.alike` returns them; ``label``:
+    ``groups``: indices of volumes, as :func:`efface.segment.volumes.group_by_position` returns them; ``label``:
     labels the mean of an image over time. The first position is that of the largest group that
     shows no less of a face than any other. Volumes beyond :data:`MOST` groups get empty labels, in
     which the gate finds no head.
     """
-    each = [replace(label(only(img, g)), volumes=g) for g in groups[:MOST]]
+    each = [replace(label(select(img, g)), volumes=g) for g in groups[:MOST]]
     best = max(each, key=lambda s: s.evidence)
     first = next((s for s in each if shows_no_less(s, best)), best)
     moved, held = [], set(first.volumes)
@@ -68,11 +68,12 @@ def shows_no_less(one: Segmentation, other: Segmentation) -> bool:
 def _in_one_place(img: nib.Nifti1Image, first: Segmentation, other: Segmentation) -> bool:
     """Whether the head provably lies in one place: by its organs, or by registration."""
     if shows_no_less(other, first):
-        return _apart(first, other) <= MOVED_MM
+        return _apart(first, other) <= MAX_MOTION_MM
     # rolled as the first group is: a head in two pieces does not move as one
-    volumes = [grids.volume(nifti.stored(only(img, s.volumes))) for s in (first, other)]
+    volumes = [grids.volume(nifti.stored(select(img, s.volumes))) for s in (first, other)]
     means = [wrap.rolled(v, first.roll) for v in volumes]
-    labels, affine = wrap.rolled(first.labels, first.roll), wrap.affine(img.affine, first.roll)
+    labels = wrap.rolled(first.labels, first.roll)
+    affine = wrap.rolled_affine(img.affine, first.roll)
     organs = [labels == LABELS[name] for name in FEATURES]
     at = [masks.indices(organ).mean(axis=0) for organ in organs if organ.any()]
     box = masks.box_of(labels > 0)
@@ -84,7 +85,7 @@ def _in_one_place(img: nib.Nifti1Image, first: Segmentation, other: Segmentation
     head = ndimage.maximum_filter(labels > 0, size=tuple(2 * reach + 1))
     points = np.array(at) @ affine[:3, :3].T + affine[:3, 3]
     moved = motion.between((means[1], affine), (means[0], affine), head, points)
-    return moved.known and moved.mm <= MOVED_MM
+    return moved.known and moved.mm <= MAX_MOTION_MM
 
 
 def _apart(one: Segmentation, other: Segmentation) -> float:

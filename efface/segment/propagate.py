@@ -370,7 +370,7 @@ def session(
     known = {s.scan: s for s in given}
     frames: dict[str, list[Scan]] = defaultdict(list)
     for scan in labelled:
-        if wrap.of(scan.measures) != wrap.AS_IT_IS:
+        if wrap.from_measures(scan.measures) != wrap.NO_ROLL:
             continue  # its labels lie where the wrap shows them, not where the head was
         if scan.status != "fail" and "labels" in scan.files and scan.scan in known:
             frame = str(known[scan.scan].measures.get("frame_of_reference", ""))
@@ -560,7 +560,7 @@ def _moved(
     means = []
     for one in (source, scan):
         img = nifti.load(images / one.given.files["nifti"])
-        img = volumes.only(img, one.scan.measures.get("volumes", ()))
+        img = volumes.select(img, one.scan.measures.get("volumes", ()))
         volume = grids.volume(nifti.stored(img), *nifti.scaling(img))
         means.append((volume, np.asarray(img.affine, np.float64)))
     head = _near(carried > 0, scan.affine, 12.0)

@@ -48,7 +48,7 @@ class Segmentation:
     the brain a probability of at least ``POSSIBLE``."""
     inverted: bool = False
     """Whether the air is brighter than the head, so that inverted intensities were labelled."""
-    roll: wrap.Roll = wrap.AS_IT_IS
+    roll: wrap.Roll = wrap.NO_ROLL
     """How the image is rolled to undo a phase wrap (:mod:`efface.segment.wrap`)."""
     volumes: tuple[int, ...] = ()
     """Indices of the volumes of a 4D image that all of this holds for; empty for all of them."""
@@ -83,7 +83,7 @@ class Segmentation:
 
     def rolled(self) -> Segmentation:
         """Return the same with labels of the rolled image too."""
-        return replace(self, labels=wrap.rolled(self.labels, self.roll), roll=wrap.AS_IT_IS)
+        return replace(self, labels=wrap.rolled(self.labels, self.roll), roll=wrap.NO_ROLL)
 
 
 def of_labels(labels: NDArray[np.uint8], affine: NDArray[np.floating]) -> Segmentation:
@@ -117,7 +117,7 @@ def write(
     nifti.save(nib.Nifti1Image(given.labels, img.affine), folder / files["labels"])
     if given.possible_brain is not None:
         files["possible_brain"] = f"{name}_possible_brain.nii.gz"
-        grid = masks.thinned(wrap.affine(img.affine, given.roll))[1]
+        grid = masks.thinned(wrap.rolled_affine(img.affine, given.roll))[1]
         possible = nib.Nifti1Image(given.possible_brain.astype(np.uint8), grid)
         nifti.save(possible, folder / files["possible_brain"])
     measures: dict[str, Any] = {
@@ -175,7 +175,7 @@ def _read(
         poses.from_dict(pose) if pose else None,
         possible_brain=_flags(folder / possible) if possible else None,
         inverted=measures.get("inverted", False),
-        roll=wrap.of(measures),
+        roll=wrap.from_measures(measures),
         volumes=tuple(measures.get("volumes", ())),
     )
 

@@ -75,7 +75,7 @@ class Segmenter:
         """
         if img.ndim == 3:
             return self._label_image(img)
-        groups = volumes.alike(nifti.stored(img), img.affine)
+        groups = volumes.group_by_position(nifti.stored(img), img.affine)
         if len(groups) == 1:
             return self._label_image(img)
         return positions.segment_groups(img, groups, self._label_image)
@@ -93,18 +93,20 @@ class Segmenter:
         best = self._label_contrasts(voxels, img.affine)
         if not self.options.unroll:
             return best
-        roll = wrap.better(-voxels if best.inverted else voxels, voxel_sizes(img.affine))
-        if roll == wrap.AS_IT_IS:
+        roll = wrap.find_roll(-voxels if best.inverted else voxels, voxel_sizes(img.affine))
+        if roll == wrap.NO_ROLL:
             return best
-        other = self._label_contrasts(wrap.rolled(voxels, roll), wrap.affine(img.affine, roll))
+        other = self._label_contrasts(
+            wrap.rolled(voxels, roll), wrap.rolled_affine(img.affine, roll)
+        )
         if other.evidence < best.evidence and not positions.shows_no_less(other, best):
             return best
-        return replace(other, labels=wrap.rolled(other.labels, wrap.back(roll)), roll=roll)
+        return replace(other, labels=wrap.rolled(other.labels, wrap.inverse(roll)), roll=roll)
 
     def _label_contrasts(self, voxels: Array, affine: NDArray[np.float64]) -> Segmentation:
         """Label voxels (X, Y, Z), with inverted intensities if the air is bright."""
         first = self._label(voxels, affine, orientation.STANDARD)
-        if self.options.inverted and grids.bright_about(voxels):
+        if self.options.inverted and grids.has_bright_background(voxels):
             other = self._label(-voxels, affine, orientation.STANDARD)
             if other.evidence > first.evidence:
                 return replace(self._label_orientations(-voxels, affine, other), inverted=True)
@@ -138,11 +140,11 @@ class Segmenter:
         affine = orientation.undo(header, name)
         p, kept, grid = self._on_grid(voxels, affine, self.network)
         shape = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
-        labels = grids.labels_to(p, kept, grid, shape, affine)
+        labels = grids.resample_labels(p, kept, grid, shape, affine)
         masks.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
         thin, coarse = masks.thinned(affine)
         few = labels[thin].shape
-        brain = grids.values_at(p[LABELS["brain"]], grid, (few[0], few[1], few[2]), coarse)
+        brain = grids.resample_values(p[LABELS["brain"]], grid, (few[0], few[1], few[2]), coarse)
         certainty = {
             n: round(float(p[k][kept[k]].mean()), 4) if kept[k].any() else 0.0
             for n, k in LABELS.items()
@@ -178,7 +180,7 @@ class Segmenter:
         kept[LABELS["brain"]] = False  # not asked for, and the slowest to resample
         shape = before.labels[thin].shape
         onto = orientation.undo(coarse, before.orientation)
-        return grids.labels_to(p, kept, grid, (shape[0], shape[1], shape[2]), onto)
+        return grids.resample_labels(p, kept, grid, (shape[0], shape[1], shape[2]), onto)
 
     def _on_grid(
         self,
@@ -187,14 +189,14 @@ class Segmenter:
         network: Network,
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], grids.Grid]:
         """Class probabilities on the network's grid, the largest components, and the grid."""
-        grid = grids.around(voxels.shape, affine, self.plan.mm, grids.BLOCK)
+        grid = grids.covering(voxels.shape, affine, self.plan.mm, grids.BLOCK)
         on_grid, inside = grids.resample(voxels, affine, grid)
         on_grid = grids.normalise(on_grid, inside)
-        box = grids.without_air(on_grid, grid)
-        grid, inside = grids.part(grid, box), inside[box]
+        box = grids.box_without_air(on_grid, grid)
+        grid, inside = grids.subgrid(grid, box), inside[box]
         if self.options.padding:
-            padded, own = grids.with_room(on_grid[box], self.plan.mm)
-            p = np.ascontiguousarray(network(padded)[(slice(None), *own)])
+            room, own = grids.padded(on_grid[box], self.plan.mm)
+            p = np.ascontiguousarray(network(room)[(slice(None), *own)])
         else:
             p = network(np.ascontiguousarray(on_grid[box]))
         hard = components.hardest(p)
