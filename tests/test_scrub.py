@@ -15,6 +15,7 @@ from small_dicom import write
 
 from efface import inventory, status
 from efface.errors import EffaceError
+from efface.inventory.vr import standard_vr
 from efface.pseudonym import Key, series_label, session_label, subject_label
 from efface.scrub import (
     OPTIONS,
@@ -29,7 +30,7 @@ from efface.scrub import (
     scrub_folder,
     state_face_removed,
 )
-from efface.scrub.codec import Element, encode, read_file, standard_vr, syntax, write_file
+from efface.scrub.codec import Element, encode, read_file, syntax, write_file
 from efface.scrub.table import Policy, _rows
 
 KEY = Key(b"k" * 32)

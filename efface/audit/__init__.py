@@ -17,19 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from efface import __version__
-from efface.audit import kept, leaks, needles
-from efface.audit.leaks import Finding, Matcher
+from efface.audit import kept, leaks, sources
+from efface.audit.identifiers import to_json
+from efface.audit.leaks import Finding
+from efface.audit.matcher import Matcher
 from efface.errors import of_machine
 from efface.manifest import Manifest, Scan, write_atomic, write_json
 from efface.pseudonym import Key
 from efface.status import LEAK, STAGE_FAILED, Status, worst
 
-__all__ = ["NEEDLES", "Stage", "mask_name", "paths", "run"]
+__all__ = ["IDENTIFIERS", "Stage", "mask_name", "paths", "run"]
 
 Stage = tuple[Path, Manifest]
 """A stage's folder and its manifest."""
 
-NEEDLES = "needles.json"
+IDENTIFIERS = "identifiers.json"
 """In a session's folder: its identifiers, for the search of the cohort's files. UIDs are left out:
 a cohort's files may hold no UID but new ones, which is a rule of structure."""
 
@@ -53,7 +55,7 @@ def run(
     """The candidate of a session in ``folder``, and every series of it with its status.
 
     Writes ``bids/{sub}/{ses}/…``, ``dicom/{sub}/{ses}/{series}/…`` and ``pictures/…`` for scans
-    that did not fail; ``needles.json``. A scan in which anything is found fails, in both forms
+    that did not fail; ``identifiers.json``. A scan in which anything is found fails, in both forms
     (DICOM series and the images made from it), and its files are removed again. Series that the
     inventory withheld, or that a stage lost, are scans too.
 
@@ -62,8 +64,8 @@ def run(
     With the ``layout`` ``derivative`` the names of images have ``desc-defaced``.
     """
     retain = tuple(retain)
-    sought = needles.of_session(session, retain)
-    matcher = Matcher(sought | needles.of_machine())
+    identifiers = sources.of_session(session, retain)
+    matcher = Matcher(identifiers | sources.of_machine())
     subject, visit = session["session"].split("_")
     scans = []
     for scan in qc[1].scans:
@@ -78,7 +80,7 @@ def run(
     scans = [_without_files(scan, folder) for scan in _in_both_forms(scans)]
     scans = [_with_kept(scan, session, retain, key) for scan in scans]
     scans += _missing(session, scans)
-    write_atomic(folder / NEEDLES, needles.save(sought))
+    write_atomic(folder / IDENTIFIERS, to_json(identifiers))
     _prune_empty(folder)
     return tuple(scans)
 

@@ -18,8 +18,10 @@ from typing import Any
 
 from efface import __version__
 from efface.audit import leaks
-from efface.audit.leaks import Finding, Matcher
-from efface.audit.needles import Needle, own_words
+from efface.audit.identifiers import Identifier
+from efface.audit.leaks import Finding
+from efface.audit.matcher import Matcher
+from efface.audit.words import own_words
 from efface.manifest import Manifest, Scan
 from efface.status import LEAK
 
@@ -229,10 +231,10 @@ def page(content: Mapping[str, Any]) -> str:
     )
 
 
-def matcher(sought: Iterable[Needle]) -> Matcher:
-    """The needles of all sessions, for a cohort's files.
+def matcher(sought: Iterable[Identifier]) -> Matcher:
+    """The identifiers of all sessions, for a cohort's files.
 
-    Words that efface itself writes (in its phrases, templates and column names) are no needles
+    Words that efface itself writes (in its phrases, templates and column names) are no identifiers
     here: somebody is called "White" or "Page". They are still searched together with the other
     parts of a name.
     """
@@ -240,8 +242,8 @@ def matcher(sought: Iterable[Needle]) -> Matcher:
     return Matcher(n for n in sought if n.text.casefold() not in own)
 
 
-def search(files: Mapping[str, bytes], sought: Iterable[Needle] | Matcher) -> list[Finding]:
-    """Findings in a cohort's files, with the needles of all sessions."""
+def search(files: Mapping[str, bytes], sought: Iterable[Identifier] | Matcher) -> list[Finding]:
+    """Findings in a cohort's files, with the identifiers of all sessions."""
     sought = sought if isinstance(sought, Matcher) else matcher(sought)
     found = []
     for name, content in sorted(files.items()):

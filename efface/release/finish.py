@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from efface.audit import NEEDLES
-from efface.audit.needles import Needle, of_machine, restore
+from efface.audit import IDENTIFIERS
+from efface.audit.identifiers import Identifier, from_json
 from efface.audit.report import (
     About,
     Row,
@@ -21,6 +21,7 @@ from efface.audit.report import (
     search,
     without,
 )
+from efface.audit.sources import of_machine
 from efface.errors import EffaceError
 from efface.manifest import Manifest, write_atomic
 from efface.release import Judgements, cohort, cohort_files, decide, prune, table
@@ -45,7 +46,7 @@ def finish(
     where.
     """
     restricted = out / "restricted"
-    sought = matcher(_needles(restricted, manifests) | of_machine())
+    sought = matcher(_identifiers(restricted, manifests) | of_machine())
     rows, account = _rows(manifests, said, entries, source)
     about = replace(about, files=_counts(account))
     evidence, described = (
@@ -108,16 +109,16 @@ def _placed(evidence: dict[str, bytes], described: dict[str, bytes]) -> dict[str
     }
 
 
-def _needles(restricted: Path, manifests: Iterable[Manifest]) -> set[Needle]:
-    found: set[Needle] = set()
+def _identifiers(restricted: Path, manifests: Iterable[Manifest]) -> set[Identifier]:
+    found: set[Identifier] = set()
     for manifest in manifests:
-        path = restricted / "audit" / manifest.session / NEEDLES
+        path = restricted / "audit" / manifest.session / IDENTIFIERS
         if not path.is_file():
             # a session whose audit failed has none, and none of it is released
             if any(s.status != "fail" for s in manifest.scans):
                 raise EffaceError(f"{path}: missing; delete restricted/audit and run again")
             continue
-        found |= restore(path.read_text())
+        found |= from_json(path.read_text())
     return found
 
 

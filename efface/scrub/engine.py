@@ -20,11 +20,12 @@ from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VM
 
 from efface import __version__, status
+from efface.inventory.vr import standard_vr
 from efface.pseudonym import Key
 from efface.scrub import codes, csa, diffusion
 from efface.scrub import streams as compressed
 from efface.scrub.bits import Cells, cells, cleared
-from efface.scrub.codec import DamagedError, Element, Syntax, standard_vr
+from efface.scrub.codec import DamagedError, Element, Syntax
 from efface.scrub.table import IODS, OPTIONS, Policy, Safe, is_term, other_term, safe_private
 from efface.scrub.technical import is_technical
 from efface.scrub.text import Identity, identity, vocabulary

@@ -12,7 +12,9 @@ from functools import cached_property
 from pathlib import Path
 
 from efface import status
-from efface.audit import leaks, needles
+from efface.audit import leaks
+from efface.audit.matcher import Matcher
+from efface.audit.sources import Sources
 from efface.inventory.walk import Found
 from efface.scrub.codec import DamagedError
 from efface.scrub.people import Read
@@ -27,13 +29,13 @@ class Group:
         self._named = named
 
     @cached_property
-    def _matcher(self) -> leaks.Matcher:
+    def _matcher(self) -> Matcher:
         # made when it is first used: where all files are withheld nothing is searched
-        sources = needles.Sources()
+        sources = Sources()
         for found in self.files:
             if not found.reason:
                 sources.add(Path(found.path))
-        return leaks.Matcher(sources.needles(self._retain))
+        return Matcher(sources.searched(self._retain))
 
     def check(self, path: Path, data: bytes) -> None:
         """Search a scrubbed file; ``path`` is its place in the output folder.
