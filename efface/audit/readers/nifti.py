@@ -84,6 +84,8 @@ def _layout(data: bytes) -> _Layout:
     shape = dimensions[1 : dimensions[0] + 1]
     itemsize = header.get_data_dtype().itemsize
     offset = float(header["vox_offset"])
+    if header["magic"].item() != header.single_magic:
+        raise ValueError("not a NIfTI file: the voxels are in another file")
     if not 1 <= dimensions[0] <= 7 or min(shape) < 0 or bits != 8 * itemsize:
         raise ValueError("not a NIfTI header: the size of the voxels is ambiguous")
     if not length <= offset == int(offset):
