@@ -199,15 +199,16 @@ def _scrub(a: argparse.Namespace) -> int:
 def _verify(a: argparse.Namespace) -> int:
     from efface.verify import verify
 
-    needles = None
-    if a.needles:
+    identifiers = []
+    if a.identifiers:
         try:
-            needles = [n for n in a.needles.read_text().splitlines() if n.strip()]
+            lines = a.identifiers.read_text().splitlines()
+            identifiers = [line for line in lines if line.strip()]
         except (OSError, UnicodeDecodeError) as e:
-            raise EffaceError(f"{a.needles}: cannot be read as text ({e})") from e
+            raise EffaceError(f"{a.identifiers}: cannot be read as text ({e})") from e
     if not a.release.is_dir():
         raise EffaceError(f"{a.release}: no such release folder")
-    report = verify(a.release, needles)
+    report = verify(a.release, identifiers)
     for problem in report.problems:
         print(problem)
     print(report.summary())
@@ -349,7 +350,6 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("release", type=Path, metavar="RELEASE")
     verify.add_argument(
         *("--identifiers", "--needles"),
-        dest="needles",
         type=Path,
         metavar="FILE",
         help="identifiers to search for, one a line",

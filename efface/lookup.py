@@ -149,7 +149,7 @@ def _series_of(scan: str, session: str, restricted: Path) -> str:
 
 def _uid(asked: str, session: dict[str, Any], key: Key) -> tuple[str, list[Any]]:
     """What a UID of the release was, and the series that it was found in."""
-    from efface.audit.needles import of_session
+    from efface.audit.sources import of_session
 
     if key.uid(session["study"]) == asked:
         return f"study {session['study']}", list(session["series"])
@@ -162,9 +162,9 @@ def _uid(asked: str, session: dict[str, Any], key: Key) -> tuple[str, list[Any]]
         return "", []
     for series in session["series"]:
         # objects are in no table: their headers are read again
-        for needle in of_session({"series": [series]}):
-            if needle.kind == "uid" and key.uid(needle.text) == asked:
-                return f"UID {needle.text}", [series]
+        for one in of_session({"series": [series]}):
+            if one.kind == "uid" and key.uid(one.text) == asked:
+                return f"UID {one.text}", [series]
     return "", []
 
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from efface.audit import leaks, needles
+from efface.audit import leaks
+from efface.audit.identifiers import of_line
+from efface.audit.matcher import Matcher
 from efface.errors import EffaceError
 
 MANIFEST = "manifest.tsv"
@@ -42,15 +44,15 @@ class Report:
         return f"sound: {size}"
 
 
-def verify(release: Path, needles_given: Sequence[str] | None = None) -> Report:
+def verify(release: Path, identifiers: Sequence[str] = ()) -> Report:
     """Check a release folder (``OUT/release``).
 
-    ``needles_given`` are identifiers to search for; a date as YYYYMMDD or YYYY-MM-DD is searched in
+    ``identifiers`` are identifiers to search for; a date as YYYYMMDD or YYYY-MM-DD is searched in
     other spellings too. Raises :class:`EffaceError` if there is no readable manifest.
     """
-    given = [n for n in needles_given or [] if n.strip()]
-    matcher = leaks.Matcher(
-        n for number, line in enumerate(given, start=1) for n in needles.given(line, number)
+    lines = [line for line in identifiers if line.strip()]
+    matcher = Matcher(
+        one for number, line in enumerate(lines, start=1) for one in of_line(line, number)
     )
     listed = _manifest(release / MANIFEST)
     there, problems = _listing(release, matcher)
@@ -75,13 +77,13 @@ def verify(release: Path, needles_given: Sequence[str] | None = None) -> Report:
         problems += [str(f) for f in leaks.scan(name, data, matcher)]
     manifest = (release / MANIFEST).read_bytes()
     problems += [str(f) for f in leaks.scan(MANIFEST, manifest, matcher)]
-    return Report(len(there), size + len(manifest), tuple(problems), len(given))
+    return Report(len(there), size + len(manifest), tuple(problems), len(lines))
 
 
 _NAMELESS = "a file whose name is an identifier"
 
 
-def _listing(release: Path, matcher: leaks.Matcher) -> tuple[dict[str, Path], list[str]]:
+def _listing(release: Path, matcher: Matcher) -> tuple[dict[str, Path], list[str]]:
     """Plain files by their path in the release; and what else is wrong with what lies there.
 
     Links are not followed: their targets are read, which may hold a name. The times of files and

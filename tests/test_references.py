@@ -17,6 +17,7 @@ from test_convert import KEY, sessions_of
 
 from efface import audit, convert, release
 from efface.audit import leaks
+from efface.audit.matcher import Matcher
 from efface.convert import companions, references, sidecar
 from efface.manifest import Manifest, Scan, read_manifest, write_manifest
 
@@ -187,7 +188,7 @@ def test_a_cleaned_table_is_clean(rows):
     cleaned = companions.cleaned("events", text)
     assert companions.cleaned("events", cleaned) == cleaned
     path = f"bids/{SUB}/{SES}/func/{SESSION}_task-rest_events.tsv"
-    matcher = leaks.Matcher(())
+    matcher = Matcher(())
     if cleaned:
         assert cleaned.splitlines()[0] == "onset\tduration\ttrial_type"
         assert len(cleaned.splitlines()) == len(rows) + 1

@@ -13,7 +13,7 @@ from small_session import SERIES, SESSION, STEM, session
 from test_audit import ABOUT, audited, raw
 
 from efface import audit, release, status
-from efface.audit import needles
+from efface.audit.identifiers import to_json
 from efface.errors import EffaceError
 from efface.manifest import Manifest, Scan, read_manifest, write_manifest
 from efface.release import bids
@@ -392,9 +392,9 @@ def test_what_the_release_itself_withholds_has_a_code(tmp_path, one, reviews, co
     assert not decision.released
     assert decision.note
     manifest = Manifest("audit", SESSION, (one,))
-    identifiers = tmp_path / "restricted" / "audit" / SESSION / audit.NEEDLES
+    identifiers = tmp_path / "restricted" / "audit" / SESSION / audit.IDENTIFIERS
     identifiers.parent.mkdir(parents=True)
-    identifiers.write_text(needles.save(set()))
+    identifiers.write_text(to_json(set()))
     finish(tmp_path, [manifest], reviews, ABOUT, [], tmp_path)
     data = json.loads((tmp_path / "audit" / "audit.json").read_text())
     assert data["scans"][0]["codes"][-1] == code

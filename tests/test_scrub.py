@@ -14,6 +14,7 @@ from pydicom.sequence import Sequence
 from small_dicom import write
 
 from efface import inventory, status
+from efface.dictionary import standard_vr
 from efface.errors import EffaceError
 from efface.pseudonym import Key, series_label, session_label, subject_label
 from efface.scrub import (
@@ -29,7 +30,7 @@ from efface.scrub import (
     scrub_folder,
     state_face_removed,
 )
-from efface.scrub.codec import Element, encode, read_file, standard_vr, syntax, write_file
+from efface.scrub.codec import Element, encode, read_file, syntax, write_file
 from efface.scrub.table import Policy, rows
 
 KEY = Key(b"k" * 32)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from efface.dictionary import standard_vr
 from efface.pseudonym import Key
 from efface.scrub import WithheldError, scrub_bytes
-from efface.scrub.codec import Element, read_file, standard_vr, syntax, write_file
+from efface.scrub.codec import Element, read_file, syntax, write_file
 from efface.scrub.table import rows, safe_private
 
 KEY = Key(b"p" * 32)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from efface import status
-from efface.audit import leaks, redact
-from efface.audit.needles import Needle
+from efface.audit import redact
+from efface.audit.identifiers import Identifier
+from efface.audit.matcher import Matcher
 
 DOCS = Path(__file__).parents[1] / "docs" / "audit.md"
 
@@ -33,6 +34,6 @@ def test_a_text_of_no_known_kind_has_a_code_of_its_own():
 def test_no_word_of_a_code_is_an_identifier_in_the_report():
     words = {word for code in (*status.ALL, status.OTHER) for word in code.split("_")}
     codes = "\n".join((*status.ALL, status.OTHER)).encode()
-    people = [Needle("patient name", word.title()) for word in sorted(words)]
-    assert leaks.Matcher(people).search(codes)
+    people = [Identifier("patient name", word.title()) for word in sorted(words)]
+    assert Matcher(people).search(codes)
     assert redact.search({"audit/scans.tsv": codes}, people) == []

@@ -7,12 +7,13 @@ release copies from the candidate and from nowhere else, so it holds what was se
 - :mod:`~efface.audit.session`, :mod:`~efface.audit.staging`: the candidate and its search
 - :mod:`~efface.audit.candidate`: what the release reads of a scan
 - :mod:`~efface.audit.kept`: what options keep of the person and the day
-- :mod:`~efface.audit.needles`, :mod:`~efface.audit.leaks`, :mod:`~efface.audit.days`: the leak scan
+- :mod:`~efface.audit.sources`: the identifiers of the sources
+- :mod:`~efface.audit.leaks`, :mod:`~efface.audit.matcher`, :mod:`~efface.audit.days`: the leak scan
 - :mod:`~efface.audit.report`: the report on a cohort
 - :mod:`~efface.audit.redact`: the report without identifiers
 """
 
-from efface.audit.session import NEEDLES, run
+from efface.audit.session import IDENTIFIERS, run
 from efface.audit.staging import Stage, image_name, mask_name, paths
 
-__all__ = ["NEEDLES", "Stage", "image_name", "mask_name", "paths", "run"]
+__all__ = ["IDENTIFIERS", "Stage", "image_name", "mask_name", "paths", "run"]

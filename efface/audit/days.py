@@ -37,6 +37,8 @@ _YEAR_FIRST = re.compile(
 _MONTH_FIRST = re.compile(_FIRST + rb"[0-9]?" + _TH + rb"(?:, ?|[-/._ ])" + _YEAR)
 _MONTH_BEFORE = re.compile(_MONTH + _BETWEEN + rb"\Z")
 _LONGEST_MONTH = 14
+# In every form with a month by name a digit follows the month
+_MONTH_AND_DIGIT = re.compile(_MONTH + _BETWEEN + rb"[0-9]")
 # A digit and four more characters of UTF-16, of either byte order: no date is shorter
 _WIDE = re.compile(rb"[0-9]\0(?:[^\0]\0){4}")
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
@@ -88,7 +90,7 @@ class Days:
                 continue
             for year, month, day in ((a, b, c), (c, b, a), (c, a, b)):
                 yield from self._known(m.start(), m.end(4), year, int(month), day)
-        if not any(month in data for month in _NUMBERS):
+        if not _MONTH_AND_DIGIT.search(data):
             return
         for m in _DAY_FIRST.finditer(data):
             yield from self._known(m.start(), m.end(), m[2], _NUMBERS[m[1]], _number(m[0]))

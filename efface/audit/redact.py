@@ -8,14 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from efface.audit import leaks
-from efface.audit.leaks import Finding, Matcher
-from efface.audit.needles import Needle, own_words
+from efface.audit.identifiers import Identifier
+from efface.audit.leaks import Finding
+from efface.audit.matcher import Matcher
 from efface.audit.report import MEASURES, About, LeftOut, Row
+from efface.audit.words import own_words
 from efface.manifest import Manifest, Scan
 from efface.status import ALL, IDENTIFIER_FOUND, OTHER, phrase_of
 
 
-def matcher(sought: Iterable[Needle]) -> Matcher:
+def matcher(sought: Iterable[Identifier]) -> Matcher:
     """Matcher of the identifiers of all sessions, for a cohort's files.
 
     Words that efface itself writes (phrases, codes, templates, column names) are left out, because
@@ -27,7 +29,7 @@ def matcher(sought: Iterable[Needle]) -> Matcher:
     return Matcher(n for n in sought if n.text.casefold() not in own)
 
 
-def search(files: Mapping[str, bytes], sought: Iterable[Needle] | Matcher) -> list[Finding]:
+def search(files: Mapping[str, bytes], sought: Iterable[Identifier] | Matcher) -> list[Finding]:
     """Identifiers in a cohort's files; ``files`` are contents by path."""
     sought = sought if isinstance(sought, Matcher) else matcher(sought)
     findings = []

@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from efface.audit import kept, leaks, needles
-from efface.audit.leaks import Finding, Matcher
+from efface.audit import kept, leaks, sources
+from efface.audit.identifiers import to_json
+from efface.audit.leaks import Finding
+from efface.audit.matcher import Matcher
 from efface.audit.staging import Stage, Staging, discard, paths, prune_empty, stage
 from efface.manifest import Scan, write_atomic
 from efface.pseudonym import Key
 from efface.status import IDENTIFIER_FOUND, SCAN_LOST, Status, worst
 
-NEEDLES = "needles.json"
+IDENTIFIERS = "identifiers.json"
 """In a session's folder: its identifiers, for the search of the cohort's files. UIDs are left out:
 no UID but new ones may be in a cohort's files, whatever the identifiers are."""
 
@@ -34,7 +36,7 @@ def run(
     """Put the candidate of a session together in ``folder``; every series with its status.
 
     Writes ``bids/{sub}/{ses}/…``, ``dicom/{sub}/{ses}/{series}/…`` and ``pictures/…`` for scans
-    that did not fail; ``needles.json``. A scan in which an identifier is found fails, in both forms
+    that did not fail, and ``identifiers.json``. A scan with an identifier fails, in both forms
     (DICOM series and the images made from it), and its files are deleted. Series that the inventory
     withheld, or that a stage lost, are scans too.
 
@@ -44,8 +46,8 @@ def run(
     ``desc-defaced``.
     """
     retain = tuple(retain)
-    sought = needles.of_session(session, retain)
-    matcher = Matcher(sought | needles.of_machine())
+    identifiers = sources.of_session(session, retain)
+    matcher = Matcher(identifiers | sources.of_machine())
     staging = Staging(session["session"], convert, distort, qc, folder, retain, layout)
     scans = []
     for scan in qc[1].scans:
@@ -57,7 +59,7 @@ def run(
     scans = [discard(s, folder) if s.status == "fail" else s for s in scans]
     scans = [_with_kept(scan, session, retain, key) for scan in scans]
     scans += _missing(session, scans)
-    write_atomic(folder / NEEDLES, needles.save(sought))
+    write_atomic(folder / IDENTIFIERS, to_json(identifiers))
     prune_empty(folder)
     return tuple(scans)
 

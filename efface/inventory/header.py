@@ -18,7 +18,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from efface.inventory import objects, packed
+from efface.inventory import fragments, objects, packed
 from efface.inventory.walk import SourceFile
 from efface.status import (
     EMPTY_FILE,
@@ -62,7 +62,6 @@ _PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 _UNDEFINED = 0xFFFFFFFF
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _LONGEST = 0xFFFF
-_MOST_FRAGMENTS = 1 << 20
 # far more than an image has; a decompression bomb inflates a thousandfold
 _MOST_INFLATED = 256 << 20
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -229,23 +228,20 @@ def _short(length: int, bits: int) -> str:
 
 
 def _fragments(f: BinaryIO, position: int, size: int, frames: int) -> str:
-    """Check the items of encapsulated pixel data (PS3.5 A.4), reading only their lengths."""
-    items = 0
-    while position + 8 <= size:
-        if items > _MOST_FRAGMENTS:
-            return f"{UNREADABLE}: more pixel fragments than an image has"
-        f.seek(position, os.SEEK_SET)
-        group, number, length = struct.unpack("<HHI", f.read(8))
-        if (group, number) == (0xFFFE, 0xE0DD):
-            break
-        if (group, number) != (0xFFFE, 0xE000):
-            return f"{UNREADABLE}: broken pixel fragments"
-        position += 8 + length
-        items += 1
-    if position > size:
+    """Empty when encapsulated pixel data are whole; else the reason."""
+
+    def read(offset: int, length: int) -> bytes:
+        f.seek(offset, os.SEEK_SET)
+        return f.read(length)
+
+    try:
+        places = fragments.walk_items(read, position, size).places
+    except fragments.TruncatedItemsError:
         return TRUNCATED
+    except fragments.BrokenItemsError as e:
+        return f"{UNREADABLE}: {e}"
     # the first item is the offset table
-    return TRUNCATED if items - 1 < frames else ""
+    return TRUNCATED if len(places) - 1 < frames else ""
 
 
 def _plain(value: object) -> object:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efface import tables
-from efface.audit import NEEDLES
-from efface.audit.needles import Needle, of_machine, restore
+from efface.audit import IDENTIFIERS
+from efface.audit.identifiers import Identifier, from_json
 from efface.audit.redact import matcher, search, without_names, without_settings, without_texts
 from efface.audit.report import About, LeftOut, Row, pictures, report
+from efface.audit.sources import of_machine
 from efface.errors import EffaceError
 from efface.manifest import Manifest, write_atomic
 from efface.release.bids import cohort_files
@@ -23,7 +24,7 @@ from efface.status import phrase_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from efface.audit.leaks import Matcher
+    from efface.audit.matcher import Matcher
     from efface.inventory.identity import Verdict
 
 FILES = ("path", "bytes", "entry", "session", "series", "disposition", "reason")
@@ -141,13 +142,13 @@ def _counts(account: pd.DataFrame) -> dict[str, int]:
     return {str(kind): int(n) for kind, n in kinds.value_counts().items()}
 
 
-def _identifiers(restricted: Path, manifests: Iterable[Manifest]) -> set[Needle]:
+def _identifiers(restricted: Path, manifests: Iterable[Manifest]) -> set[Identifier]:
     """Identifiers of all sessions, as the audit of each session has written them."""
-    identifiers: set[Needle] = set()
+    identifiers: set[Identifier] = set()
     for manifest in manifests:
-        path = restricted / "audit" / manifest.session / NEEDLES
+        path = restricted / "audit" / manifest.session / IDENTIFIERS
         if path.is_file():
-            identifiers |= restore(path.read_text())
+            identifiers |= from_json(path.read_text())
         # a session whose audit failed has no such file, and nothing of it is released
         elif any(s.status != "fail" for s in manifest.scans):
             raise EffaceError(f"{path}: missing; delete restricted/audit and run again")

@@ -20,20 +20,26 @@ from efface import status
 from efface.dictionary import standard_vr
 from efface.errors import EffaceError
 from efface.inventory import packed
+from efface.inventory.fragments import (
+    ITEM,
+    MOST_ITEMS,
+    SEQUENCE_END,
+    BrokenItemsError,
+    TruncatedItemsError,
+    walk_items,
+)
 
 _LONG = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
 _SHORT = frozenset(["AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN"])
 _SHORT |= {"SH", "SL", "SS", "ST", "TM", "UI", "UL", "US"}
 _VRS = {vr.encode(): vr for vr in _LONG | _SHORT}
 _UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXEL_DATA = 0x7FE00010
 # files beyond these limits are damaged or an attack: real ones are far smaller
 _DEEPEST = 64
 _LARGEST = 2 << 30
 _LARGEST_INFLATED = 256 << 20
 _MOST_IN_A_DATA_SET = 1 << 16
-_MOST_ITEMS = 1 << 20
 _MOST_ELEMENTS = 1 << 22
 _NUL_PADDED = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "UI", "UN"])
 
@@ -400,37 +406,32 @@ class _Reader:
         while end is None or pos < end:
             group, number, length = self.plain(self.data, pos)
             tag, pos = group << 16 | number, pos + 8
-            if tag == _SEQUENCE_END:
+            if tag == SEQUENCE_END:
                 if end is None or pos == end:
                     return found, pos
                 continue
-            if tag != _ITEM:
+            if tag != ITEM:
                 raise DamagedError(status.UNREADABLE)
             stop = None if length == _UNDEFINED else pos + length
             if stop is not None and stop > (len(self.data) if end is None else end):
                 raise DamagedError(status.TRUNCATED)
             item, pos = self.elements(pos, stop, depth + 1)
             found.append(item)
-            if len(found) > _MOST_ITEMS:
+            if len(found) > MOST_ITEMS:
                 raise DamagedError(_TOO_MANY)
         return found, pos
 
     def fragments(self, pos: int, limit: int) -> tuple[list[bytes], int]:
         """The basic offset table and the fragments of encapsulated pixel data."""
-        found: list[bytes] = []
-        while True:
-            group, number, length = self.plain(self.data, pos)
-            tag, pos = group << 16 | number, pos + 8
-            if tag == _SEQUENCE_END:
-                return found, pos
-            if tag != _ITEM:
-                raise DamagedError(status.UNREADABLE)
-            if pos + length > limit:
-                raise DamagedError(status.TRUNCATED)
-            found.append(self.data[pos : pos + length])
-            if len(found) > _MOST_ITEMS:
-                raise DamagedError(_TOO_MANY)
-            pos += length
+        try:
+            items = walk_items(lambda at, n: self.data[at : at + n], pos, limit)
+        except TruncatedItemsError as e:
+            raise DamagedError(status.TRUNCATED) from e
+        except BrokenItemsError as e:
+            raise DamagedError(f"{status.UNREADABLE}: {e}") from e
+        if not items.delimited:
+            raise DamagedError(status.TRUNCATED)
+        return [self.data[at : at + length] for at, length in items.places], items.end
 
     def _is_padding(self, pos: int, limit: int, found: list[Element]) -> bool:
         if limit - pos < 8:

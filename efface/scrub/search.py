@@ -12,7 +12,9 @@ from functools import cached_property
 from pathlib import Path
 
 from efface import status
-from efface.audit import leaks, needles
+from efface.audit import leaks
+from efface.audit.matcher import Matcher
+from efface.audit.sources import Sources
 from efface.inventory.walk import SourceFile
 from efface.scrub.codec import DamagedError
 from efface.scrub.people import FileIdentity
@@ -27,13 +29,13 @@ class Group:
         self._named = named
 
     @cached_property
-    def _matcher(self) -> leaks.Matcher:
+    def _matcher(self) -> Matcher:
         # made on first use: if all files are withheld, nothing is searched
-        sources = needles.Sources()
+        sources = Sources()
         for file in self.files:
             if not file.reason:
                 sources.add(Path(file.path))
-        return leaks.Matcher(sources.needles(self._retain))
+        return Matcher(sources.searched(self._retain))
 
     def check(self, path: Path, data: bytes) -> None:
         """Search a de-identified file; ``path`` is its path in the output folder.
