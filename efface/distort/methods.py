@@ -22,6 +22,7 @@ from efface.errors import EffaceError
 from efface.segment.labels import LABELS
 from efface.segment.masks import box_of
 from efface.segment.organs import voxel_sizes
+from efface.segment.threshold import otsu
 
 CORRELATION = 1.0
 """Sd of the Gaussian that correlates the noise, in mm but at least 0.7 voxels on each axis."""
@@ -246,7 +247,7 @@ def statistics(
     # an odd step shares no factor with usual matrix sizes and so meets all rows and columns
     step = max(1, usable.size // _SAMPLE) | 1
     values = usable[::step].astype(np.float64)
-    is_head = values > _threshold(values)
+    is_head = values > otsu(values, 99, 256)[1]
     head = values[is_head] if is_head.any() else values
     rest = values[~is_head] if (~is_head).any() else values
     if labels is not None:
@@ -256,24 +257,6 @@ def statistics(
             head = brain.astype(np.float64)
     p16, p50, p84 = np.percentile(head, (16, 50, 84))
     return Outside(low, high, float(p50), float(p84 - p16) / 2, float(np.median(rest)))
-
-
-def _threshold(values: Float) -> float:
-    """Otsu's threshold between background and head, the brightest hundredth clipped.
-
-    N. Otsu, IEEE Trans. Syst. Man Cybern. 9:62 (1979).
-    """
-    bottom, top = (float(v) for v in np.percentile(values, (0, 99)))
-    if top <= bottom:
-        return bottom
-    counts, edges = np.histogram(np.clip(values, bottom, top), bins=256, range=(bottom, top))
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    moment = np.cumsum(counts * centres)
-    total, mean = below[-1], moment[-1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (mean * below - moment * total) ** 2 / (below * (total - below).astype(float))
-    return float(edges[1 + int(np.nanargmax(between[:-1]))])
 
 
 def _as_stored(values: Float, outside: Outside, dtype: np.dtype[Any]) -> NDArray[np.generic]:

@@ -1,9 +1,9 @@
-"""Confidence that means something: how often an organ found with this certainty was right.
+"""Calibrated confidence: the probability that a label is correct.
 
-A network is surer of itself than it should be. ``models/calibration.json`` holds for each label the
-two numbers of a logistic curve (Platt 1999) from the mean probability over the label's voxels to
-the share of validation heads and transformations where the label was right; made by
-:mod:`efface.train.calibrate`.
+The mean probability that the networks give to the voxels of a label is higher than the share of
+labels that are correct. ``models/calibration.json`` holds, for each label, the two parameters of a
+logistic curve (Platt 1999) from the first to the second, fitted on the validation heads and their
+transformations by :mod:`efface.train.calibrate`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Curve = tuple[float, float]
 
 
 def load(folder: Path) -> dict[str, Curve]:
-    """The curves beside a model; none where it was never calibrated.
+    """The curves of the model in a folder, by label; empty if it was not calibrated.
 
-    Raises :class:`EffaceError` if the file cannot be understood.
+    Raises :class:`EffaceError` if the file is damaged.
     """
     path = folder / FILE
     if not path.exists():
@@ -39,16 +39,20 @@ def load(folder: Path) -> dict[str, Curve]:
 
 
 def confidence(certainty: Mapping[str, float], curves: Mapping[str, Curve]) -> dict[str, float]:
-    """Probability, 0 to 1, that each label is right; 0 where it was not found at all."""
+    """Probability, 0 to 1, that each label is correct; 0 for a label that does not occur.
+
+    ``certainty``: mean probability over the voxels of each label. Without a curve for a label its
+    certainty is returned.
+    """
     out = {}
-    for name, sure in certainty.items():
+    for name, p in certainty.items():
         offset, slope = curves.get(name, (0.0, 1.0))
-        out[name] = round(odds(sure, offset, slope), 4) if sure else 0.0
+        out[name] = round(odds(p, offset, slope), 4) if p else 0.0
     return out
 
 
-def odds(sure: float, offset: float, slope: float) -> float:
-    """The logistic curve at a mean probability."""
-    sure = min(max(sure, 1e-3), 1 - 1e-3)
-    z = offset + slope * np.log(sure / (1 - sure))
+def odds(p: float, offset: float, slope: float) -> float:
+    """Value of the logistic curve at a mean probability."""
+    p = min(max(p, 1e-3), 1 - 1e-3)
+    z = offset + slope * np.log(p / (1 - p))
     return float(1 / (1 + np.exp(-np.clip(z, -50, 50))))

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from efface import nifti
 from efface.segment import grid as grids
+from efface.segment.resample import block_mean
 
 Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -83,14 +84,6 @@ def only(img: nib.Nifti1Image, volumes: tuple[int, ...]) -> nib.Nifti1Image:
     return nifti.with_stored(img, np.asfortranarray(nifti.stored(img)[..., list(volumes)]))
 
 
-def _averaged(v: Array, steps: list[int]) -> Array:
-    """Means of a volume (X, Y, Z) over blocks of ``steps`` voxels."""
-    for axis in np.argsort([-s for s in v.strides], kind="stable"):
-        if steps[axis] > 1:
-            v = grids.averaged(v, int(axis), steps[axis])
-    return v
-
-
 def _bend(blocks: Array) -> np.float32:
     """The intensity that compression halves."""
     size = np.abs(blocks)
@@ -100,7 +93,7 @@ def _bend(blocks: Array) -> np.float32:
 
 def _compressed(v: Array, steps: list[int], mm: Floats) -> Array:
     """Means of a volume over blocks of ``steps`` voxels and ``mm``, compressed and blurred."""
-    blocks = _averaged(v, steps)
+    blocks = block_mean(v, steps)
     out: Array = ndimage.gaussian_filter(blocks / (np.abs(blocks) + _bend(blocks)), SMOOTH_MM / mm)
     return out
 
@@ -114,9 +107,9 @@ def _visible(v: Array, turns: Array, steps: list[int], mm: Floats) -> float:
     total = float(_compressed(v, steps, mm).var())
     if total == 0 or max(steps) == 1:
         return float(total > 0)
-    blocks = _averaged(v, steps)
+    blocks = block_mean(v, steps)
     bend = _bend(blocks)
-    noise = _averaged(v * turns, steps) * bend / (np.abs(blocks) + bend) ** 2
+    noise = block_mean(v * turns, steps) * bend / (np.abs(blocks) + bend) ** 2
     return 1 - float(ndimage.gaussian_filter(noise, SMOOTH_MM / mm).var()) / total
 
 

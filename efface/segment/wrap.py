@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from efface import nifti
-from efface.segment import grid as grids
+from efface.segment.resample import block_mean
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -107,10 +107,7 @@ def signal(v: Array, spacing: Floats) -> tuple[Bool, NDArray[np.intp]]:
     steps = np.array([int(min(max(MM / s + 0.25, 1), n)) for s, n in sizes])
     rest = [(0, int(-n % f)) for n, f in zip(v.shape, steps, strict=True)]
     v = np.pad(v, rest, mode="edge") if any(n for _, n in rest) else v
-    for axis, f in enumerate(steps):
-        if f > 1:
-            v = grids.averaged(v, axis, int(f))
-    v = ndimage.gaussian_filter(v, 0.6)
+    v = ndimage.gaussian_filter(block_mean(v, steps.tolist()), 0.6)
     low, air, high = np.percentile(v, (2, 20, 99.5))
     share = np.clip(NOISE * (air - low), LEVEL[0] * (high - low), LEVEL[1] * (high - low))
     return v > low + share, steps
