@@ -1,5 +1,6 @@
 """What tests share: real data where it is, a demo export of phantoms, a way to run commands."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from real_data import lacking
 
 # a busy machine is no failure
 settings.register_profile("efface", deadline=None, max_examples=50)
@@ -17,11 +19,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def data():
-    """The folder of real heads and DICOM; tests that need it skip without it."""
+    """The folder of real heads and DICOM: tests that need it are skipped if none is named.
+
+    They fail if the folder that is named lacks some of the files.
+    """
     folder = os.environ.get("EFFACE_DATA")
-    if not folder:
+    if folder is None:
         pytest.skip("EFFACE_DATA names no folder of real data")
+    if missing := lacking(Path(folder)):
+        pytest.fail("EFFACE_DATA is incomplete:\n" + "\n".join(missing), pytrace=False)
     return Path(folder)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that use real data."""
+    for item in items:
+        if "data" in item.fixturenames:
+            item.add_marker("data")
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +47,24 @@ def demo(tmp_path_factory):
     demo_source(folder / "source")
     needles = (folder / "needles.txt").read_text().splitlines()
     return folder / "source", [n for n in needles if n]
+
+
+@pytest.fixture(scope="session")
+def bids_errors():
+    """Errors that the BIDS validator (requirements-dev.txt) reports of a dataset."""
+
+    def errors(folder):
+        done = subprocess.run(
+            [Path(sys.executable).with_name("bids-validator-deno"), folder, "--format", "json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"NO_COLOR": "1"},
+        )
+        issues = json.loads(done.stdout)["issues"]["issues"]
+        return [issue for issue in issues if issue.get("severity") == "error"]
+
+    return errors
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """What efface keeps and a peer removes: each must stand in a table with the reason.
 
-The peer is dicom-anonymizer (not a dependency; the tests skip without it). Both tools get the same
-data set, which holds every attribute that DICOM has and in each a value that could stay.
+The peer is dicom-anonymizer (requirements-dev.txt). Both tools get the same data set, which holds
+every attribute that DICOM has and in each a value that could stay.
 """
 
 import csv
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from dicomanonymizer import simpledicomanonymizer as peer
 from pydicom.datadict import DicomDictionary
 from pydicom.errors import InvalidDicomError
 from small_dicom import MR, mr
@@ -19,8 +20,6 @@ from efface.pseudonym import Key
 from efface.scrub import WithheldError, scrub_bytes
 from efface.scrub.codec import Element, read_file, syntax, write_file
 from efface.scrub.table import _profile, _terms
-
-peer = pytest.importorskip("dicomanonymizer.simpledicomanonymizer")
 
 TABLE = Path(__file__).with_name("kept_beyond_peer.tsv")
 WHO = (Key(b"k" * 32), "sub-aaaaaaaaaa", "ses-bbbbbbbbbb")

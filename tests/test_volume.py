@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 import efface
 from efface.errors import EffaceError
 from efface.phantom import phantom
-from efface.segment import turns
+from efface.segment import orientation
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_an_image_made_of_an_array_is_defaced_and_passes(head, dtype):
 def test_a_header_that_lies_about_the_position_moves_nothing(head, straight, turn):
     img, _ = head
     lies = nib.Nifti1Image(
-        np.asanyarray(img.dataobj), turns.affine(img.affine, turns.inverse(turn))
+        np.asanyarray(img.dataobj), orientation.affine(img.affine, orientation.inverse(turn))
     )
     result = efface.deface(lies)
     assert result.report.status == "pass", result.report.reasons
