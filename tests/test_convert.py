@@ -643,6 +643,7 @@ def tree(sessions, folder, root):
     (root / "participants.tsv").write_text("\n".join(["participant_id", *people]) + "\n")
 
 
+@pytest.mark.slow
 def test_real_exports_give_valid_bids_without_a_needle(data, tmp_path, bids_errors):
     needles = [n for n in (data / "dicom/needles.txt").read_text().splitlines() if n]
     done = []

@@ -7,6 +7,7 @@ every attribute that DICOM has and in each a value that could stay.
 import csv
 import io
 import re
+from functools import cache
 from pathlib import Path
 
 import pydicom
@@ -96,6 +97,7 @@ def values(ds, path=""):
             yield where, str(e.value)
 
 
+@cache
 def by_peer(data):
     ds = pydicom.dcmread(io.BytesIO(data))
     peer.anonymize_dataset(ds, base_rules_gen=peer.initialize_actions_2024b)
@@ -119,6 +121,7 @@ def unlisted(kept):
     return {path for path in kept if not listed & set(path.split(">"))}
 
 
+@cache
 def generated():
     elements = every_attribute()
     # also within a sequence that a MR image keeps: (0018,9226) in (5200,9230) is one

@@ -79,6 +79,7 @@ def test_a_moved_head_is_told_among_contrasts_and_noise():
     assert groups(*parts) == ((0, 1, 2), (3,))
 
 
+@pytest.mark.slow
 def test_a_slow_drift_has_few_positions_and_no_volume_is_lost():
     parts = [volume((a, 0, 0, 0, 0, 0))[0] for a in range(13)]
     found = groups(*parts)
@@ -143,6 +144,7 @@ def test_what_segment_writes_of_a_thin_slab_is_read_again(tmp_path):
     assert np.array_equal(again.labels, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yaw", "shift"])
 def test_a_face_that_moved_in_one_volume_is_replaced_there(name):
     moves = [STILL, STILL, MOVES[name]]
@@ -166,6 +168,7 @@ def test_a_head_that_lies_still_is_defaced_as_its_mean_is():
     assert np.array_equal(result.mask, efface.deface(mean).mask)
 
 
+@pytest.mark.slow
 def test_a_position_whose_face_is_not_found_goes_to_review():
     hidden = volume(MOVES["yaw"])[0].copy()
     hidden[:, 52:] = 0  # the front of the head
@@ -191,6 +194,7 @@ def test_contrasts_that_look_like_motion_share_one_position():
     assert (seen.volumes, seen.moved) == ((), ())
 
 
+@pytest.mark.slow
 def test_the_workflow_covers_every_position_and_shows_it(tmp_path):
     moves = [STILL, MOVES["nod"], STILL]
     img = nib.Nifti1Image(stack(*(volume(m)[0] for m in moves)), volume()[2])

@@ -17,6 +17,7 @@ import pytest
 import efface
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
 
 
 def snakemake(source, out, *more, **how):
@@ -172,23 +173,8 @@ def test_a_new_person_is_processed_alone(run):
     assert len(after) > len(before)
 
 
-@pytest.fixture(scope="module")
-def person(tmp_path_factory):
-    """An export of one person, and the release of an uninterrupted run on it."""
-    from efface.phantom import demo_source
-
-    folder = tmp_path_factory.mktemp("person")
-    demo_source(folder / "source", people=1, seed=5, mm=3.0)
-    jobs(snakemake(folder / "source", folder / "out"))
-    return folder / "source", folder / "out"
-
-
-@pytest.mark.parametrize("stage", ["convert", "distort", "audit"])
-def test_killed_run_finishes_with_the_same_bytes(person, tmp_path, stage):
-    source, whole = person
-    out = tmp_path / "out"
-    (out / "restricted").mkdir(parents=True, mode=0o700)
-    shutil.copy2(whole / "restricted" / "key", out / "restricted" / "key")
+def kill(source, out, stage):
+    """Start a run and kill it, with all its processes, while a stage is at work."""
     process = subprocess.Popen(
         [
             *[sys.executable, "-m", "snakemake", "--cores", "2"],
@@ -199,13 +185,24 @@ def test_killed_run_finishes_with_the_same_bytes(person, tmp_path, stage):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while process.poll() is None:
-        # its folder under a temporary name: the stage is at work
-        if any((out / "restricted" / stage).glob(".*")):
-            break
+    # a stage makes its folder under a temporary name
+    while process.poll() is None and not any((out / "restricted" / stage).glob(".*")):
         time.sleep(0.01)
+    assert process.poll() is None, "the run ended before it was killed"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (out / "release" / "manifest.tsv").exists()
+
+
+def test_a_run_that_was_killed_again_and_again_finishes_with_the_same_bytes(tmp_path):
+    from efface.phantom import demo_source
+
+    source, whole, out = (tmp_path / name for name in ("source", "whole", "out"))
+    demo_source(source, people=1, seed=5, mm=3.0)
+    jobs(snakemake(source, whole))
+    (out / "restricted").mkdir(parents=True, mode=0o700)
+    shutil.copy2(whole / "restricted" / "key", out / "restricted" / "key")
+    for stage in ("convert", "distort", "audit"):
+        kill(source, out, stage)
+        assert not (out / "release" / "manifest.tsv").exists()
     assert jobs(snakemake(source, out))
     assert contents(out / "release") == contents(whole / "release")
