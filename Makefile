@@ -18,7 +18,8 @@ WORKERS ?= 2
 demo: .venv/run
 	$(BIN)/snakemake --cores 2 --quiet all -- demo
 
-# a module of tests runs in one worker, for its fixtures; modules with slow tests come first
+# All tests. A module runs in one worker, for its fixtures; modules with slow tests come first.
+# A quick selection: .venv/bin/pytest -m "not slow"
 test: .venv/dev
 	$(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
