@@ -136,6 +136,7 @@ def told(folder, tmp_path):
     return [replace(h, image=h.labels * np.uint8(data.SCALE // 5)) for h in heads]
 
 
+@pytest.mark.slow
 def test_the_network_that_cuts_learns_what_the_first_one_gets_wrong(folder, tmp_path):
     heads = told(folder, tmp_path)
     settings = replace(TINY, cut=(8, 16), cut_steps=150, cut_as_it_is=1.0)
@@ -162,6 +163,7 @@ def test_a_stopped_run_of_the_network_that_cuts_goes_on_too(folder, tmp_path):
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_exported_model_is_loaded_and_evaluated(folder, tmp_path):
     heads = data.cached(folder, tmp_path, 6.0)
     curve = tmp_path / "c.csv"
@@ -234,6 +236,7 @@ def test_certainty_is_calibrated_by_how_often_it_was_right():
     assert calibrate.fit(np.array([]), np.array([], bool)) == (0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_several_things_at_once_leave_labels_where_the_organs_are():
     img, labels = phantom(1, spacing=(4, 4, 4))
     head = transform.head(img, np.asarray(labels.dataobj))
