@@ -11,16 +11,19 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import nibabel
 import pytest
 import yaml
 
 from efface import setting
 from efface.cli import _parser
 from efface.errors import EffaceError
+from efface.phantom import phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "models" / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -40,6 +43,7 @@ class Code(NamedTuple):
 
 FENCED = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n)+)")
+YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
 
@@ -271,6 +275,22 @@ def test_settings_and_variables_named_in_prose_exist():
     source = "\n".join(p.read_text() for p in files if p.name != Path(__file__).name)
     for name in set(re.findall(r"\bEFFACE_[A-Z]+\b", text)):
         assert name in source, name
+
+
+def test_settings_in_blocks_are_valid():
+    blocks = [m[1] for page in PAGES for m in YAML.finditer(page.read_text())]
+    assert blocks
+    assert not [why for block in blocks if (why := wrong_setting(yaml.safe_load(block)))]
+
+
+def test_the_example_in_python_runs(tmp_path, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    (example,) = (m[1] for m in INDENTED.finditer(text) if "import efface" in m[1])
+    nibabel.save(phantom(3, spacing=(3, 3, 3))[0], tmp_path / "head.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(textwrap.dedent(example), names)
+    assert names["result"].report.status == "pass"
 
 
 def test_every_command_is_documented():
