@@ -64,23 +64,27 @@ def code(page, text):
 
 
 def words(text):
-    """Words of a command, without its comment, prompt, redirections and the marks [ ] and …."""
+    """Words of a command: its options without the marks [ ] and …, and the first of a|b."""
     text = re.sub(r"\[([^][]*)\]", r"\1", re.sub(r"\[([^][]*)\]", r"\1", text))
-    parts = shlex.split(text.removeprefix("$ "), comments=True)
-    end = next((n for n, w in enumerate(parts) if w in ("|", ">", ">>", "&&", ";", "&")), None)
-    return [w for w in parts[:end] if w not in ("…", "...")]
+    text = re.sub(r"(\w+)(?:\|[\w-]+)+", r"\1", text)
+    parts = shlex.split(text, comments=True)
+    end = next((n for n, word in enumerate(parts) if word.startswith(("<", ">"))), None)
+    return [word for word in parts[:end] if word not in ("…", "...", "&")]
 
 
 def problem(text, inline=False):
-    """Why a command cannot be run as it is written; empty if it can, or is no command of ours.
+    """Why a line cannot be run as it is written; empty if it can, or holds no command of ours.
 
     Inline code may be the start of a command, as in ``efface run``.
     """
-    if not (program := PROGRAM.match(text.removeprefix("$ "))):
-        return ""
-    arguments = words(text)[1:]
-    check = {"efface": efface, "snakemake": snakemake, "make": make, "pytest": pytest_files}
-    return check.get(program[1], python)(arguments, inline)
+    checks = {"efface": of_efface, "snakemake": of_snakemake, "make": of_make, "pytest": of_pytest}
+    for line in re.split(r"\s+(?:&&|\|\|?)\s+|;\s+", re.sub(r"^\$ |\s# .*", "", text)):
+        command = re.sub(r"^(?:\w+=\S* +)+", "", line)  # variables of the environment
+        if program := PROGRAM.match(command):
+            check = checks.get(program[1], of_python)
+            if why := check(words(command)[1:], inline):
+                return why
+    return ""
 
 
 def parse(parser, arguments):
@@ -101,7 +105,7 @@ def commands(parser, name=()):
     return {k: v for n, p in inner[0].choices.items() for k, v in commands(p, (*name, n)).items()}
 
 
-def efface(arguments, inline):
+def of_efface(arguments, inline):
     parser = _parser()
     parsed = parse(parser, arguments)
     if isinstance(parsed, str) and inline and "arguments are required" in parsed:
@@ -160,7 +164,7 @@ def snakemake_parser():
     return get_argument_parser()
 
 
-def snakemake(arguments, inline):
+def of_snakemake(arguments, inline):
     parsed = parse(snakemake_parser(), ["2" if a == "N" else a for a in arguments])
     if isinstance(parsed, str):
         return parsed
@@ -174,13 +178,13 @@ def snakemake(arguments, inline):
     return wrong_setting(given)
 
 
-def make(arguments, inline):
+def of_make(arguments, inline):
     targets = re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     missing = [a for a in arguments if a not in targets and not ASSIGNMENT.fullmatch(a)]
     return f"no such target: {', '.join(missing)}" if missing else ""
 
 
-def pytest_files(arguments, inline):
+def of_pytest(arguments, inline):
     paths = [a.partition("::")[0] for a in arguments if a.startswith("tests")]
     missing = [p for p in paths if not (ROOT / p).exists()]
     return f"no such file: {', '.join(missing)}" if missing else ""
@@ -194,13 +198,13 @@ def help_of(path):
     return done.stdout
 
 
-def python(arguments, inline):
+def of_python(arguments, inline):
     if not arguments or arguments[0] in ("-c", "-"):
         return ""
     if arguments[:2] in (["-m", "venv"], ["-m", "pip"]):
         return ""
     if arguments[:2] == ["-m", "pytest"]:
-        return pytest_files(arguments[2:], inline)
+        return of_pytest(arguments[2:], inline)
     if arguments[0] == "-m":
         try:
             spec = importlib.util.find_spec(arguments[1])
@@ -320,6 +324,7 @@ run SOURCE OUT --ocr never`, see `efface/cli.py`:
     $ efface verify RELEASE [--identifiers FILE]   # a comment
     efface deface a.nii b.nii \\
       --mask m.nii
+    EFFACE_DEBUG=1 efface run A B participant|group > log; make test | tee log
     snakemake --cores 8 evaluate --config heads=DIR
 
 ```
@@ -331,10 +336,11 @@ make test
 def test_commands_are_found_in_blocks_and_in_text():
     found = [(p.text, p.line, p.inline) for p in code(Path("a.md"), PAGE)]
     assert found == [
-        ("make test", 11, False),
+        ("make test", 12, False),
         ("$ efface verify RELEASE [--identifiers FILE]   # a comment", 5, False),
         ("efface deface a.nii b.nii --mask m.nii", 6, False),
-        ("snakemake --cores 8 evaluate --config heads=DIR", 8, False),
+        ("EFFACE_DEBUG=1 efface run A B participant|group > log; make test | tee log", 8, False),
+        ("snakemake --cores 8 evaluate --config heads=DIR", 9, False),
         ("efface run", 2, True),
         ("efface run SOURCE OUT --ocr never", 2, True),
         ("efface/cli.py", 3, True),
@@ -350,6 +356,8 @@ def test_commands_are_found_in_blocks_and_in_text():
         "efface key lose",
         "efface run --undo",
         "efface run A B --undo",
+        "EFFACE_DEBUG=1 efface run A B --undo",
+        "make test && efface undo A",
         "efface run A B --ocr sometimes",
         "efface run A B --retain names",
         "efface run A B --profile pbs",
