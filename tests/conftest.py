@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from real_data import lacking
 
 # a busy machine is no failure
-settings.register_profile("efface", deadline=None, max_examples=50)
+settings.register_profile(
+    "efface", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("efface")
 
 ROOT = Path(__file__).resolve().parents[1]
