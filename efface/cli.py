@@ -381,7 +381,12 @@ def _how(p: argparse.ArgumentParser) -> None:
         "--features", default="face", metavar="LIST", help="face (default) or eyes,nose,ears,mouth"
     )
     p.add_argument("--method", default="noise", metavar="NAME", help="noise, remove or blur")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    p.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="auto (default): a GPU if there is one",
+    )
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def centres_in(labels, affine, shape, onto):
     return found.reshape(shape), sure.reshape(shape)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(maps, affines(), affines())
 def test_every_voxel_whose_centre_lies_in_an_organ_gets_it(labels, affine, onto):
     out = resample.transfer(labels, affine, SHAPE, onto)
@@ -68,7 +68,7 @@ def test_every_voxel_whose_centre_lies_in_an_organ_gets_it(labels, affine, onto)
     assert (out[sure & (want == 0)] != LABELS["brain"]).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(maps, affines(), affines(), st.integers(0, 2**32 - 1))
 def test_every_voxel_that_an_organ_touches_is_of_the_face(labels, affine, onto, seed):
     mask = labels == LABELS["nose"]
@@ -87,7 +87,7 @@ def test_every_voxel_that_an_organ_touches_is_of_the_face(labels, affine, onto, 
     assert out[tuple(near[ok].T)].all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(maps, affines(least=1.0), affines(least=1.0))
 def test_nothing_is_labelled_far_outside_the_field_of_view(labels, affine, onto):
     out = resample.transfer(labels, affine, SHAPE, onto)
@@ -104,7 +104,7 @@ def test_the_same_grid_gives_the_same_labels(labels, affine):
     assert np.array_equal(resample.transfer(labels, affine, SHAPE, affine), labels)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(maps, affines(), affines())
 def test_a_second_time_changes_nothing(labels, affine, onto):
     once = resample.transfer(labels, affine, SHAPE, onto)
@@ -115,7 +115,7 @@ def test_a_second_time_changes_nothing(labels, affine, onto):
     assert np.array_equal(agreement.union(both, once[::-1], onto), both)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(maps, affines(least=1.0, most=2.0), affines(least=0.6, most=1.0))
 def test_there_and_back_over_an_oblique_grid_covers_every_organ(labels, affine, turned):
     labels = np.where(labels == LABELS["nose"], labels, 0).astype(np.uint8)

@@ -231,7 +231,7 @@ named = st.builds(
     lambda lead, a, b: lead.format(a, b), *map(st.sampled_from, (LEADS, NAMES, NAMES))
 )
 typed = st.one_of(named, facts)
-quick = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=300, suppress_health_check=list(HealthCheck))
 
 
 @quick
@@ -259,7 +259,7 @@ def with_text(text):
     return out.getvalue()
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(typed, st.sampled_from([(), ("safe-private",), ("descriptors", "safe-private", "uids")]))
 @pytest.mark.filterwarnings("ignore")
 def test_typed_text_is_removed_from_files(text, retain):

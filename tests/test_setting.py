@@ -45,12 +45,6 @@ def test_lists_may_be_typed_with_commas():
     assert c["features"] == ["eyes", "nose"]
 
 
-def test_results_inside_the_source_are_refused(tmp_path):
-    (tmp_path / "s").mkdir()
-    with pytest.raises(EffaceError, match="inside each other"):
-        setting.prepare(config(source=tmp_path / "s", out=tmp_path / "s" / "out"))
-
-
 def test_restricted_zone_is_private_and_the_key_stays(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "a").write_text("x")
