@@ -1,7 +1,7 @@
-"""Re-identification, for whoever holds the key: which person, study, series or object is this?
+"""Re-identification by the holder of the key: the person, study, series or object of a pseudonym.
 
-The answer comes from the tables of the restricted zone and from the sources; every question is
-written down there first (:data:`LOG`), so that no answer is given without a trace.
+The answer comes from the tables of the restricted zone and from the sources. Every lookup is logged
+before it is answered (:data:`LOG`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from efface.errors import EffaceError
 from efface.pseudonym import Key, kept_keys, series_label, session_label, subject_label
 
 LOG = "lookups.tsv"
-"""In ``OUT/restricted``, mode 0600: time (UTC), user, what was asked, key, and whether it was
-found."""
+"""In ``OUT/restricted``, mode 0600: time (UTC), user, pseudonym, key, outcome."""
 
 _LABEL = r"(sub|ses|series)-[a-z0-9]+"
-_ASKED = re.compile(rf"{_LABEL}|sub-[a-z0-9]+_ses-[a-z0-9]+(_[A-Za-z0-9+-]+)*|2\.25\.\d{{1,39}}")
+_PSEUDONYM = re.compile(
+    rf"{_LABEL}|sub-[a-z0-9]+_ses-[a-z0-9]+(_[A-Za-z0-9+-]+)*|2\.25\.\d{{1,39}}"
+)
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,19 @@ class Match:
     study: str
     """Study Instance UID, or the folders of a BIDS session."""
     weeks: int
-    """By which dates moved into the past."""
-    what: str = ""
-    """The one series or object that was asked for."""
+    """Number of weeks by which dates were shifted into the past."""
+    original: str = ""
+    """The series, frame of reference or object that the pseudonym replaced, if it is no session."""
     folders: tuple[str, ...] = ()
-    """Where its files lie in the source."""
+    """Folders of its files in the source."""
 
     def lines(self) -> Iterator[str]:
         """For the terminal."""
         yield f"session     {self.session}"
         yield f"patient     {self.patient}" + (f" (issuer {self.issuer})" if self.issuer else "")
         yield f"study       {self.study}"
-        if self.what:
-            yield f"is          {self.what}"
+        if self.original:
+            yield f"is          {self.original}"
         yield f"dates       {self.weeks} weeks before, where they were kept as shifted"
         for folder in self.folders:
             yield f"source      {folder}"
@@ -61,34 +62,34 @@ def lookup(pseudonym: str, out: Path, key: Path | None = None) -> list[Match]:
 
     ``pseudonym`` is a person (``sub-…``), a session, a series, a scan's name or a UID (2.25.…).
     ``key`` is the project key's file (default ``OUT/restricted/key``); keys that were rotated out
-    lie beside it. Raises :class:`EffaceError` if there is no such folder, the key is not the one
-    that made the pseudonyms, or the question cannot be logged.
+    are beside it. Raises :class:`EffaceError` if there is no such folder, the key is not the one
+    that made the pseudonyms, or the lookup cannot be logged.
     """
     restricted = out / "restricted"
-    if not _ASKED.fullmatch(pseudonym):
+    if not _PSEUDONYM.fullmatch(pseudonym):
         raise EffaceError(
-            "not a pseudonym of efface: name a sub-…, ses-…, series-…, a scan or a UID 2.25.…"
+            "not a pseudonym of efface; give a sub-…, ses-…, series-…, a scan or a UID 2.25.…"
         )
     entries = sorted((restricted / "inventory" / "sessions").glob("*.json"))
     if not entries:
-        raise EffaceError(f"{out}: no results of efface run here; name its folder OUT")
+        raise EffaceError(f"{out}: no results of efface run; give its folder OUT")
     keys = {k.fingerprint: k for k in kept_keys(key or restricted / "key")}
     sessions = [_session(path) for path in entries]
     used = {s["key"] for s in sessions}
     if not used & keys.keys():
         raise EffaceError(
-            f"{out}: made with the key {', '.join(sorted(used))}, which is none of those given"
-            f" ({', '.join(sorted(keys))}); name it with --key"
+            f"{out}: made with the key {', '.join(sorted(used))}, which is not available"
+            f" (available: {', '.join(sorted(keys))}); give it with --key"
         )
-    found = [
+    matches = [
         match
         for session in sessions
         if session["key"] in keys
         for one in keys.values()
         for match in _matches(pseudonym, session, one, restricted)
     ]
-    _log(restricted / LOG, pseudonym, "+".join(sorted(keys)), len(found))
-    return found
+    _log(restricted / LOG, pseudonym, "+".join(sorted(keys)), len(matches))
+    return matches
 
 
 def _session(path: Path) -> dict[str, Any]:
@@ -101,27 +102,29 @@ def _session(path: Path) -> dict[str, Any]:
     raise EffaceError(f"{path}: not an inventory of this version; run efface again")
 
 
-def _matches(asked: str, session: dict[str, Any], key: Key, restricted: Path) -> Iterator[Match]:
+def _matches(
+    pseudonym: str, session: dict[str, Any], key: Key, restricted: Path
+) -> Iterator[Match]:
     """The match of one session, under the key that made it or one that was rotated out."""
     patient, issuer = (*map(str, session["patient"]), "", "")[:2]
     subject = subject_label(key, patient, issuer, session["study"])
     label = f"{subject}_{session_label(key, session['study'])}"
-    what, series = "", list(session["series"])
-    if asked in (subject, label, label.split("_")[1]):
+    original, series = "", list(session["series"])
+    if pseudonym in (subject, label, label.split("_")[1]):
         pass
-    elif asked.startswith("2.25."):
-        what, series = _uid(asked, session, key)
-        if not what:
+    elif pseudonym.startswith("2.25."):
+        original, series = _uid(pseudonym, session, key)
+        if not original:
             return
     else:
-        name = asked
-        if asked.startswith(f"{label}_"):
-            scan = session["session"] + asked.removeprefix(label)
+        name = pseudonym
+        if pseudonym.startswith(f"{label}_"):
+            scan = session["session"] + pseudonym.removeprefix(label)
             name = _series_of(scan, session["session"], restricted)
         series = [s for s in series if name in (s["series"], series_label(key, s["uid"]))]
         if not series:
             return
-        what = f"series {series[0]['uid']}"
+        original = f"series {series[0]['uid']}"
     folders = sorted({str(Path(f).parent) for s in series for f in s["files"]})
     yield Match(
         label,
@@ -129,13 +132,13 @@ def _matches(asked: str, session: dict[str, Any], key: Key, restricted: Path) ->
         issuer,
         str(session["study"]),
         key.weeks(subject),
-        what,
+        original,
         tuple(folders),
     )
 
 
 def _series_of(scan: str, session: str, restricted: Path) -> str:
-    """The series that a scan was made of, as the audit or the conversion noted it; or empty."""
+    """The series of a scan by the manifest of the audit or the conversion; empty if unknown."""
     for stage in ("audit", "convert"):
         try:
             scans = json.loads((restricted / stage / f"{session}.json").read_text())["scans"]
@@ -147,34 +150,34 @@ def _series_of(scan: str, session: str, restricted: Path) -> str:
     return ""
 
 
-def _uid(asked: str, session: dict[str, Any], key: Key) -> tuple[str, list[Any]]:
-    """What a UID of the release was, and the series that it was found in."""
+def _uid(uid: str, session: dict[str, Any], key: Key) -> tuple[str, list[Any]]:
+    """The original of a UID in the release, and the series that it belongs to."""
     from efface.audit.sources import of_session
 
-    if key.uid(session["study"]) == asked:
+    if key.uid(session["study"]) == uid:
         return f"study {session['study']}", list(session["series"])
     for series in session["series"]:
-        if key.uid(series["uid"]) == asked:
+        if key.uid(series["uid"]) == uid:
             return f"series {series['uid']}", [series]
-        if series["frame_of_reference"] == asked:
+        if series["frame_of_reference"] == uid:
             return "the frame of reference of a series", [series]
     if session.get("source") == "bids":
         return "", []
     for series in session["series"]:
         # objects are in no table: their headers are read again
         for one in of_session({"series": [series]}):
-            if one.kind == "uid" and key.uid(one.text) == asked:
+            if one.kind == "uid" and key.uid(one.text) == uid:
                 return f"UID {one.text}", [series]
     return "", []
 
 
-def _log(path: Path, asked: str, key: str, found: int) -> None:
+def _log(path: Path, pseudonym: str, key: str, matches: int) -> None:
     try:
         who = getpass.getuser()
     except (OSError, KeyError):  # no name, no entry for the user's number
         who = str(os.getuid())
     now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    line = "\t".join((now, who, asked, key, "found" if found else "not found")) + "\n"
+    line = "\t".join((now, who, pseudonym, key, "found" if matches else "not found")) + "\n"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(fd, "a") as f:
@@ -185,4 +188,6 @@ def _log(path: Path, asked: str, key: str, found: int) -> None:
             f.flush()
             os.fsync(fd)
     except OSError as e:
-        raise EffaceError(f"{path}: cannot be written ({e.strerror}); no answer unlogged") from e
+        raise EffaceError(
+            f"{path}: cannot be written ({e.strerror}); a lookup must be logged"
+        ) from e

@@ -1,7 +1,7 @@
-"""Verify a release: for anyone who receives one, without the sources and without the key.
+"""Verification of a release, without the sources and without the key.
 
-The manifest is complete and every digest matches, nothing else lies there, every file is built as
-a release's files are, and none holds an identifier that one gives.
+The manifest is complete and every digest matches, there are no other files, every file has the
+structure of a released one, and none holds an identifier of a given list.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _COLUMNS = {"path", "bytes", "sha256", "session", "scan"}
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`verify` found."""
+    """Result of :func:`verify`."""
 
     files: int
     bytes: int
     problems: tuple[str, ...] = ()
-    """One line each, with places and never with values."""
+    """One line each: the kind and place of what is wrong, never the value."""
     identifiers: int = 0
-    """How many were searched."""
+    """Number of identifiers searched for."""
 
     def summary(self) -> str:
-        """One line."""
+        """The result in one line."""
         size = f"{self.files} files, {self.bytes / 1e6:.1f} MB, {self.identifiers} identifiers"
         if self.problems:
             return f"not sound: {len(self.problems)} problems ({size})"
@@ -47,21 +47,21 @@ class Report:
 def verify(release: Path, identifiers: Sequence[str] = ()) -> Report:
     """Check a release folder (``OUT/release``).
 
-    ``identifiers`` are identifiers to search for; a date as YYYYMMDD or YYYY-MM-DD is searched in
-    other spellings too. Raises :class:`EffaceError` if there is no readable manifest.
+    ``identifiers`` are searched for; a date as YYYYMMDD or YYYY-MM-DD in other spellings too.
+    Raises :class:`EffaceError` if there is no readable manifest.
     """
     lines = [line for line in identifiers if line.strip()]
     matcher = Matcher(
         one for number, line in enumerate(lines, start=1) for one in of_line(line, number)
     )
     listed = _manifest(release / MANIFEST)
-    there, problems = _listing(release, matcher)
+    files, problems = _listing(release, matcher)
     size = 0
-    for name in sorted({*listed, *there} - {MANIFEST}):
-        path = there.get(name)
+    for name in sorted({*listed, *files} - {MANIFEST}):
+        path = files.get(name)
         safe = name if not matcher.search(os.fsencode(name)) else _NAMELESS
         if path is None:
-            problems.append(f"{safe}: in the manifest, but not there")
+            problems.append(f"{safe}: in the manifest, but the file is missing")
             continue
         try:
             data = path.read_bytes()
@@ -73,41 +73,41 @@ def verify(release: Path, identifiers: Sequence[str] = ()) -> Report:
         if row is None:
             problems.append(f"{safe}: not in the manifest")
         elif row["bytes"] != str(len(data)) or row["sha256"] != sha256(data).hexdigest():
-            problems.append(f"{safe}: not the file that the manifest lists")
+            problems.append(f"{safe}: differs from the file in the manifest")
         problems += [str(f) for f in leaks.scan(name, data, matcher)]
     manifest = (release / MANIFEST).read_bytes()
     problems += [str(f) for f in leaks.scan(MANIFEST, manifest, matcher)]
-    return Report(len(there), size + len(manifest), tuple(problems), len(lines))
+    return Report(len(files), size + len(manifest), tuple(problems), len(lines))
 
 
 _NAMELESS = "a file whose name is an identifier"
 
 
 def _listing(release: Path, matcher: Matcher) -> tuple[dict[str, Path], list[str]]:
-    """Plain files by their path in the release; and what else is wrong with what lies there.
+    """Regular files by their path in the release, and problems of all other entries.
 
-    Links are not followed: their targets are read, which may hold a name. The times of files and
-    folders are searched as dates. Empty folders and folders' names count too.
+    Links are not followed; the paths that they point to are searched, and so are the modification
+    times of files and folders (as dates) and the names of folders.
     """
     files: dict[str, Path] = {}
     problems: list[str] = []
-    for folder, below, names in os.walk(release, onerror=lambda e: problems.append(_unread(e))):
+    for folder, below, names in os.walk(release, onerror=lambda e: problems.append(_unreadable(e))):
         for path in sorted(Path(folder) / n for n in (*below, *names)):
             name = path.relative_to(release).as_posix()
             safe = name if not matcher.search(os.fsencode(name)) else _NAMELESS
-            about = path.lstat()
+            info = path.lstat()
             for clock in (time.gmtime, time.localtime):
-                day = time.strftime("%Y%m%d", clock(about.st_mtime))
+                day = time.strftime("%Y%m%d", clock(info.st_mtime))
                 for _, kind in matcher.search(day.encode()):
                     problems.append(f"{safe}: {kind} in the modification time")
             if path.is_symlink():
-                problems.append(f"{safe}: no plain file")
+                problems.append(f"{safe}: not a regular file")
                 for _, kind in matcher.search(os.fsencode(path.readlink())):
                     problems.append(f"{safe}: {kind} in the target of a link")
-            elif stat.S_ISREG(about.st_mode):
+            elif stat.S_ISREG(info.st_mode):
                 files[name] = path
-            elif not stat.S_ISDIR(about.st_mode):
-                problems.append(f"{safe}: no plain file")
+            elif not stat.S_ISDIR(info.st_mode):
+                problems.append(f"{safe}: not a regular file")
             else:
                 for _, kind in matcher.search(os.fsencode(path.name)):
                     problems.append(f"{_NAMELESS}: {kind} in the name of a folder")
@@ -116,7 +116,7 @@ def _listing(release: Path, matcher: Matcher) -> tuple[dict[str, Path], list[str
     return files, list(dict.fromkeys(problems))
 
 
-def _unread(fault: OSError) -> str:
+def _unreadable(fault: OSError) -> str:
     return f"a folder cannot be read ({fault.strerror})"
 
 
@@ -125,12 +125,14 @@ def _manifest(path: Path) -> dict[str, dict[str, str]]:
         reader = csv.DictReader(io.StringIO(path.read_text()), delimiter="\t")
         rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise EffaceError(f"{path}: no readable manifest; is this the release folder?") from e
+        raise EffaceError(
+            f"{path}: the manifest cannot be read; name the folder OUT/release"
+        ) from e
     if _COLUMNS - set(reader.fieldnames or ()):
-        raise EffaceError(f"{path}: not a manifest of efface; is this the release folder?")
+        raise EffaceError(f"{path}: not a manifest of efface; name the folder OUT/release")
     out: dict[str, dict[str, str]] = {}
     for row in rows:
         if row["path"] in out:
-            raise EffaceError(f"{path}: lists a file twice")
+            raise EffaceError(f"{path}: lists a file twice; the release is damaged")
         out[row["path"]] = row
     return out

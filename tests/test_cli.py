@@ -398,7 +398,7 @@ def test_lookup_needs_the_key_and_leaves_no_answer_unlogged(command, known, tmp_
     refused(command("key", "lookup", session["subject"], tmp_path), 1, "no results")
     (out / "restricted" / "lookups.tsv").mkdir()
     done = command("key", "lookup", session["subject"], out)
-    refused(done, 1, "unlogged")
+    refused(done, 1, "must be logged")
     assert "7741902" not in done.stdout
     path = next((out / "restricted" / "inventory" / "sessions").iterdir())
     path.write_text("[1]")

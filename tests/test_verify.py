@@ -1,4 +1,4 @@
-"""Verify: every way in which a release can be unsound is told, by place."""
+"""Verification reports everything that is wrong with a release, by place."""
 
 import calendar
 import gzip
@@ -36,13 +36,13 @@ def test_a_changed_a_missing_and_a_further_file(sound):
     first(sound, "*.dcm").unlink()
     (sound / "more.tsv").write_text("x\n")
     problems = "\n".join(verify(sound).problems)
-    assert "not the file that the manifest lists" in problems
-    assert "in the manifest, but not there" in problems
+    assert "differs from the file in the manifest" in problems
+    assert "in the manifest, but the file is missing" in problems
     assert "more.tsv: not in the manifest" in problems
     assert verify(sound).summary().startswith("not sound: 4 ")
 
 
-def test_a_given_identifier_is_told_by_line_not_by_value(sound):
+def test_an_identifier_is_reported_by_its_line_not_by_its_value(sound):
     (sound / "bids" / "README.md").write_text("thanks to Mara, born 23.04.1971\n")
     problems = verify(sound, ["nobody", "Mara", "1971-04-23"]).problems
     text = "\n".join(problems)
@@ -75,24 +75,24 @@ def test_names_of_folders_targets_of_links_and_times(sound):
     problems = verify(sound, ["Quillfeather", "Mara", "20190307"]).problems
     text = "\n".join(problems)
     assert "identifier on line 1 in the name of a folder" in text
-    assert "bids/here: no plain file" in text
+    assert "bids/here: not a regular file" in text
     assert "identifier on line 2 in the target of a link" in text
-    assert "pipe/p: no plain file" in text
+    assert "pipe/p: not a regular file" in text
     assert f"{image.relative_to(sound)}: identifier on line 3 in the modification time" in text
     for value in ("quillfeather", "mara", "2019"):
         assert value not in text.lower()
 
 
-def test_a_link_is_no_file_of_a_release(sound):
+def test_a_link_is_a_problem(sound):
     path = first(sound, "*_T1w.json")
     target = sound.parent / "elsewhere.json"
     path.rename(target)
     path.symlink_to(target)
-    assert any("no plain file" in p for p in verify(sound).problems)
+    assert any("not a regular file" in p for p in verify(sound).problems)
 
 
 @pytest.mark.parametrize("text", [None, "", "path\tsize\n", "\xff"])
-def test_without_a_manifest_there_is_nothing_to_verify(tmp_path, text):
+def test_a_missing_or_malformed_manifest(tmp_path, text):
     if text is not None:
         (tmp_path / "manifest.tsv").write_bytes(text.encode("latin-1"))
     with pytest.raises(EffaceError, match="manifest"):
