@@ -20,7 +20,7 @@ from efface import nifti
 from efface.audit import leaks, needles
 from efface.phantom import Identity, phantom, write_dicom
 from efface.pseudonym import new_key
-from efface.scrub import scrub_folder
+from efface.scrub.folder import scrub_folder
 
 
 def seconds(function, clock=time.process_time, repeat=3):

@@ -160,7 +160,7 @@ def _writable(path: Path) -> None:
 
 def _scrub(a: argparse.Namespace) -> int:
     from efface.pseudonym import read_key
-    from efface.scrub import scrub_folder
+    from efface.scrub.folder import scrub_folder
 
     paths.check([Given("DICOM_DIR", a.dicom), Given("--key", a.key)], [Given("OUT_DIR", a.out)])
     if not a.dicom.is_dir():

@@ -26,10 +26,10 @@ from efface.scrub import (
     scrub_bytes,
     scrub_dataset,
     scrub_file,
-    scrub_folder,
     state_face_removed,
 )
 from efface.scrub.codec import Element, encode, read_file, standard_vr, syntax, write_file
+from efface.scrub.folder import scrub_folder
 from efface.scrub.table import Policy, _rows
 
 KEY = Key(b"k" * 32)

@@ -31,6 +31,8 @@ from efface.distort.unseen import add_unseen
 from efface.errors import EffaceError, of_machine
 from efface.inventory.ocr import CLEAR
 from efface.manifest import Manifest, Scan
+from efface.pixels import NotDecoded
+from efface.pixels import pixels as stored_pixels
 from efface.pseudonym import Key
 from efface.segment import orientation, positions, wrap
 from efface.segment import pose as poses
@@ -320,7 +322,7 @@ def _dicom(
             no_text=series.get("text") == CLEAR,
         )
         what = readback.check(task.folder / target, places, released)
-    except dicom.Unmapped as e:
+    except (dicom.Unmapped, NotDecoded) as e:
         _remove(task.folder / target)
         scan = scan.mark("fail", f"{DICOM_UNMAPPED}: {e}")
         # frames of an image that failed before have no distorted voxels: say why
@@ -368,7 +370,7 @@ def _write_series(
     derived = any(c.mask.any() for c in converted)
     for source, scrubbed_name in sources:
         raw = dicom.read(Path(source))
-        values = dicom.pixels(raw)
+        values = stored_pixels(raw)
         new, mask, found = dicom.placed(raw, values, converted)
         if not np.array_equal(new[~mask], values[~mask]):
             raise dicom.Unmapped("pixels outside the face changed")

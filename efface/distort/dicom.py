@@ -27,6 +27,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence as Items
 
 from efface.distort.region import Bool, Float
+from efface.pixels import pixels, transfer_syntax
 
 TOLERANCE = 0.4
 """How far from a voxel's centre a pixel's centre may lie, in voxels.
@@ -218,42 +219,6 @@ def _mosaic(ds: Dataset) -> tuple[Frame, ...]:
         where = slice(top, top + rows), slice(left, left + columns)
         out.append(Frame(0, *where, plane, *rescale(ds)))
     return tuple(out)
-
-
-def pixels(ds: Dataset) -> NDArray[np.generic]:
-    """Stored pixel values, shape (frames, rows, columns), little endian, decoded losslessly.
-
-    Bits above Bits Stored (once used for overlays) are cleared, or repeat the sign. Raises
-    :class:`Unmapped` if the pixel data cannot be decoded.
-    """
-    try:
-        shape = (int(ds.get("NumberOfFrames") or 1), int(ds.Rows), int(ds.Columns))
-        allocated, signed = int(ds.BitsAllocated), int(ds.get("PixelRepresentation", 0)) == 1
-        stored = int(ds.get("BitsStored", allocated))
-        high_bit = int(ds.get("HighBit", stored - 1))
-    except (AttributeError, TypeError, ValueError) as e:
-        raise Unmapped("no attributes that describe the pixels") from e
-    if allocated not in (8, 16, 32) or not 0 < stored <= allocated:
-        raise Unmapped(f"{allocated} bits allocated")
-    dtype = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
-    syntax = _syntax(ds)
-    try:
-        if not syntax.is_compressed and syntax.is_little_endian:
-            data = ds.PixelData[: int(np.prod(shape)) * dtype.itemsize]
-            values = np.frombuffer(data, dtype).reshape(shape)
-        else:
-            values = np.asarray(ds.pixel_array).reshape(shape).astype(dtype)
-    except Exception as e:
-        raise Unmapped(f"pixels cannot be decoded ({type(e).__name__})") from e
-    unused = allocated - stored
-    if unused and high_bit == stored - 1:
-        values = values << unused >> unused
-    return values
-
-
-def _syntax(ds: Dataset) -> uid.UID:
-    meta = getattr(ds, "file_meta", None) or Dataset()
-    return uid.UID(meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian))
 
 
 def place(frame: Frame, affine: Float, shape: tuple[int, ...]) -> Place | None:
@@ -506,7 +471,7 @@ def write(
     if derived:
         _derived(ds)
         _rewindow(ds, values)
-    if _syntax(raw) in _LOSSY and "LossyImageCompression" not in ds:
+    if transfer_syntax(raw) in _LOSSY and "LossyImageCompression" not in ds:
         # what was lost stays lost, though the stream that said so is gone (C.7.6.1.1.5)
         ds.LossyImageCompression, ds.LossyImageCompressionMethod = "01", "ISO_10918_1"
         ds.LossyImageCompressionRatio = f"{len(data) / max(len(raw.PixelData), 1):.4g}"

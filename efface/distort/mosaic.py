@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 
-from efface.distort.dicom import LPS_TO_RAS, Frame, Placed, pixels
+from efface.distort.dicom import LPS_TO_RAS, Frame, Placed
+from efface.pixels import pixels
 from efface.pseudonym import Key
 
 
