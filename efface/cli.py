@@ -76,7 +76,7 @@ _MANY: dict[str, Any] = {"nargs": "+", "default": [], "action": _Names}
 
 
 def _run(a: argparse.Namespace) -> int:
-    from efface.workflow import run
+    from efface.workflow.run import run
 
     level = a.level or ("participant" if a.participant_label else "group")
     if level == "group" and a.participant_label:

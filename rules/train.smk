@@ -5,7 +5,7 @@
 # snakemake --cores 2 label --config heads=DIR      drafts of label maps for heads that have none
 # snakemake --cores 2 evaluate --config heads=DIR   the model in use, on DIR/val
 
-TRAINED = str(ROOT / "trained")
+TRAINED = "trained"
 
 
 rule train:
@@ -17,7 +17,7 @@ rule train:
         f"{TRAINED}/train.log",
     threads: 2
     params:
-        settings=ROOT / "models/training.yaml",
+        settings=resources.models() / "training.yaml",
         # kept when the rule is stopped: training goes on from it
         checkpoint=f"{TRAINED}/checkpoint/state.pt",
         curve=f"{TRAINED}/checkpoint/curve.csv",
@@ -33,7 +33,7 @@ rule ablation:
         f"{TRAINED}/ablation.log",
     threads: 2
     params:
-        settings=ROOT / "models/training.yaml",
+        settings=resources.models() / "training.yaml",
         # half the resolution and half the widths: minutes on a CPU
         small={
             "mm": 4.0,
@@ -61,10 +61,10 @@ rule label:
         f"{TRAINED}/label.log",
     threads: 2
     params:
-        model=setting.model_hash(config["models"]),
+        models=models("label"),
         pictures=f"{TRAINED}/labels",
         # a head that came since is a reason to draft again; maps that are there stay as they are
-        heads=lambda wildcards: setting.unlabelled(config["heads"]),
+        heads=unlabelled_heads,
     script:
         "../scripts/label.py"
 
@@ -82,7 +82,7 @@ rule evaluate:
         f"{TRAINED}/evaluate.log",
     threads: 2
     params:
-        model=setting.model_hash(config["models"]),
+        models=models("evaluate"),
         cache=f"{TRAINED}/cache",
         transformed=4,  # heads to be seen in every way; all heads are seen as they are
         combined=5,  # ways in which every head has several things amiss at once

@@ -1,4 +1,4 @@
-"""A demo export of generated heads, and the identifiers planted in it."""
+"""Write a DICOM export of generated heads, and the list of identifiers planted in it."""
 
 import logging
 from pathlib import Path
@@ -8,11 +8,11 @@ from efface.phantom import demo_source
 logging.basicConfig(filename=snakemake.log[0], filemode="w", level=logging.INFO)
 
 params = snakemake.params
-needles = demo_source(
+identifiers = demo_source(
     Path(snakemake.output.source),
     params.people,
     params.seed,
-    needles=Path(snakemake.output.needles),
+    needles=Path(snakemake.output.identifiers),
     mm=params.mm,
 )
-logging.info("%d identifiers planted", len(needles))
+logging.info("%d identifiers planted", len(identifiers))

@@ -1,4 +1,4 @@
-"""The cohort's files: manifest, description, audit, and the account of every source file."""
+"""Write the files of the cohort: manifest, description, audit, and the table of source files."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ entries = [json.loads(Path(p).read_text()) for p in given.entries]
 about = About(
     key=read_key(Path(given.key)).fingerprint,
     settings=params.settings,
-    code=params.version,
-    model=params.model,
+    code=params.code,
+    model=params.models,
     identity=inventory.cross_check(s for e in entries for s in inventory.statements(e)).counts,
 )
 finish(

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from small_dicom import write
 
-from efface import paths, setting
+from efface import paths
 from efface.cli import main
 from efface.errors import UsageError
 from efface.paths import Given
 from efface.pseudonym import new_key
+from efface.workflow import settings
 
 
 def same(path, tmp_path):
@@ -212,7 +213,7 @@ def test_key_and_accepted_scans_may_lie_beside_the_results(tmp_path, source):
     out = tmp_path / "out"
     for key, accept in (("restricted/key", "accept.tsv"), ("key", "restricted/accept.tsv")):
         config = {"source": source, "out": out, "key": out / key, "accept": out / accept}
-        setting.compare_paths(config)
+        settings.compare_paths(config)
 
 
 def test_a_key_is_not_within_what_scrub_writes(tmp_path, capsys, source):

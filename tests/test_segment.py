@@ -18,6 +18,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small_session import head as head_of_parts
 
+from efface import resources
 from efface.phantom import phantom
 from efface.segment import (
     Plan,
@@ -28,7 +29,6 @@ from efface.segment import (
     orientation,
     parts,
     runtime,
-    shipped_models,
 )
 from efface.segment import grid as grids
 from efface.segment.cascade import Cascade
@@ -312,7 +312,7 @@ def test_interpolation_axis_by_axis_is_that_of_scipy(order, edge):
 def test_the_cpu_s_own_precision_gives_the_same_labels():
     img, _ = phantom(4, spacing=(2, 2, 2))
     model = Segmenter.load(None, "cpu", 2)
-    stored = load_file(shipped_models() / "face.safetensors")
+    stored = load_file(resources.models() / "face.safetensors")
     weights = {k: v.astype(np.float32) for k, v in stored.items()}
     exact = runtime.compiled(weights, model.plan, 2, "f32")
     a = model.segment(img).labels

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from efface import nifti
+from efface import nifti, resources
 from efface.errors import EffaceError
-from efface.manifest import Manifest, Scan, sha256
+from efface.manifest import Manifest, Scan
 from efface.segment import calibration, masks, orientation, parts, pose, positions, volumes, wrap
 from efface.segment import grid as grids
 from efface.segment.cascade import Array, Cascade, Network
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     import nibabel as nib
     from torch import nn
 
-MODEL = "face"
+WEIGHTS, PLAN = "face.safetensors", "face.json"
+"""Files of the face model."""
 AROUND_MM = 16.0
 """How far beside the face :meth:`Segmenter.again` looks."""
 MAYBE = 0.1
@@ -125,21 +126,19 @@ class Segmenter:
         """
         from safetensors.numpy import load_file
 
-        folder = models or shipped_models()
+        folder = models or resources.models()
         try:
-            raw = json.loads((folder / f"{MODEL}.json").read_text())["plan"]
+            raw = json.loads((folder / PLAN).read_text())["plan"]
             plan = Plan(
                 float(raw["mm"]),
                 tuple(raw["widths"]),
                 bool(raw["attention"]),
                 tuple(raw["cut"]),
             )
-            stored = load_file(folder / f"{MODEL}.safetensors")
+            stored = load_file(folder / WEIGHTS)
             weights = {name: np.asarray(v, np.float32) for name, v in stored.items()}
         except (OSError, ValueError, KeyError, SafetensorError) as e:
-            raise EffaceError(
-                f"{folder}: no face model there ({MODEL}.safetensors and {MODEL}.json): {e}"
-            ) from e
+            raise EffaceError(f"{folder}: no face model there ({WEIGHTS} and {PLAN}): {e}") from e
         curves = calibration.load(folder)
         if device == "cuda" or (device == "auto" and _gpu_likely()):
             network = _on_gpu(weights, plan)
@@ -368,22 +367,3 @@ def _one(scan: Scan, source: Path, folder: Path, segmenter: Segmenter) -> Scan:
         return replace(scan, files={}, measures={}).mark("fail", f"{STAGE_FAILED}: {why}")
     files, measures = positions.write(seen, img, folder, scan.scan)
     return replace(scan, files=files, measures=measures)
-
-
-def model_hash(models: Path | None = None) -> str:
-    """Digest of the weights and their plan; empty where there are none."""
-    folder = models or shipped_models()
-    files = [folder / f"{MODEL}.json", folder / f"{MODEL}.safetensors"]
-    if not all(f.exists() for f in files):
-        return ""
-    files += [f for f in [folder / calibration.FILE] if f.exists()]
-    return "-".join(sha256(f)[:16] for f in files)
-
-
-def shipped_models() -> Path:
-    """The folder of weights: ``models/`` of the repository or of the installed package."""
-    here = Path(__file__).resolve().parents[1]
-    for folder in (here / "models", here.parent / "models"):
-        if (folder / f"{MODEL}.json").exists():
-            return folder
-    return here.parent / "models"

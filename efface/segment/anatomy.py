@@ -24,6 +24,7 @@ from scipy import ndimage
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
+from efface import resources
 from efface.errors import EffaceError
 from efface.manifest import write_json
 from efface.segment.labels import LABELS
@@ -40,7 +41,7 @@ PARTS: dict[str, str] = {
 }
 """The six parts of a face that must be accounted for, and the label each lies in."""
 
-MODEL = Path(__file__).resolve().parents[2] / "models" / "anatomy.json"
+MODEL = "anatomy.json"
 
 # How far a head may be turned against the scanner's axes before anything is found (sd, radians),
 # wider than measured: people lie askew; and the sd of the logarithm of its size.
@@ -122,8 +123,12 @@ class Pose:
         return (points - self.origin) @ self.turn / self.size
 
 
-def load(path: Path = MODEL) -> Anatomy:
-    """Read the measured anatomy. Raises :class:`EffaceError` if the file is not usable."""
+def load(path: Path | None = None) -> Anatomy:
+    """Read the measured anatomy (default: the shipped one).
+
+    Raises :class:`EffaceError` if the file is not usable.
+    """
+    path = path or resources.models() / MODEL
     try:
         raw = json.loads(path.read_text())
         parts = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.manifest import sha256, write_atomic, write_json
-from efface.segment import MODEL
+from efface.segment import PLAN, WEIGHTS
 from efface.segment.network import AttentionUNet, Cut
 from efface.segment.runtime import CUT
 from efface.train.loop import Settings
@@ -24,7 +24,7 @@ def weights(
     if cut is not None:
         stored |= {CUT + k: v for k, v in cut.state_dict().items()}
     tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in stored.items()}
-    path = folder / f"{MODEL}.safetensors"
+    path = folder / WEIGHTS
     write_atomic(path, save(tensors))
     plan = {
         "mm": settings.mm,
@@ -33,7 +33,7 @@ def weights(
         "cut": list(settings.cut),
     }
     write_json(
-        folder / f"{MODEL}.json",
+        folder / PLAN,
         {
             "plan": plan,
             "settings": vars(settings),
