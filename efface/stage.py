@@ -74,11 +74,11 @@ def job(snakemake: Any) -> Job:  # noqa: ANN401 - the object that Snakemake give
     )
 
 
-def run(job: Job, given: tuple[Scan, ...], work: Callable[[Path], tuple[Scan, ...]]) -> None:
+def run(job: Job, inputs: tuple[Scan, ...], work: Callable[[Path], tuple[Scan, ...]]) -> None:
     """Call ``work`` with a temporary folder, put it in place, and write the manifest beside it.
 
     ``work`` returns the scans as the stage leaves them. If it raises an exception, every scan in
-    ``given`` (those that the stage received) fails with a reason, the folder is empty, and the log
+    ``inputs`` (those that the stage received) fails with a reason, the folder is empty, and the log
     has the traceback. The reason gives only the type of the exception, since it leaves the
     restricted zone. An exception of the machine, such as a full disk, ends the job.
     """
@@ -92,7 +92,7 @@ def run(job: Job, given: tuple[Scan, ...], work: Callable[[Path], tuple[Scan, ..
                 traceback.print_exc(file=out)
             _empty(temporary)
             reason = f"{STAGE_FAILED}: {job.stage} ({type(e).__name__}, see the log of the session)"
-            scans = tuple(replace(s, files={}, measures={}).mark("fail", reason) for s in given)
+            scans = tuple(replace(s, files={}, measures={}).mark("fail", reason) for s in inputs)
     write_manifest(job.manifest, Manifest(job.stage, job.session, scans), job.folder)
 
 

@@ -14,9 +14,9 @@ def work(folder):
     return convert.run(record, folder, key, snakemake.params.names)
 
 
-given = tuple(
+inputs = tuple(
     Scan(s["series"], s["series"], s["modality"], s["status"], tuple(s["reasons"]))
     for s in record["series"]
     if s["kind"] == "image" and s["status"] != "fail"
 )
-stage.run(job, given, work)
+stage.run(job, inputs, work)

@@ -358,7 +358,7 @@ def test_lookup_tells_who_and_is_logged(command, known):
         assert f"{key.weeks(subject)} weeks" in done.stdout
         assert session["study"] in done.stdout
     assert instance in done.stdout
-    refused(command("key", "lookup", "sub-zzzzzzzzzz", out), 1, "nobody")
+    refused(command("key", "lookup", "sub-zzzzzzzzzz", out), 1, "pseudonym not found")
     log = out / "restricted" / "lookups.tsv"
     assert log.stat().st_mode & 0o777 == 0o600
     lines = [line.split("\t") for line in log.read_text().splitlines()]

@@ -17,7 +17,7 @@ from efface.errors import EffaceError
 from efface.inventory.identity import Verdict, cross_check
 from efface.inventory.walk import Found, walk
 from efface.manifest import new_folder, write_whole
-from efface.paths import Given
+from efface.paths import Argument
 from efface.paths import check as check_paths
 from efface.pseudonym import Key, series_label
 from efface.scrub import people
@@ -76,7 +76,7 @@ def scrub_folder(
     options = check_options(retain)
     if not src.is_dir():
         raise EffaceError(f"{src}: no such folder")
-    check_paths([Given("source", src)], [Given("results", dst)])
+    check_paths([Argument("source", src)], [Argument("results", dst)])
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise EffaceError(f"{dst}: is there already and not empty; choose a new folder")
     root = src.absolute()

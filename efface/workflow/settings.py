@@ -7,7 +7,7 @@ from typing import Any
 
 from efface import paths
 from efface.errors import EffaceError
-from efface.paths import Given
+from efface.paths import Argument
 from efface.workflow.layout import WRITTEN
 
 _SCHEMA = Path(__file__).with_name("config.schema.yaml")
@@ -53,7 +53,7 @@ def compare_paths(config: dict[str, Any]) -> None:
     if not config["out"]:
         return
     out = Path(config["out"])
-    reads = [Given(n, Path(config[n])) for n in ("source", "key", "accept") if config[n]]
-    paths.check([r for r in reads if r.role == "source"], [Given("out", out)])
+    reads = [Argument(n, Path(config[n])) for n in ("source", "key", "accept") if config[n]]
+    paths.check([r for r in reads if r.role == "source"], [Argument("out", out)])
     for name in WRITTEN:
-        paths.check(reads, [Given("out", out / name)])
+        paths.check(reads, [Argument("out", out / name)])
