@@ -169,7 +169,8 @@ def _scrub(a: argparse.Namespace) -> int:
     from efface.pseudonym import read_key
     from efface.scrub.folder import scrub_folder
 
-    paths.check([Argument("DICOM_DIR", a.dicom), Argument("--key", a.key)], [Argument("OUT_DIR", a.out)])
+    reads = [Argument("DICOM_DIR", a.dicom), Argument("--key", a.key)]
+    paths.check(reads, [Argument("OUT_DIR", a.out)])
     if not a.dicom.is_dir():
         raise EffaceError(f"{a.dicom}: no such folder of DICOM files")
     if not a.key.exists():

@@ -31,7 +31,8 @@ class Argument:
 def check(reads: Sequence[Argument], writes: Sequence[Argument]) -> None:
     """Compare all paths of a command, without opening a file.
 
-    All of a folder counts as read or written, also where only a part of it is. Raises :class:`UsageError` with one sentence for the first conflict.
+    All of a folder counts as read or written, also where only a part of it is. Raises
+    :class:`UsageError` with one sentence for the first conflict.
     """
     for write in writes:
         for read in reads:

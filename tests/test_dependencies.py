@@ -27,6 +27,14 @@ def copy(tmp_path, monkeypatch):
         else:
             shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.setattr(resources, "PACKAGE", tmp_path / "efface")
+    # parse a file again only if its content changed
+    read, parsed = dependencies._read.__wrapped__, {}
+
+    def read_once(path):
+        key = (path, path.read_bytes())
+        return parsed.get(key) or parsed.setdefault(key, read(path))
+
+    monkeypatch.setattr(dependencies, "_read", read_once)
     forget()
     yield tmp_path
     forget()
