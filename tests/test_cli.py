@@ -125,14 +125,14 @@ def test_a_run_that_released_nothing_says_so(ran):
 @pytest.mark.slow
 @pytest.mark.parametrize("typed", [["01"], ["sub-01"], ["pseudonym"], ["bare"], ["01", "Mara2"]])
 def test_a_person_is_named_by_label_or_pseudonym(command, ran, typed):
-    from efface import setting
+    from efface.workflow.sessions import sessions
 
     _, out, _ = ran
     table = out / "restricted" / "inventory" / "sessions.tsv"
     people = (out / "restricted" / "identity.tsv").read_text().splitlines()[1:]
     own = {line.split("\t")[2]: line.partition("_")[0] for line in people}
     words = {"pseudonym": own["sub-01"], "bare": own["sub-01"].removeprefix("sub-")}
-    found = setting.sessions(table, [words.get(t, t) for t in typed])
+    found = sessions(table, [words.get(t, t) for t in typed])
     assert {s.split("_")[0] for s in found} == {
         own["sub-01"],
         *([own["sub-Mara2"]] * (len(typed) - 1)),
@@ -357,7 +357,7 @@ def test_lookup_tells_who_and_is_logged(command, known):
         assert f"{key.weeks(subject)} weeks" in done.stdout
         assert session["study"] in done.stdout
     assert instance in done.stdout
-    refused(command("key", "lookup", "sub-zzzzzzzzzz", out), 1, "nobody")
+    refused(command("key", "lookup", "sub-zzzzzzzzzz", out), 1, "pseudonym not found")
     log = out / "restricted" / "lookups.tsv"
     assert log.stat().st_mode & 0o777 == 0o600
     lines = [line.split("\t") for line in log.read_text().splitlines()]

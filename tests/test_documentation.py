@@ -20,10 +20,10 @@ import nibabel
 import pytest
 import yaml
 
-from efface import setting
 from efface.cli import _parser
 from efface.errors import EffaceError
 from efface.phantom import phantom
+from efface.workflow import settings as checks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "models" / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -144,7 +144,7 @@ def wrong_setting(values):
         return f"no such setting: {', '.join(unknown)}"
     values = {k: v for k, v in values.items() if not (isinstance(v, str) and v.isupper()) and v}
     try:
-        setting.check(defaults() | values)
+        checks.check(defaults() | values)
     except EffaceError as e:
         return str(e)
     return ""

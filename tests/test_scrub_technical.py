@@ -14,7 +14,8 @@ from pydicom.sequence import Sequence
 from small_dicom import mr
 
 from efface.pseudonym import Key
-from efface.scrub import scrub_bytes, scrub_folder
+from efface.scrub import scrub_bytes
+from efface.scrub.folder import scrub_folder
 from efface.scrub.table import rows
 from efface.scrub.technical import is_technical
 

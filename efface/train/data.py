@@ -56,6 +56,16 @@ def labels_of(image: Path) -> Path:
     return image.with_name(re.sub(r"_[^_]*$", "", name) + "_labels.nii.gz")
 
 
+def unlabelled(folder: Path) -> list[str]:
+    """Names of the heads in a folder that have no label map."""
+    images = [
+        p
+        for p in sorted(folder.glob("*.nii.gz"))
+        if not p.name.endswith(("_labels.nii.gz", "_brain.nii.gz"))
+    ]
+    return [p.name for p in images if not labels_of(p).exists()]
+
+
 def read(name: str, image: Path, labels: Path, mm: float) -> Head:
     """Read a head and resample it to the grid.
 
