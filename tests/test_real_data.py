@@ -57,6 +57,7 @@ def outcomes(folder, tmp_path):
 MISSING_PROGRAM = ("tesseract is not installed", "dicom3tools are not installed")
 
 
+@pytest.mark.slow
 def test_no_test_passes_on_an_empty_folder(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -68,6 +69,7 @@ def test_no_test_passes_on_an_empty_folder(tmp_path):
             assert f"{empty}/heads/val/*_T1w.nii.gz: 0 files" in message, name
 
 
+@pytest.mark.slow
 def test_no_test_passes_on_empty_files(tmp_path):
     for name, (outcome, message) in outcomes(hollow(tmp_path / "hollow"), tmp_path).items():
         if outcome == "skipped":
@@ -76,6 +78,7 @@ def test_no_test_passes_on_empty_files(tmp_path):
             assert outcome == "failure", name
 
 
+@pytest.mark.slow
 def test_without_the_variable_every_such_test_is_skipped(tmp_path):
     assert {outcome for outcome, _ in outcomes(None, tmp_path).values()} == {"skipped"}
 

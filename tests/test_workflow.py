@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -111,6 +112,8 @@ def test_no_needle_leaves(run):
             if path.name.endswith(".gz"):
                 data = gzip.decompress(data)
             text = (str(path.relative_to(out)).encode() + b"\0" + data).lower()
+            # the digits of a new UID are those of a hash: one in some hundred runs holds a date
+            text = re.sub(rb"2\.25\.[0-9]{20,39}", b"", text)
             for needle in needles:
                 assert needle.lower().encode() not in text, (path, needle)
 
