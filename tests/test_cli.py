@@ -403,3 +403,44 @@ def test_lookup_needs_the_key_and_leaves_no_answer_unlogged(command, known, tmp_
     path = next((out / "restricted" / "inventory" / "sessions").iterdir())
     path.write_text("[1]")
     refused(command("key", "lookup", session["subject"], out), 1, "inventory")
+
+
+def test_an_internal_error_is_one_sentence_or_a_traceback(monkeypatch, capsys, tmp_path):
+    from efface import cli
+
+    def fail(*_arguments):
+        raise ZeroDivisionError("not expected")
+
+    monkeypatch.setattr(cli, "_key_show", fail)
+    monkeypatch.delenv("EFFACE_DEBUG", raising=False)
+    assert cli.main(["key", "show", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        "efface: internal error (ZeroDivisionError: not expected);"
+        " set EFFACE_DEBUG=1 for a traceback\n"
+    )
+    monkeypatch.setenv("EFFACE_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["key", "show", str(tmp_path)])
+
+
+def test_every_argument_has_help_and_every_option_its_default():
+    import argparse
+
+    from efface.cli import _parser
+
+    def parsers(parser):
+        yield parser
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for sub in action.choices.values():
+                    yield from parsers(sub)
+
+    for parser in parsers(_parser()):
+        for action in parser._actions:
+            if action.dest in ("help", "version") or isinstance(action, argparse._SubParsersAction):
+                continue
+            assert action.help, (parser.prog, action.dest)
+            if action.option_strings:
+                assert "(default: " in action.help or "(required)" in action.help, action.dest
+                if isinstance(action.default, str):
+                    assert f"(default: {action.default})" in action.help, action.dest

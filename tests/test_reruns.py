@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from efface.workflow import dependencies
+from efface.workflow import dependencies, layout
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "profiles", "models", "efface")
@@ -24,7 +24,7 @@ def hook(event, arguments):
     if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
         opened.add(os.path.abspath(os.fspath(arguments[0])))
 def write():
-    name = getattr(sys.modules.get("__main__"), "__file__", None) or ""
+    name = sys.argv[0]
     if "/.snakemake/scripts/" in name:
         path = os.path.join(os.environ["RECORD"], os.path.basename(name) + ".json")
         with open(path, "w") as f:
@@ -178,3 +178,10 @@ def test_a_stage_that_gives_the_same_bytes_does_not_run_the_release_again(run):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "checkpoint gate" in done.stdout + done.stderr
     assert release == {p: p.stat().st_mtime_ns for p in (run / "out" / "release").rglob("*.dcm")}
+
+
+def test_the_layout_names_all_that_a_run_writes(run):
+    out = run / "out"
+    paths = [*out.iterdir(), *(out / "restricted").iterdir()]
+    names = {p.relative_to(out).as_posix() for p in paths}
+    assert names - set(layout.WRITTEN) == {"restricted", "restricted/key"}
