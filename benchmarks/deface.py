@@ -1,6 +1,6 @@
-"""What defacing costs, as ratios to nibabel reading and writing the same file, in one run.
+"""Cost of defacing, as a ratio to reading and writing the same file with nibabel.
 
-The warm process gives the cost of each further volume, the cold start that of a single command.
+The warm process measures each further volume, the cold start a single command.
 
 python benchmarks/deface.py [IMAGE.nii.gz]      (default: a phantom of 256×256×176 voxels, 1 mm)
 """
@@ -29,7 +29,7 @@ def main():
         image = folder / "head.nii.gz"
         nifti.save(phantom(1, spacing=(1, 1, 1), shape=(176, 256, 256))[0], image)
 
-    def peer():
+    def read_and_write():
         img = nib.load(image)
         nib.save(nib.Nifti1Image(np.asanyarray(img.dataobj), img.affine, img.header), out)
 
@@ -40,7 +40,7 @@ def main():
         command = [sys.executable, "-m", "efface.cli", "deface", image, out, "--allow-review"]
         subprocess.run(command, check=False, capture_output=True)
 
-    floor = seconds(peer)
+    floor = seconds(read_and_write)
     warm()
     print(f"{'nibabel reads and writes':32} {floor:6.2f} s   1.0")
     for name, function in (("efface, warm process", warm), ("efface deface, cold start", cold)):

@@ -1,10 +1,10 @@
-"""The time that a call takes, for the benchmarks."""
+"""Time of a call, for the benchmarks."""
 
 import time
 
 
 def seconds(function, repeat=3):
-    """Shortest time of a few calls in seconds: other work on the machine only adds to it."""
+    """Shortest time of several calls, in seconds: other work on the machine only adds time."""
     took = []
     for _ in range(repeat):
         start = time.perf_counter()

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("EFFACE_DEBUG"):
             raise
         what = f"{type(e).__name__}: {e}".splitlines()[0]
-        return _say(f"a fault of its own stopped it ({what}); EFFACE_DEBUG=1 shows all of it")
+        return _say(f"internal error ({what}); set EFFACE_DEBUG=1 for a traceback")
 
 
 def _say(sentence: str) -> int:

@@ -1,4 +1,4 @@
-"""Faults that a user can act upon."""
+"""Errors that a user can act on."""
 
 import errno
 
@@ -6,18 +6,18 @@ _MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class EffaceError(Exception):
-    """One sentence that names the file and says what to do; shown without a traceback."""
+    """An error shown without a traceback: one sentence that names the file and the next step."""
 
 
 class UsageError(EffaceError):
-    """The command was given arguments that do not go together; exit code 2."""
+    """Wrong arguments, or arguments that exclude each other; exit code 2."""
 
 
 def of_machine(fault: BaseException | None) -> bool:
-    """Whether the machine is at fault and not the input: the disk is full or cannot be written.
+    """Whether an error comes from the machine, not from the input: the disk is full or read-only.
 
-    Such a fault must end the job, which the next run then makes again. Recorded as the scan's, it
-    would withhold the scan for good.
+    Such an error must stop the job, so that the next run repeats it. If it were recorded as a
+    failure of the scan, the scan would stay withheld.
     """
     while fault is not None:
         if isinstance(fault, OSError) and fault.errno in _MACHINE:

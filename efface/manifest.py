@@ -1,4 +1,4 @@
-"""What one stage hands to the next: a folder and a JSON manifest, both written atomically."""
+"""Output of a stage for the next one: a folder and a JSON manifest, both written atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from efface.status import Status, worst
 
 @dataclass(frozen=True)
 class Scan:
-    """One image of a session, or one series that yields none."""
+    """One image of a session, or one series without an image."""
 
     scan: str
     """BIDS stem (``sub-…_ses-…_T1w``) once converted; before that the series pseudonym."""
@@ -33,31 +33,31 @@ class Scan:
     measures: dict[str, Any] = field(default_factory=dict)
 
     def mark(self, status: Status, reason: str) -> Scan:
-        """The scan with a further reason and the more cautious status."""
+        """Add a reason; of the two statuses the more cautious one remains."""
         return replace(self, status=worst(self.status, status), reasons=(*self.reasons, reason))
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The scans of a session as one stage leaves them."""
+    """The scans of a session after one stage."""
 
     stage: str
     session: str
     scans: tuple[Scan, ...]
     sha256: dict[str, str] = field(default_factory=dict)
-    """Path relative to the stage's folder, to the digest of its bytes."""
+    """Hex digest of each file, by path relative to the stage's folder."""
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """SHA-256 of a file's bytes, in hex digits."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is either there whole or not at all.
+    """Write a file whole or not at all.
 
-    A file that already holds just this content is left as it is, with its time.
+    A file that already has this content is not written, and keeps its time.
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write an image's file so that it is there whole or not at all.
+    """Write a file of a user whole or not at all.
 
     Raises :class:`EffaceError` if the disk is full or the folder cannot be written.
     """
@@ -87,24 +87,24 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON atomically, keys sorted: the same value gives the same bytes.
+    """Write JSON atomically, with sorted keys: the same value gives the same bytes.
 
-    Escaped to ASCII, so that file names that are no UTF-8 come through too.
+    All else than ASCII is escaped, because file names need not be UTF-8.
     """
     write_atomic(path, json_text(value))
 
 
 def json_text(value: object) -> str:
-    """The text that :func:`write_json` writes."""
+    """Text of a JSON file of :func:`write_json`."""
     return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder under a temporary name that takes ``path``'s place when the block succeeds."""
+    """Make a folder under a temporary name; it replaces ``path`` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.part"):  # by a run that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    for abandoned in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed
+        shutil.rmtree(abandoned, ignore_errors=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     temporary.mkdir()
     try:
@@ -128,11 +128,13 @@ def write_manifest(path: Path, manifest: Manifest, folder: Path) -> None:
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest.
 
-    Raises :class:`EffaceError` if it is missing or not whole.
+    Raises :class:`EffaceError` if it is missing or malformed.
     """
     try:
         raw = json.loads(path.read_text())
         scans = tuple(Scan(**{**s, "reasons": tuple(s["reasons"])}) for s in raw.pop("scans"))
         return Manifest(scans=scans, **raw)
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise EffaceError(f"{path}: not a readable manifest ({e}); delete it and run again") from e
+        raise EffaceError(
+            f"{path}: malformed or missing manifest ({e}); delete it and run again"
+        ) from e

@@ -1,4 +1,4 @@
-"""Reading and writing NIfTI without touching a stored value that was not meant to change."""
+"""Read and write NIfTI images with their stored values bit for bit."""
 
 from __future__ import annotations
 
@@ -26,20 +26,22 @@ _NIFTI1_HEADER = 348
 
 _GZIP = b"\x1f\x8b"
 _POINTERS = (b"/annex/objects/", b"version https://git-lfs")
-"""First bytes of a file that stands for content that was not fetched."""
+"""First bytes of a file that represents content not yet downloaded (git-annex, git-lfs)."""
 
 
 def load(path: Path) -> nib.Nifti1Image:
-    """Open a NIfTI image of a 3D volume or a 4D series, gzipped or not, whatever its name says.
+    """Load a 3D or 4D NIfTI image; gzip is detected by content, not by file name.
 
-    ``path`` may be either file of a ``.hdr``/``.img`` pair; the image returned is a single-file
-    one. Raises :class:`EffaceError` with one sentence if it is missing, unreadable, cut off, no
-    image, of another shape, or has no usable affine.
+    ``path`` may be either file of a ``.hdr``/``.img`` pair; the result is a single-file image.
+    Raises :class:`EffaceError` if the file is missing, unreadable, truncated or not an image, or if
+    its shape or affine is not usable.
     """
     if not path.exists():
         raise EffaceError(f"{path}: no such file")
     if path.is_dir():
-        raise EffaceError(f"{path}: is a folder; name one image, or use efface run for a folder")
+        raise EffaceError(
+            f"{path}: this is a folder; name one image, or use efface run for a folder"
+        )
     files = pair(path)
     try:
         img = _of_pair(path, files) if len(files) > 1 else _of_file(path)
@@ -57,11 +59,15 @@ def load(path: Path) -> nib.Nifti1Image:
 def _of_file(path: Path) -> nib.Nifti1Image:
     data = _content(path)
     if in_pair(path) and data[344:348] != b"n+1\0" and data[4:8] != b"n+2\0":
-        raise EffaceError(f"{path}: the other file of the .hdr/.img pair is not beside it")
+        raise EffaceError(
+            f"{path}: the other file of the .hdr/.img pair is missing; put both into one folder"
+        )
     if not data:
-        raise EffaceError(f"{path}: an empty file")
+        raise EffaceError(f"{path}: the file is empty")
     if data.startswith(_POINTERS):
-        raise EffaceError(f"{path}: its content is not here; run datalad get (or git lfs pull)")
+        raise EffaceError(
+            f"{path}: the content of this file is missing; run datalad get (or git lfs pull)"
+        )
     if len(data) < _NIFTI1_HEADER:
         raise EffaceError(
             f"{path}: not a readable NIfTI image ({len(data)} bytes cannot hold its header)"
@@ -70,10 +76,8 @@ def _of_file(path: Path) -> nib.Nifti1Image:
     img: nib.Nifti1Image = kind.from_bytes(data)
     proxy: Any = img.dataobj
     if proxy.offset < img.header.single_vox_offset:
-        # nibabel takes 0 at its word, and the texts of the header would be voxels
-        raise EffaceError(
-            f"{path}: by its vox_offset the voxels begin inside the header; correct that field"
-        )
+        # nibabel accepts 0, and the texts of the header would become voxels
+        raise EffaceError(f"{path}: vox_offset points into the header; correct this field")
     return img
 
 
@@ -82,7 +86,9 @@ def _of_pair(path: Path, files: list[Path]) -> nib.Nifti1Pair:
     headers = [f for f in files if is_header(f)]
     images = [f for f in files if f not in headers]
     if len(headers) != 1 or len(images) != 1:
-        raise EffaceError(f"{path}: needs one .hdr and one .img file, found {len(files)} files")
+        raise EffaceError(
+            f"{path}: one .hdr and one .img file are needed, but there are {len(files)} files"
+        )
     header = _content(headers[0])
     if header[344:348] == b"ni1\0":
         kind = nib.Nifti1Pair
@@ -90,7 +96,7 @@ def _of_pair(path: Path, files: list[Path]) -> nib.Nifti1Pair:
         kind = nib.Nifti2Pair
     else:
         raise EffaceError(
-            f"{path}: the header is not NIfTI; an ANALYZE header does not say which side is left:"
+            f"{path}: the header is ANALYZE, not NIfTI, and does not tell left from right;"
             " convert the image to NIfTI first"
         )
     holders = {
@@ -102,27 +108,27 @@ def _of_pair(path: Path, files: list[Path]) -> nib.Nifti1Pair:
 
 
 def _content(path: Path) -> bytes:
-    """Bytes of a file, decompressed if they are gzip; its name does not count."""
+    """Bytes of a file, decompressed if the content is gzip."""
     data = path.read_bytes()
     if data[:2] != _GZIP:
         return data
     try:
         return bytes(igzip.decompress(data))
     except (EOFError, OSError, IsalError) as e:  # type: ignore[misc]  # its stub has no base
-        raise EffaceError(f"{path}: truncated or damaged: its gzip stream has no proper end") from e
+        raise EffaceError(f"{path}: truncated or damaged: the gzip stream is incomplete") from e
 
 
 def _whole(img: nib.Nifti1Pair, path: Path) -> None:
-    """Raise :class:`EffaceError` if a file ends before its last voxel."""
+    """Raise :class:`EffaceError` if the file ends before the last voxel."""
     proxy: Any = img.dataobj
     there = proxy.file_like.seek(0, io.SEEK_END)
     needed = int(proxy.offset) + math.prod(img.shape) * img.get_data_dtype().itemsize
     if there < needed:
-        raise EffaceError(f"{path}: truncated: {there} of {needed} bytes are there")
+        raise EffaceError(f"{path}: truncated: the file has {there} of {needed} bytes")
 
 
 def single(img: nib.Nifti1Pair) -> nib.Nifti1Image:
-    """The image as a single-file one, with the header and the stored voxels of a pair."""
+    """Convert a ``.hdr``/``.img`` pair to a single-file image with the same header and voxels."""
     if isinstance(img, nib.Nifti1Image):
         return img
     kind = nib.Nifti2Image if isinstance(img, nib.Nifti2Pair) else nib.Nifti1Image
@@ -132,9 +138,9 @@ def single(img: nib.Nifti1Pair) -> nib.Nifti1Image:
 
 
 def check(img: nib.Nifti1Pair, name: str = "image") -> None:
-    """Raise :class:`EffaceError` unless ``img`` is a volume or series that efface can work on.
+    """Raise :class:`EffaceError` unless ``img`` is a scalar 3D or 4D image with a usable affine.
 
-    The shape is (X, Y, Z) or (X, Y, Z, T), with any further dimensions of one.
+    The shape is (X, Y, Z) or (X, Y, Z, T); further dimensions must be 1.
     """
     if not isinstance(img, nib.Nifti1Pair):
         raise EffaceError(f"{name}: not a NIfTI image")
@@ -143,24 +149,25 @@ def check(img: nib.Nifti1Pair, name: str = "image") -> None:
     if len(shape) < 3 or min(shape) < 1 or len(dimensions(shape)) > 4:
         raise EffaceError(f"{name}: expected a 3D or 4D volume, found shape {shape}")
     if min(spatial) < 2:
-        raise EffaceError(f"{name}: a single slice of shape {shape} is no volume")
+        raise EffaceError(f"{name}: a single slice of shape {shape} is not a volume")
     kind = img.get_data_dtype()
     if kind.fields is not None or kind.kind not in "iuf" or kind.itemsize > 8:
-        raise EffaceError(f"{name}: voxels of type {kind} are no scalar image")
+        raise EffaceError(f"{name}: voxels of type {kind} are not scalar values")
     affine = img.affine
     if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise EffaceError(f"{name}: the affine does not say how the voxels lie in space")
+        raise EffaceError(f"{name}: the affine is missing, not finite or singular")
 
 
 def dimensions(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape without dimensions of one after the third."""
+    """The shape without dimensions of size one after the third."""
     return (*shape[:3], *(n for n in shape[3:] if n != 1))
 
 
 def without_singletons(img: nib.Nifti1Image, least: int = 3) -> nib.Nifti1Image:
-    """The image with dimensions of one after the third dropped, ``least`` dimensions kept.
+    """Drop dimensions of size one after the third, but keep ``least`` dimensions.
 
-    A (X, Y, Z, 1, 1) image becomes (X, Y, Z), or (X, Y, Z, 1) where ``least`` is 4; none is added.
+    A (X, Y, Z, 1, 1) image becomes (X, Y, Z), or (X, Y, Z, 1) if ``least`` is 4. No dimension is
+    added.
     """
     shape = dimensions(img.shape)
     shape += (1,) * (min(least, img.ndim) - len(shape))
@@ -168,9 +175,9 @@ def without_singletons(img: nib.Nifti1Image, least: int = 3) -> nib.Nifti1Image:
 
 
 def stored(img: nib.Nifti1Pair) -> NDArray[np.generic]:
-    """The voxels as stored, before scl_slope and scl_inter. Shape as the image's.
+    """Stored voxels, before scl_slope and scl_inter, in the shape of the image.
 
-    Raises :class:`EffaceError` if the file they are read from is cut off or damaged.
+    Raises :class:`EffaceError` if the file is truncated or damaged.
     """
     proxy: Any = img.dataobj
     if isinstance(proxy, np.ndarray):
@@ -178,15 +185,14 @@ def stored(img: nib.Nifti1Pair) -> NDArray[np.generic]:
     try:
         return np.asanyarray(proxy.get_unscaled())
     except (OSError, EOFError, ValueError, zlib.error) as e:
-        raise EffaceError(f"the image's voxels cannot be read ({_short(e)})") from e
+        raise EffaceError(f"the voxels of the image cannot be read ({_short(e)})") from e
 
 
 def with_stored(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1Image:
-    """A copy of ``img`` with other stored voxels: header geometry, dtype and scaling kept.
+    """Copy ``img`` with other stored voxels; geometry, data type and scaling stay.
 
-    The voxels may be of fewer or more volumes than those of ``img``, and the shape may differ in
-    dimensions of one after the third. The copy is read from bytes, as from a file: an image made
-    of an array would lose the scaling.
+    The number of volumes may differ from that of ``img``, and so may dimensions of size one after
+    the third. The copy is made from bytes, because an image made from an array loses its scaling.
     """
     header = img.header
     if voxels.shape != img.shape:
@@ -198,14 +204,14 @@ def with_stored(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1
 QFORM = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 SFORM = ("srow_x", "srow_y", "srow_z")
 GEOMETRY = ("qform_code", "sform_code", *QFORM, *SFORM)
-"""Header fields that say where the voxels lie; beside them stand voxel sizes and unit of length."""
+"""Header fields with the position of the voxels; voxel sizes and unit are in other fields."""
 
 
 def like(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1Image:
-    """Labels or a mask (X, Y, Z) as a uint8 image in the place of ``img``.
+    """Labels or a mask (X, Y, Z) as a uint8 image on the grid of ``img``.
 
     NIfTI version, byte order, sform, qform, their codes, voxel sizes and the unit of length are
-    copied bit for bit, so that no reader sees the two apart; nothing else of the header is.
+    copied bit for bit, so that every reader aligns the two images. Nothing else is copied.
     """
     header = type(img.header)(endianness=img.header.endianness)
     header.set_data_shape(voxels.shape)
@@ -217,7 +223,7 @@ def like(img: nib.Nifti1Image, voxels: NDArray[np.generic]) -> nib.Nifti1Image:
 
 
 def scaling(img: nib.Nifti1Pair) -> tuple[float, float]:
-    """``scl_slope`` and ``scl_inter``; 1 and 0 where unset, in a file or an array's image."""
+    """``scl_slope`` and ``scl_inter``; 1 and 0 if they are not set."""
     proxy: Any = img.dataobj
     if isinstance(proxy, np.ndarray):
         slope, inter = float(img.header["scl_slope"]), float(img.header["scl_inter"])
@@ -226,14 +232,15 @@ def scaling(img: nib.Nifti1Pair) -> tuple[float, float]:
 
 
 def to_bytes(img: nib.Nifti1Image) -> bytes:
-    """Uncompressed NIfTI file (version as the image's) with the stored voxels as they are."""
+    """Bytes of an uncompressed NIfTI file of the same version, with the stored voxels unchanged."""
     return _bytes(img.header, stored(img), *scaling(img))
 
 
 def save(img: nib.Nifti1Image, path: Path) -> None:
-    """Write ``.nii`` or ``.nii.gz`` atomically; gzip without name and time, so bytes repeat.
+    """Write ``.nii`` or ``.nii.gz`` atomically.
 
-    Raises :class:`EffaceError` if the disk is full or the folder cannot be written.
+    The gzip header has no name and time, so that the same image gives the same bytes. Raises
+    :class:`EffaceError` if the disk is full or the folder cannot be written.
     """
     data = to_bytes(img)
     if path.suffix == ".gz":
@@ -249,7 +256,7 @@ def _bytes(
     header.set_data_dtype(voxels.dtype)
     if header.get_data_shape() != voxels.shape:
         header.set_data_shape(voxels.shape)
-    # an image made of an array may have a header of the other byte order
+    # an image made from an array can have a header with the other byte order
     voxels = voxels.astype(header.get_data_dtype(), copy=False)
     header["vox_offset"] = 0
     header["magic"] = header.single_magic
@@ -257,7 +264,7 @@ def _bytes(
     header.write_to(out)
     offset = int(header.get_data_offset() if header.extensions else header.single_vox_offset)
     out.write(b"\0" * max(0, offset - out.tell()))
-    # no copy of voxels that lie in Fortran order, as those of a file do
+    # voxels read from a file are in Fortran order and are not copied
     rows = np.ascontiguousarray(voxels.T).reshape(-1).view(np.uint8)
     return b"".join((out.getvalue(), rows.data))
 

@@ -1,7 +1,7 @@
-"""Keyed, stateless pseudonyms: the same input and key give the same ids on every node.
+"""Keyed pseudonyms without state: the same input and key give the same label on every machine.
 
-HMAC-SHA256 with a 256-bit project key, domain-separated by a purpose word, as
-docs/architecture.md describes. UIDs become ``2.25.<128-bit integer>`` (PS3.5 Annex B.2).
+HMAC-SHA256 with a 256-bit project key and a purpose word for each use, as docs/architecture.md
+describes. UIDs become ``2.25.<128-bit integer>`` (PS3.5 Annex B.2).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from efface.errors import EffaceError
 
 @dataclass(frozen=True)
 class Key:
-    """The project's secret. It is never printed: ``repr`` shows the fingerprint."""
+    """The project's secret. ``repr`` shows the fingerprint, never the secret."""
 
     secret: bytes
 
     def digest(self, purpose: str, *parts: str) -> bytes:
-        """32 bytes that stand for the parts, each prefixed by its length: none can run on.
+        """HMAC of the parts, 32 bytes. A length before each part separates it from the next.
 
-        Parts may hold the surrogates that stand for bytes of a file name that are no UTF-8.
+        Parts may contain surrogates, which represent the bytes of file names that are not UTF-8.
         """
         encoded = [p.encode(errors="surrogatepass") for p in (purpose, *parts)]
         message = b"".join(len(b).to_bytes(4, "big") + b for b in encoded)
         return hmac.new(self.secret, message, sha256).digest()
 
     def label(self, purpose: str, *parts: str) -> str:
-        """Ten characters a-z and 2-7 (50 bits), legal as a BIDS label."""
+        """Ten characters a-z and 2-7 (50 bits), valid as a BIDS label."""
         import base64
 
         return base64.b32encode(self.digest(purpose, *parts)).decode().lower()[:10]
@@ -44,7 +44,7 @@ class Key:
         return f"2.25.{int.from_bytes(self.digest('uid', original)[:16], 'big')}"
 
     def weeks(self, subject: str) -> int:
-        """Whole weeks, 1 to 520, by which this subject's dates move into the past."""
+        """Weeks, 1 to 520, by which the dates of this subject are shifted into the past."""
         return 1 + int.from_bytes(self.digest("date", subject)[:8], "big") % 520
 
     def seed(self, *parts: str) -> int:
@@ -53,7 +53,7 @@ class Key:
 
     @property
     def fingerprint(self) -> str:
-        """Eight hex digits that name the key without telling it."""
+        """Eight hexadecimal digits that identify the key without revealing it."""
         return self.digest("fingerprint").hex()[:8]
 
     def __repr__(self) -> str:
@@ -61,15 +61,17 @@ class Key:
 
 
 def new_key(path: Path) -> Key:
-    """Make a key file, mode 0600; never over an existing one.
+    """Create a key file, mode 0600.
 
-    Raises :class:`EffaceError` if a file is there already, or none can be written.
+    Raises :class:`EffaceError` if the file exists or cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as e:
-        raise EffaceError(f"{path}: a key is there already; efface never overwrites a key") from e
+        raise EffaceError(
+            f"{path}: the file exists; efface never overwrites a key, choose another name"
+        ) from e
     except OSError as e:
         raise EffaceError(f"{path}: the key cannot be written ({e.strerror})") from e
     with os.fdopen(fd, "w") as f:
@@ -91,9 +93,9 @@ def read_key(path: Path) -> Key:
 
 
 def created(path: Path) -> date:
-    """The day (UTC) on which a key was made: as its file says, else the file's own time.
+    """Day (UTC) on which a key was created, from its file or from the file's modification time.
 
-    Raises as :func:`read_key`.
+    Raises the errors of :func:`read_key`.
     """
     return _read(path)[1]
 
@@ -102,14 +104,12 @@ def _read(path: Path) -> tuple[Key, date]:
     try:
         with path.open("rb") as f:
             about = os.fstat(f.fileno())
-            # no more than a key may hold: somebody may name an image
+            # a limit, because the user may name a large image by mistake
             text = f.read(4096).decode("ascii", errors="replace")
     except OSError as e:
         raise EffaceError(f"{path}: the key cannot be read ({e.strerror})") from e
     if about.st_mode & 0o077:
-        raise EffaceError(
-            f"{path}: the key can be read by others than its owner; run: chmod 600 {path}"
-        )
+        raise EffaceError(f"{path}: other users can read this key; run: chmod 600 {path}")
     lines = text.split("\n")
     secret = lines[0].strip()
     if not re.fullmatch(r"[0-9a-fA-F]{64}", secret):
@@ -120,14 +120,15 @@ def _read(path: Path) -> tuple[Key, date]:
             try:
                 day = date.fromisoformat(line.removeprefix(_CREATED).strip())
             except ValueError as e:
-                raise EffaceError(f"{path}: its line '{_CREATED.strip()}' holds no date") from e
+                raise EffaceError(f"{path}: the line '{_CREATED.strip()}' has no valid date") from e
     return Key(bytes.fromhex(secret)), day
 
 
 def rotate_key(path: Path) -> tuple[Key, Key, Path]:
-    """A new key in the place of an old one, which is kept beside it: new, old, the old one's file.
+    """Replace a key by a new one and keep the old one beside it.
 
-    At no moment is there no key at ``path``. Raises as :func:`read_key` and :func:`new_key`.
+    Returns the new key, the old key and the path of the old key. ``path`` always holds a key, even
+    if the process is interrupted. Raises the errors of :func:`read_key` and :func:`new_key`.
     """
     old = read_key(path)
     kept = path.with_name(f"{path.name}.{old.fingerprint}.old")
@@ -138,7 +139,7 @@ def rotate_key(path: Path) -> tuple[Key, Key, Path]:
         fresh.replace(path)
     except FileExistsError as e:
         fresh.unlink()
-        raise EffaceError(f"{kept}: is there already; move it away first") from e
+        raise EffaceError(f"{kept}: the file exists; move it to another folder first") from e
     except OSError as e:
         fresh.unlink(missing_ok=True)
         raise EffaceError(f"{path}: the key cannot be rotated ({e.strerror})") from e
@@ -146,25 +147,25 @@ def rotate_key(path: Path) -> tuple[Key, Key, Path]:
 
 
 def kept_keys(path: Path) -> list[Key]:
-    """The key at ``path`` and those that :func:`rotate_key` left beside it.
+    """The key at ``path`` and the old keys that :func:`rotate_key` kept beside it.
 
-    Raises as :func:`read_key`.
+    Raises the errors of :func:`read_key`.
     """
     return [read_key(p) for p in (path, *sorted(path.parent.glob(f"{path.name}.*.old")))]
 
 
 def subject_label(key: Key, patient_id: str, issuer: str, study_uid: str) -> str:
-    """``sub-…`` of a person; without a patient id every study counts as another person."""
+    """Pseudonym ``sub-…`` of a person. Without a patient id each study is a separate person."""
     if patient_id.strip():
         return "sub-" + key.label("subject", issuer.strip(), patient_id.strip())
     return "sub-" + key.label("subject-of-study", study_uid)
 
 
 def session_label(key: Key, study_uid: str) -> str:
-    """``ses-…`` of a study."""
+    """Pseudonym ``ses-…`` of a study."""
     return "ses-" + key.label("session", study_uid)
 
 
 def series_label(key: Key, series_uid: str) -> str:
-    """``series-…`` of a series."""
+    """Pseudonym ``series-…`` of a series."""
     return "series-" + key.label("series", series_uid)

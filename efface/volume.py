@@ -1,4 +1,4 @@
-"""Deface one volume from Python or the command line: segment, distort, judge."""
+"""Deface one image from Python or the command line: segment, distort, check."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found and measured."""
+    """Status, reasons and measures of a defaced image."""
 
     status: Status
     reasons: tuple[str, ...] = ()
@@ -31,15 +31,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Result:
-    """A defaced image; not to be let out unless ``report.status`` is ``pass``."""
+    """A defaced image. Do not release it unless ``report.status`` is ``pass``."""
 
     image: nib.Nifti1Image
     labels: NDArray[np.uint8]
-    """1 brain, 2 eyes, 3 nose, 4 ears, 5 mouth and chin, on the image's grid (X, Y, Z).
+    """1 brain, 2 eyes, 3 nose, 4 ears, 5 mouth and chin, on the grid of the image (X, Y, Z).
 
-    If the head moved between the volumes of a 4D image: of the first of its positions."""
+    If the head moved between the volumes of a 4D image, the labels of its first position."""
     mask: NDArray[np.bool_]
-    """The voxels that were replaced in all volumes, or in some if the head moved (X, Y, Z)."""
+    """Voxels that were replaced (X, Y, Z), in at least one volume if the head moved."""
     report: Report
 
 
@@ -55,21 +55,21 @@ def deface(
     device: str = "auto",
     keep_header: bool = False,
 ) -> Result:
-    """Distort the face in a 3D or 4D image; the brain and every voxel elsewhere stay as they are.
+    """Distort the face in a 3D or 4D image; the brain and all voxels outside the region stay.
 
-    The image may have further dimensions of one, and keeps them. Its header keeps geometry, voxel
-    type and scaling; texts (``descrip``, ``aux_file``, ``db_name``, …), intent and extensions are
-    removed as in a run (:mod:`efface.convert.header`), unless ``keep_header`` is true.
+    Further dimensions must have size one and are kept. The header keeps geometry, data type and
+    scaling. Texts (``descrip``, ``aux_file``, ``db_name``, …), intent and extensions are removed as
+    in ``efface run`` (:mod:`efface.convert.header`), unless ``keep_header`` is true.
 
-    The fill is a function of the region, of the voxels outside it and of ``seed`` alone, so the
-    seed need not be secret. The model is loaded once for many calls.
+    The new voxels depend only on the region, on the voxels outside it and on ``seed``, so the seed
+    need not be secret. The model is loaded once and reused by later calls.
 
-    Raises :class:`efface.errors.EffaceError` for an image that is no volume, or for a feature,
-    method or device that is not there.
+    Raises :class:`efface.errors.EffaceError` if the image is not a 3D or 4D volume, or for an
+    unknown feature, method or device.
     """
     from efface import nifti
     from efface.convert import header
-    from efface.distort import deface_positions
+    from efface.distort import deface_image
     from efface.distort.methods import method as known
     from efface.distort.region import parse_features
     from efface.qc import judge
@@ -86,10 +86,10 @@ def deface(
     if not keep_header:
         original = header.clean(original)
     before = nifti.without_singletons(original)
-    seen = segmenter.segment(before)
-    after, masks = deface_positions(before, seen, features, method, seed)
-    status, reasons, measures = judge(before, after, seen, masks, features, method, segmenter)
+    given = segmenter.segment(before)
+    after, masks = deface_image(before, given, features, method, seed)
+    status, reasons, measures = judge(before, after, given, masks, features, method, segmenter)
     if after.shape != original.shape:
         after = nifti.with_stored(original, nifti.stored(after).reshape(original.shape))
     report = Report(status, tuple(reasons), measures, removed)
-    return Result(after, seen.labels, np.logical_or.reduce(masks), report)
+    return Result(after, given.labels, np.logical_or.reduce(masks), report)

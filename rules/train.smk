@@ -1,16 +1,17 @@
-# The face model from heads and label maps. Outside a run: nothing of it touches a release.
-# snakemake --cores 2 train --config heads=DIR      DIR/train and DIR/val, or one folder to be split
-#   models=DIR: a model whose agreement with itself in the mirror puts lumps in labels right first
+# Training and evaluation of the face model. No part of a de-identification run.
+# snakemake --cores 2 train --config heads=DIR      DIR/train and DIR/val, or one folder, which is split
+#   models=DIR: first correct gross errors of the label maps with the model in DIR
 # snakemake --cores 2 ablation --config heads=DIR   small networks with and without each part
-# snakemake --cores 2 label --config heads=DIR      drafts of label maps for heads that have none
-# snakemake --cores 2 evaluate --config heads=DIR   the model in use, on DIR/val
+# snakemake --cores 2 label --config heads=DIR      draft label maps of heads without one
+# snakemake --cores 2 evaluate --config heads=DIR   evaluate the model in use on DIR/val
 
 TRAINED = str(ROOT / "trained")
 
 
 rule train:
     output:
-        weights=f"{TRAINED}/face.safetensors",
+        graph=f"{TRAINED}/face.xml",
+        weights=f"{TRAINED}/face.bin",
         card=f"{TRAINED}/face.json",
         picture=f"{TRAINED}/curve.png",
     log:
@@ -18,7 +19,7 @@ rule train:
     threads: 2
     params:
         settings=ROOT / "models/training.yaml",
-        # kept when the rule is stopped: training goes on from it
+        # kept when the rule is stopped: training continues from it
         checkpoint=f"{TRAINED}/checkpoint/state.pt",
         curve=f"{TRAINED}/checkpoint/curve.csv",
         cache=f"{TRAINED}/cache",
@@ -38,13 +39,13 @@ rule ablation:
         small={
             "mm": 4.0,
             "shape": [48, 64, 64],
-            "widths": [16, 32, 64],
-            "cut": [16, 32, 64],
-            "cut_steps": 3600,
+            "coarse_widths": [16, 32, 64],
+            "refine_widths": [16, 32, 64],
+            "refine_steps": 3600,
             "steps": 2200,
             "learning_rate": 0.003,
-            "organ_weight": 6.0,  # organs are learned early, and the training is short
-            "as_it_is": 0.8,
+            "organ_weight": 6.0,  # a short training must learn the organs early
+            "unchanged": 0.8,
             "phantoms": 0,
             "average": 0.99,
         },
@@ -63,13 +64,29 @@ rule label:
     params:
         model=setting.model_hash(config["models"]),
         pictures=f"{TRAINED}/labels",
-        # a head that came since is a reason to draft again; maps that are there stay as they are
+        # rerun for new heads; existing label maps are kept
         heads=lambda wildcards: setting.unlabelled(config["heads"]),
     script:
         "../scripts/label.py"
 
 
+rule heuristics:
+    output:
+        table=f"{TRAINED}/heuristics.tsv",
+    log:
+        f"{TRAINED}/heuristics.log",
+    threads: 2
+    params:
+        model=setting.model_hash(config["models"]),
+        transformed=1,  # heads of which one variant of each transformation is taken
+        combined=1,  # cases of several things amiss at once, of each head
+    script:
+        "../scripts/heuristics.py"
+
+
 rule evaluate:
+    input:
+        rules.heuristics.output,
     output:
         table=f"{TRAINED}/evaluation.tsv",
         cascade=f"{TRAINED}/cascade.tsv",
@@ -84,7 +101,7 @@ rule evaluate:
     params:
         model=setting.model_hash(config["models"]),
         cache=f"{TRAINED}/cache",
-        transformed=4,  # heads to be seen in every way; all heads are seen as they are
-        combined=5,  # ways in which every head has several things amiss at once
+        transformed=4,  # heads evaluated under every transformation; all are evaluated unchanged
+        combined=5,  # random combinations of transformations for each head
     script:
         "../scripts/evaluate.py"

@@ -1,4 +1,4 @@
-"""The same short training of small networks, each without one part: what the part is worth."""
+"""Short trainings of small networks, each without one part, to measure the part's contribution."""
 
 import csv
 from dataclasses import replace
@@ -7,21 +7,24 @@ from pathlib import Path
 import torch
 import yaml
 
-from efface.segment import Plan, Segmenter, of_torch
+from efface.segment import Plan, Segmenter
 from efface.segment.cascade import Cascade
-from efface.train import cut, data, evaluate, loop
+from efface.segment.network import predictor
+from efface.train import data, evaluate, loop, refine
 
 params = snakemake.params
 full = loop.Settings.of({**yaml.safe_load(Path(params.settings).read_text()), **params.small})
 torch.set_num_threads(snakemake.threads)
 heads = Path(snakemake.config["heads"] or "heads")
 training, validation = data.sets(heads, Path(params.cache), full.mm)
-# as many voxels seen: a step of the network that cuts is one box of three
-longer = replace(full, steps=full.steps + full.cut_steps // cut.IN_TURN, cut=())
+# as many voxels in all: a step of the refining network is one box of three
+longer = replace(
+    full, steps=full.steps + full.refine_steps // refine.BOXES_PER_HEAD, refine_widths=()
+)
 variants = {
     "as shipped": full,
     "without attention gates": replace(full, attention=False),
-    "without the network that cuts, trained as long": longer,
+    "without refining network, trained as long": longer,
 }
 rows = []
 for i, (name, settings) in enumerate(variants.items()):
@@ -32,15 +35,15 @@ for i, (name, settings) in enumerate(variants.items()):
             f.write(f"{name}: {line}\n")
 
     curve = folder / f"{i}.csv"
-    find = loop.train(training, settings, folder / f"{i}.pt", curve, report=report)
-    networks, steps = [find], settings.steps
-    if settings.cut:
-        second = cut.train(find, training, settings, folder / f"{i}_cut.pt", curve, report=report)
-        networks.append(second)
-        steps += settings.cut_steps
-    plan = Plan(settings.mm, settings.widths, settings.attention, settings.cut)
-    find, *cuts = (of_torch(n, "cpu") for n in networks)
-    network = Cascade(find, cuts[0] if cuts else None, settings.mm)
+    coarse = loop.train(training, settings, folder / f"{i}.pt", curve, report=report)
+    networks, steps = [coarse], settings.steps
+    if settings.refine_widths:
+        paths = folder / f"{i}_refine.pt", curve
+        networks.append(refine.train(coarse, training, settings, *paths, report=report))
+        steps += settings.refine_steps
+    plan = Plan(settings.mm, settings.coarse_widths, settings.attention, settings.refine_widths)
+    first, *second = (predictor(n, "cpu") for n in networks)
+    network = Cascade(first, second[0] if second else None, settings.mm)
     dice = evaluate.dice_of(validation, Segmenter(network, plan))
     weights = sum(p.numel() for n in networks for p in n.parameters())
     rows.append({"network": name, "weights": weights, "steps": steps, **dice})

@@ -1,4 +1,4 @@
-"""What of a session may be released, searched for the identifiers of its sources."""
+"""Put together what may be released of a session, and search it for identifiers."""
 
 import json
 from pathlib import Path

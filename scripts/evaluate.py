@@ -1,4 +1,4 @@
-"""The model in use against known labels: tables, calibration, renders of the worst heads."""
+"""Evaluate the model in use on known labels: tables, calibration, renders of the worst heads."""
 
 from pathlib import Path
 
@@ -14,21 +14,21 @@ segmenter = Segmenter.load(models, config["device"], snakemake.threads)
 log = Path(snakemake.log[0])
 
 
-def told(rows):
-    """The rows, and a line in the log for each: a whole evaluation takes an hour."""
+def logged(rows):
+    """Yield the rows, with a line in the log for each: a whole evaluation takes an hour."""
     for row in rows:
         with log.open("a") as f:
             f.write(f"{row.head} {row.group} {row.name}: {row.status} {'; '.join(row.reasons)}\n")
         yield row
 
 
-plain = list(told(evaluate.heads(folder, segmenter)))
+plain = list(logged(evaluate.heads(folder, segmenter)))
 write_atomic(Path(output.table), evaluate.table(plain))
 known = data.cached(folder, Path(params.cache), segmenter.plan.mm)
 write_atomic(Path(output.cascade), evaluate.compared(known, segmenter))
 evaluate.picture(folder, plain, segmenter, Path(output.picture))
-rows = plain + list(told(evaluate.transformed(folder, segmenter, params.transformed)))
-rows += told(evaluate.combined(folder, segmenter, params.combined))
+rows = plain + list(logged(evaluate.transformed(folder, segmenter, params.transformed)))
+rows += logged(evaluate.combined(folder, segmenter, params.combined))
 write_atomic(Path(output.transformed), evaluate.groups(rows))
 figure.draw(evaluate.groups(rows), Path(output.figure))
 write_atomic(Path(output.cases), evaluate.table(rows))

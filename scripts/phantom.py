@@ -8,11 +8,11 @@ from efface.phantom import demo_source
 logging.basicConfig(filename=snakemake.log[0], filemode="w", level=logging.INFO)
 
 params = snakemake.params
-needles = demo_source(
+identifiers = demo_source(
     Path(snakemake.output.source),
     params.people,
     params.seed,
-    needles=Path(snakemake.output.needles),
+    identifiers=Path(snakemake.output.needles),
     mm=params.mm,
 )
-logging.info("%d identifiers planted", len(needles))
+logging.info("%d identifiers planted", len(identifiers))

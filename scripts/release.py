@@ -1,4 +1,4 @@
-"""One form of a session, through the door."""
+"""Copy one form of a session into the release."""
 
 from pathlib import Path
 

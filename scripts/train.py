@@ -1,4 +1,4 @@
-"""Train the face model from a folder of heads; stopped, it goes on from its last checkpoint."""
+"""Train the face model from a folder of heads, from the last checkpoint if there is one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 import yaml
 
-from efface.segment import Plan, Segmenter, of_torch
+from efface.segment import Plan, Segmenter
 from efface.segment.cascade import Cascade
 from efface.segment.labels import LABELS
-from efface.train import agree, cut, data, evaluate, export, loop
+from efface.segment.network import predictor
+from efface.train import agree, data, evaluate, export, loop, refine
 
 params = snakemake.params
 heads = Path(snakemake.config["heads"] or "heads")
@@ -29,47 +30,47 @@ def report(line):
         f.write(line + "\n")
 
 
-def figures(find, second=None):
-    networks = [n and of_torch(n, device) for n in (find, second)]
-    plan = Plan(settings.mm, settings.widths, settings.attention, settings.cut)
+def figures(coarse, refining=None):
+    networks = [n and predictor(n, device) for n in (coarse, refining)]
+    plan = Plan(settings.mm, settings.coarse_widths, settings.attention, settings.refine_widths)
     return evaluate.dice_of(validation, Segmenter(Cascade(*networks, settings.mm), plan))
 
 
 if snakemake.config["models"]:
-    # a model that is there already has its say about labels that err in lumps
+    # correct gross errors of the label maps with a model that was trained before
     voter = Segmenter.load(Path(snakemake.config["models"]), device, snakemake.threads)
     for i, head in enumerate(training):
-        seen = agree.predictions(head, [voter.network])
-        labels, wrong = agree.corrected(head.labels, seen)
+        predictions = agree.predictions(head, [voter.network])
+        labels, wrong = agree.corrected(head.labels, predictions)
         training[i] = replace(head, labels=labels)
         if wrong.any():
             counts = ", ".join(f"{n} {wrong[k]}" for n, k in LABELS.items() if wrong[k])
-            report(f"{head.name}: voxels of labels put right: {counts}")
+            report(f"{head.name}: label voxels corrected: {counts}")
 training += data.phantoms(settings.phantoms, settings.mm)
-report(f"{len(training)} heads to train on, {len(validation)} to validate")
+report(f"{len(training)} training heads, {len(validation)} validation heads")
 curve, checkpoint = Path(params.curve), Path(params.checkpoint)
-find = loop.train(training, settings, checkpoint, curve, device, figures, report)
-second = None
-if settings.cut:
-    report("the network that finds is trained; now the one that cuts")
-    second = cut.train(
-        find,
+coarse = loop.train(training, settings, checkpoint, curve, device, figures, report)
+refining = None
+if settings.refine_widths:
+    report("coarse network trained; training the refining network")
+    refining = refine.train(
+        coarse,
         training,
         settings,
-        checkpoint.with_name("cut.pt"),
+        checkpoint.with_name("refine.pt"),
         curve,
         device,
-        lambda net: figures(find, net),
+        lambda net: figures(coarse, net),
         report,
     )
 export.weights(
-    find,
-    second,
+    coarse,
+    refining,
     settings,
     Path(snakemake.output.weights).parent,
     {
         "heads": {"training": len(training), "validation": len(validation)},
-        "dice": figures(find, second),
+        "dice": figures(coarse, refining),
     },
 )
 export.curve_picture(curve, Path(snakemake.output.picture))

@@ -31,8 +31,8 @@ def demo(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("demo")
     demo_source(folder / "source")
-    needles = (folder / "needles.txt").read_text().splitlines()
-    return folder / "source", [n for n in needles if n]
+    lines = (folder / "identifiers.txt").read_text().splitlines()
+    return folder / "source", [line for line in lines if line]
 
 
 @pytest.fixture(scope="session")

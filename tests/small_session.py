@@ -1,7 +1,7 @@
 """A head of ellipsoids at the measured places, and a session of it as the stages hand it on."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -9,8 +9,9 @@ import numpy as np
 
 from efface import nifti
 from efface.manifest import Manifest, Scan, read_manifest, write_manifest
-from efface.segment import anatomy
+from efface.segment import anatomy, fit
 from efface.segment.labels import LABELS
+from efface.segment.segmentation import of_labels
 
 SESSION = "sub-aaaaaaaaaa_ses-bbbbbbbbbb"
 STEM = f"{SESSION}_run-1_T1w"
@@ -30,7 +31,7 @@ def head(mm=4.0, turn=None, size=1.0, without=(), low=(-100, -120, -150), high=(
     for name, part in model.parts.items():
         if name not in without:
             away = (own - part.mean) / (0.8 * part.half)
-            labels[(away**2).sum(1) < 1] = LABELS[anatomy.PARTS[name]]
+            labels[(away**2).sum(1) < 1] = LABELS[anatomy.LANDMARKS[name]]
     if "brain" not in without:
         middle = model.brain.mean(axis=0)
         axes = np.sqrt(5) * model.brain.std(axis=0)
@@ -52,22 +53,19 @@ def images(labels, affine, method=None):
 
 
 @dataclass
-class Finder:
-    """A segmenter that finds what it is told to."""
+class FixedSegmenter:
+    """A segmenter that labels every defaced image in the same way."""
 
     labels: np.ndarray
-    confidence: dict = field(default_factory=lambda: dict(SURE))
 
-    turn: str = "RAS"
-    head: None = None
-    maybe_brain: None = None
-    negative: bool = False
-    roll: tuple = (0, 0, 0)
-    volumes: tuple = ()
-    moved: tuple = ()
-
-    def again(self, img, labels, negative=False):
+    def resegment(self, img, before):
         return self.labels
+
+
+def segmented(labels, affine, confidence=None, **more):
+    """The segmentation of known labels."""
+    given = of_labels(labels, affine)
+    return replace(given, confidence=SURE if confidence is None else confidence, **more)
 
 
 def session(status="pass", reasons=(), **more):
@@ -121,10 +119,10 @@ def stages(folder: Path, labels, affine, dicom: bytes | None = None, sidecar=Non
     convert = hand_on(
         folder, "convert", [converted], {f"{STEM}.nii.gz": before, f"{STEM}.json": content}
     )
-    segmented = Scan(
-        STEM, SERIES, "T1w", files={"labels": "l.nii.gz"}, measures={"confidence": SURE}
-    )
-    segment = hand_on(folder, "segment", [segmented], {"l.nii.gz": nib.Nifti1Image(labels, affine)})
+    pose = fit.estimate(labels, affine)
+    measures = {"confidence": SURE, "pose": pose.as_dict() if pose else None}
+    labelled = Scan(STEM, SERIES, "T1w", files={"labels": "l.nii.gz"}, measures=measures)
+    segment = hand_on(folder, "segment", [labelled], {"l.nii.gz": nib.Nifti1Image(labels, affine)})
     distorted = [
         Scan(
             STEM,

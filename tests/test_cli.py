@@ -292,7 +292,7 @@ def test_faults_of_the_key_are_sentences(command, tmp_path):
     key = tmp_path / "key"
     key.write_text("ab" * 32 + "\n# created someday\n")
     key.chmod(0o600)
-    refused(command("key", "show", key), 1, "holds no date")
+    refused(command("key", "show", key), 1, "has no valid date")
 
 
 def test_rotate_keeps_the_old_key_beside_the_new(command, tmp_path):

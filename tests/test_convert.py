@@ -156,7 +156,7 @@ def test_objects_and_failed_series_are_left_alone(tmp_path):
     assert converted(tmp_path / "source", tmp_path / "out") == {}
 
 
-def test_what_has_no_place_in_bids_asks_for_review(tmp_path):
+def test_images_without_a_bids_name_go_to_review(tmp_path):
     write(tmp_path / "source" / "a", SeriesDescription="localizer Quillfeather")
     (scan,) = converted(tmp_path / "source", tmp_path / "out").values()
     assert scan.scan.endswith("_localizer")
@@ -219,7 +219,7 @@ def test_names(facts, stem):
         st.text(max_size=30),
     )
 )
-def test_no_text_gets_into_a_name(facts):
+def test_texts_are_not_copied_into_names(facts):
     stem = names.name(facts, names.read_rules()).stem("")
     entities, suffix = stem.split("_")[1:-1], stem.split("_")[-1]
     assert all(e in ("task-unknown", "task-rest") or e.startswith("part-") for e in entities)
@@ -240,7 +240,7 @@ def test_no_text_gets_into_a_name(facts):
         {"match": {}, "datatype": "anat", "suffix": "T1w", "unknown": 1},
     ],
 )
-def test_a_rule_that_is_not_usable_is_refused(rule):
+def test_an_invalid_rule_is_rejected(rule):
     with pytest.raises(EffaceError, match="setting names, rule 1"):
         names.read_rules([rule])
 
@@ -323,8 +323,24 @@ def test_the_allow_list():
     }
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "kept"),
+    [
+        ("SoftwareVersions", "syngo MR E11", True),
+        ("SoftwareVersions", "5.7.1\\5.7.1.1", True),
+        ("SoftwareVersions", "17.4.63", False),
+        ("ManufacturersModelName", "MAGNETOM Vida", True),
+        ("ManufacturersModelName", "Victor 63 Hero", False),
+        ("ConversionSoftwareVersion", "v1.0.20260724", True),
+        ("ConversionSoftwareVersion", "v1.0.19630417", False),
+    ],
+)
+def test_model_and_versions_have_the_forms_of_the_dicom_attributes(key, value, kept):
+    assert sidecar.allowed({key: value}) == ({key: value} if kept else {})
+
+
 @pytest.mark.parametrize("key", sorted(sidecar.table()))
-def test_no_key_lets_a_text_or_an_id_through(key):
+def test_no_key_keeps_a_text_or_an_id(key):
     for value in (
         "Quillfeather",
         "Mara Quillfeather",
@@ -472,7 +488,7 @@ def test_bids_source(tmp_path):
         ("anat/sub-mara_echo-1_MEGRE.nii.gz", {"EchoTime": 0.01}, ""),
         ("anat/sub-mara_MEGRE.nii.gz", {"EchoTime": 0.01}, "MEGRE without echo in its name"),
         ("dwi/sub-mara_FA.nii.gz", {}, ""),
-        ("anat/sub-mara_hands.nii.gz", {}, "a suffix that efface does not know"),
+        ("anat/sub-mara_hands.nii.gz", {}, "unknown suffix"),
     ],
 )
 def test_every_suffix_of_bids_has_a_place(tmp_path, path, raw, why):
@@ -509,9 +525,9 @@ def test_a_sidecar_with_a_byte_order_mark(tmp_path, encoding):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b'{"EchoTime": 0.004,}', "no valid JSON"),
-        (b"[" * 100_000, "no valid JSON"),
-        (b"[1]", "no JSON object"),
+        (b'{"EchoTime": 0.004,}', "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"[1]", "not a JSON object"),
         (b"\xef\xbb\xbf", ""),
         (b" \n", ""),
     ],
@@ -550,7 +566,7 @@ def test_any_value_of_a_sidecar_is_taken(raw):
 
 
 @pytest.mark.parametrize("fault", [ArithmeticError, TypeError, RecursionError])
-def test_no_fault_in_one_series_takes_the_others_down(tmp_path, monkeypatch, fault):
+def test_an_error_in_one_series_does_not_stop_the_others(tmp_path, monkeypatch, fault):
     source = bids_source(tmp_path / "source")
     (session,) = sessions_of(source)
     load = nifti.load
@@ -567,7 +583,7 @@ def test_no_fault_in_one_series_takes_the_others_down(tmp_path, monkeypatch, fau
 
 def test_gradients_that_hold_a_text_fail_the_scan(tmp_path):
     source = bids_source(tmp_path / "source")
-    for text, why in (("0 1000 Mara", "no number"), ("0 1000 nan", "not finite")):
+    for text, why in (("0 1000 Mara", "not a number"), ("0 1000 nan", "not finite")):
         (source / "sub-mara/dwi/sub-mara_dwi.bval").write_text(text)
         (session,) = sessions_of(source)
         scans = convert.run(session, tmp_path / why, KEY)
@@ -578,7 +594,7 @@ def test_gradients_that_hold_a_text_fail_the_scan(tmp_path):
 
 
 @pytest.mark.parametrize("extra", [(1,), (1, 1), (1, 1, 1)])
-def test_dimensions_of_one_are_no_reason(tmp_path, extra):
+def test_dimensions_of_size_one_give_no_reason(tmp_path, extra):
     root = tmp_path / "source"
     root.mkdir()
     (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
@@ -620,7 +636,7 @@ def test_a_truncated_image_fails_in_one_sentence(tmp_path, zipped):
     assert "mara" not in reason
 
 
-def test_a_suffix_that_may_be_a_name_is_not_told():
+def test_a_suffix_that_may_be_a_name_is_not_reported():
     series = {"modality": "MR", "bids": {"datatype": "anat", "suffix": "OSTRANDER"}}
     assert convert.modality(series) == "MR"
     assert convert.modality({"modality": "MR"}) == "MR"
@@ -646,7 +662,7 @@ def tree(sessions, folder, root):
     (root / "participants.tsv").write_text("\n".join(["participant_id", *people]) + "\n")
 
 
-def test_real_exports_give_valid_bids_without_a_needle(data, tmp_path):
+def test_real_exports_give_valid_bids_without_identifiers(data, tmp_path):
     needles = [n for n in (data / "dicom/needles.txt").read_text().splitlines() if n]
     done = []
     for site in ("SITE_A", "SITE_B", "SITE_C", "SITE_D"):

@@ -4,11 +4,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
-from small_session import SURE
+from small_session import segmented
 
 import efface
 from efface import status
-from efface.phantom import Head, tissues
+from efface.phantom import HeadShape, tissues
 from efface.phantom.anatomy import TISSUES
 from efface.phantom.contrast import image, signal
 from efface.phantom.scans import grid
@@ -18,14 +18,14 @@ from efface.segment.labels import LABELS
 HU = {"air": -1000, "skin": 40, "fat": -90, "muscle": 55, "bone": 1100, "marrow": 400, "csf": 8}
 HU |= {"grey": 37, "white": 28, "vitreous": 8, "lens": 80, "mucosa": 40, "cartilage": 120}
 HU |= {"tooth": 2000, "vessel": 45, "dura": 60}
-IS_CT = f"{status.REVIEW}: {status.CT}"
+IS_CT = status.MAYBE_CT
 
 
 @pytest.fixture(scope="module")
 def generated():
     """Tissue, labels, cover (X, Y, Z) and affine of a generated head."""
     shape, affine = grid((2.0, 2.0, 2.0))
-    return *tissues(Head.from_seed(11), shape, affine), affine
+    return *tissues(HeadShape.from_seed(11), shape, affine), affine
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +77,13 @@ def judged(voxels, labels, affine, **more):
     """The verdict of an image in which nothing was replaced."""
     img = nib.Nifti1Image(voxels, affine)
     mask = np.zeros(labels.shape, bool)
-    return gate.gate(img, img, labels, mask, SURE, lambda: None, "noise", **more)
+    return gate.gate(img, img, segmented(labels, affine, **more), mask, lambda: None, "noise")
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_ct_is_named_and_goes_to_review(scanned, form):
     hu, labels, affine = scanned
-    verdict = judged(FORMS[form](hu), labels, affine, negative=form == "inverted")
+    verdict = judged(FORMS[form](hu), labels, affine, inverted=form == "inverted")
     assert verdict.status == "review"
     assert IS_CT in verdict.reasons
 
@@ -108,14 +108,14 @@ def test_ct_is_named_in_any_orientation_and_with_thick_slices(scanned, axcodes):
 
 
 @pytest.mark.parametrize("contrast", ["T1w", "T2w", "FLAIR", "PDw"])
-@pytest.mark.parametrize("negative", [False, True])
-def test_mr_is_not_named_ct(generated, contrast, negative):
+@pytest.mark.parametrize("inverted", [False, True])
+def test_mr_is_not_named_ct(generated, contrast, inverted):
     tissue, labels, cover, affine = generated
     rng = np.random.default_rng(4)
     voxels = image(signal(tissue, contrast, rng) * cover, affine, rng)
-    voxels = voxels.max() - voxels if negative else voxels
-    verdict = judged(voxels, labels, affine, negative=negative)
-    assert not any(status.CT in r for r in verdict.reasons)
+    voxels = voxels.max() - voxels if inverted else voxels
+    verdict = judged(voxels, labels, affine, inverted=inverted)
+    assert not any(status.MAYBE_CT in r for r in verdict.reasons)
     assert verdict.measures["bright_skull"] < 0.15
 
 

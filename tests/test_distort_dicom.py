@@ -1,4 +1,4 @@
-"""Distorted voxels back in their DICOM files: the mapping, what is written, and a whole session."""
+"""Mapping of DICOM frames to voxels, DICOM files with replaced pixels, and the distort stage."""
 
 import io
 import shutil
@@ -20,8 +20,9 @@ from pydicom.uid import (
 )
 
 from efface import nifti
-from efface.distort import dicom, run
-from efface.distort.dicom import Converted, Unmapped
+from efface.distort import dicom, frames, run
+from efface.distort.frames import UnmappedError
+from efface.distort.mapping import ConvertedImage, FrameMatcher, distorted_pixels
 from efface.distort.methods import replace
 from efface.manifest import Manifest, Scan
 from efface.phantom.export import Identity, write_dicom
@@ -35,7 +36,7 @@ KEY = Key(b"k" * 32)
 
 
 def series(volume, affine, signed=False, syntax=ExplicitVRLittleEndian):
-    """Single-frame DICOM of a volume (x, y, z, t) cut along its last spatial axis; RAS affine."""
+    """Single-frame datasets of a volume (x, y, z, t), one per slice along z; RAS affine."""
     lps = np.diag([-1.0, -1.0, 1.0]) @ affine[:3]
     sizes = np.linalg.norm(lps[:, :3], axis=0)
     out = []
@@ -82,17 +83,17 @@ def image(shape=(9, 8, 7, 1), seed=0, high=4000):
     volume = np.random.default_rng(seed).integers(0, high, shape).astype(np.int16)
     # tilted and anisotropic, as acquisitions are
     angle = np.deg2rad(12)
-    turn = np.array(
+    rotation = np.array(
         [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
     )
     affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag([-1.1, 1.2, 3.3])
+    affine[:3, :3] = rotation @ np.diag([-1.1, 1.2, 3.3])
     affine[:3, 3] = 90, -110, -60
     return volume, affine
 
 
 def reordered(volume, affine, order, flips):
-    """The same image with its axes permuted and flipped, as a converter may."""
+    """Permute and flip the axes of an image, as a converter may."""
     img = nib.Nifti1Image(volume, affine)
     for axis in flips:
         ornt = np.array([[0, 1], [1, 1], [2, 1]])
@@ -106,31 +107,48 @@ def reordered(volume, affine, order, flips):
 def converted(volume, affine):
     mask = np.zeros(volume.shape[:3], bool)
     mask[1:4, 2:6, 1:5] = True
-    return Converted("scan", volume, replace(volume, mask, "noise", 1), mask, affine)
+    return ConvertedImage(volume, replace(volume, mask, "noise", 1), mask, affine)
+
+
+def distorted(ds, *images):
+    """Distorted pixels of a dataset, and the mask of replaced pixels."""
+    new = distorted_pixels(ds, frames.pixels(ds), FrameMatcher(images))
+    return new.values, new.mask
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0), (1, 0, 2)])
 @pytest.mark.parametrize("flips", [(), (1,), (0, 2), (0, 1, 2)])
 @pytest.mark.parametrize("signed", [False, True])
-def test_every_pixel_gets_its_voxel(order, flips, signed):
+def test_pixels_are_mapped_in_any_order_of_axes(order, flips, signed):
     volume, affine = image((9, 8, 7, 2))
     volume -= 2000 if signed else 0
-    seen = converted(*reordered(volume, affine, order, flips))
-    # where the mask lies in the volume as it was before reordering
-    where, _ = reordered(np.arange(504, dtype=np.int32).reshape(9, 8, 7), affine, order, flips)
+    picture = converted(*reordered(volume, affine, order, flips))
+    # index of each voxel in the volume before reordering
+    index, _ = reordered(np.arange(504, dtype=np.int32).reshape(9, 8, 7), affine, order, flips)
     truth = np.zeros(volume[..., 0].size, bool)
-    truth[where[seen.mask]] = True
+    truth[index[picture.mask]] = True
     truth = truth.reshape(9, 8, 7)
     new = np.empty_like(volume)
     for t in range(2):
         flat = np.empty(volume[..., 0].size, volume.dtype)
-        flat[where.ravel()] = seen.distorted[..., t].ravel()
+        flat[index.ravel()] = picture.distorted[..., t].ravel()
         new[..., t] = flat.reshape(9, 8, 7)
     for n, ds in enumerate(series(volume, affine, signed)):
         t, k = divmod(n, 7)
-        pixels, mask = dicom.distorted(ds, dicom.pixels(ds), [seen])
+        pixels, mask = distorted(ds, picture)
         assert np.array_equal(mask[0], truth[:, :, k].T)
         assert np.array_equal(pixels[0], new[:, :, k, t].T)
+
+
+def test_equal_volumes_are_matched_in_turn():
+    volume, affine = image()
+    picture = converted(np.repeat(volume, 2, axis=3), affine)
+    assert not np.array_equal(picture.distorted[..., 0], picture.distorted[..., 1])
+    ds = series(volume, affine)[2]
+    matcher = FrameMatcher([picture, converted(volume, affine)])
+    matches = [matcher.match(*frames.frames(ds), frames.pixels(ds)[0]) for _ in range(4)]
+    numbers = [(m.image is picture, m.volume) for m in matches]
+    assert numbers == [(True, 0), (True, 1), (False, 0), (True, 1)]
 
 
 def test_enhanced_multi_frame_and_two_echoes():
@@ -138,45 +156,45 @@ def test_enhanced_multi_frame_and_two_echoes():
     second, _ = image((9, 8, 7, 1), 2)
     singles = series(np.concatenate([second, first], axis=3), affine)
     ds = singles[0]
-    frames = []
+    groups = []
     for one in singles:
         item, position = Dataset(), Dataset()
         position.ImagePositionPatient = one.ImagePositionPatient
         item.PlanePositionSequence = Sequence([position])
-        frames.append(item)
+        groups.append(item)
     shared, measures, orientation = Dataset(), Dataset(), Dataset()
     measures.PixelSpacing = ds.PixelSpacing
     orientation.ImageOrientationPatient = ds.ImageOrientationPatient
     shared.PixelMeasuresSequence = Sequence([measures])
     shared.PlaneOrientationSequence = Sequence([orientation])
     ds.SharedFunctionalGroupsSequence = Sequence([shared])
-    ds.PerFrameFunctionalGroupsSequence = Sequence(frames)
-    ds.NumberOfFrames = len(frames)
+    ds.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    ds.NumberOfFrames = len(groups)
     ds.PixelData = b"".join(one.PixelData for one in singles)
     images = [converted(first, affine), converted(second, affine)]
-    pixels, mask = dicom.distorted(ds, dicom.pixels(ds), images)
+    pixels, mask = distorted(ds, *images)
     assert np.array_equal(pixels[:7], images[1].distorted[..., 0].transpose(2, 1, 0))
     assert np.array_equal(pixels[7:], images[0].distorted[..., 0].transpose(2, 1, 0))
     assert mask.sum() == 2 * images[0].mask.sum()
-    del frames[3].PlanePositionSequence
-    with pytest.raises(Unmapped, match="PlanePosition"):
-        dicom.frames(ds)
+    del groups[3].PlanePositionSequence
+    with pytest.raises(UnmappedError, match="PlanePosition"):
+        frames.frames(ds)
 
 
-def test_one_other_pixel_is_no_proof():
+def test_frames_that_differ_in_a_pixel_or_position_are_unmapped():
     volume, affine = image()
     ds = series(volume, affine)[3]
     other = volume.copy()
     other[8, 0, 3, 0] += 1
-    with pytest.raises(Unmapped, match="pixels differ"):
-        dicom.distorted(ds, dicom.pixels(ds), [converted(other, affine)])
+    with pytest.raises(UnmappedError, match="pixels differ"):
+        distorted(ds, converted(other, affine))
     moved = affine.copy()
     moved[:3, 3] += 0.5 * affine[:3, 0]
-    with pytest.raises(Unmapped, match="no voxels"):
-        dicom.distorted(ds, dicom.pixels(ds), [converted(volume, moved)])
-    turned = affine @ np.diag([1, 1, -1, 1])
-    with pytest.raises(Unmapped):
-        dicom.distorted(ds, dicom.pixels(ds), [converted(volume, turned)])
+    with pytest.raises(UnmappedError, match="no voxels"):
+        distorted(ds, converted(volume, moved))
+    flipped = affine @ np.diag([1, 1, -1, 1])
+    with pytest.raises(UnmappedError):
+        distorted(ds, converted(volume, flipped))
 
 
 @pytest.mark.parametrize(
@@ -186,8 +204,8 @@ def test_missing_geometry_is_unmapped(missing):
     volume, affine = image()
     ds = series(volume, affine)[0]
     delattr(ds, missing)
-    with pytest.raises(Unmapped, match="position"):
-        dicom.frames(ds)
+    with pytest.raises(UnmappedError, match="position"):
+        frames.frames(ds)
 
 
 def test_scaled_floats_are_matched_and_scaled_back():
@@ -197,13 +215,13 @@ def test_scaled_floats_are_matched_and_scaled_back():
     for k, ds in enumerate(files):
         ds.RescaleSlope, ds.RescaleIntercept = f"{1.5 + 0.1 * k:.3f}", str(-3 * k)
         scaled[:, :, k] = volume[:, :, k] * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
-    seen = converted(scaled, affine)
+    picture = converted(scaled, affine)
     for k, ds in enumerate(files):
-        pixels, mask = dicom.distorted(ds, dicom.pixels(ds), [seen])
-        assert np.array_equal(pixels[~mask], dicom.pixels(ds)[~mask])
+        pixels, mask = distorted(ds, picture)
+        assert np.array_equal(pixels[~mask], frames.pixels(ds)[~mask])
         back = pixels[mask] * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
         wanted = (
-            seen.distorted[:, :, k, 0]
+            picture.distorted[:, :, k, 0]
             .T[mask[0]]
             .clip(
                 float(ds.RescaleIntercept),
@@ -226,13 +244,12 @@ def test_written_file(tmp_path, syntax, signed):
     raw.LossyImageCompression = "01"
     raw.WindowCenter = "600"
     if not signed:
-        # an overlay in the unused bits, as was once the custom
+        # an overlay in the unused bits, as older files have it
         stored = np.frombuffer(raw.PixelData, ">u2" if syntax == ExplicitVRBigEndian else "<u2")
         raw.PixelData = (stored | np.uint16(0x8000)).astype(stored.dtype).tobytes()
     save(raw, tmp_path / "raw.dcm")
-    ds = dicom.read(tmp_path / "raw.dcm")
-    values = dicom.pixels(ds)
-    pixels, mask = dicom.distorted(ds, values, [converted(volume, affine)])
+    ds = frames.read(tmp_path / "raw.dcm")
+    pixels, mask = distorted(ds, converted(volume, affine))
     assert mask.any()
     for name in ("a.dcm", "b.dcm"):
         dicom.write(tmp_path / "raw.dcm", tmp_path / name, ds, pixels)
@@ -251,14 +268,14 @@ def test_written_file(tmp_path, syntax, signed):
     assert again.file_meta.TransferSyntaxUID != ExplicitVRBigEndian
 
 
-def test_scrubbed_header_of_other_pixels_is_refused(tmp_path):
+def test_scrubbed_header_that_does_not_describe_the_pixels_is_rejected(tmp_path):
     volume, affine = image()
     raw = series(volume, affine)[0]
     save(raw, tmp_path / "raw.dcm")
-    other = dicom.read(tmp_path / "raw.dcm")
+    other = frames.read(tmp_path / "raw.dcm")
     other.Rows = 7
-    with pytest.raises(Unmapped, match="Rows"):
-        dicom.write(tmp_path / "raw.dcm", tmp_path / "out.dcm", other, dicom.pixels(raw))
+    with pytest.raises(UnmappedError, match="Rows"):
+        dicom.write(tmp_path / "raw.dcm", tmp_path / "out.dcm", other, frames.pixels(raw))
     assert not (tmp_path / "out.dcm").exists()
 
 
@@ -274,13 +291,13 @@ def test_broken_pixels_are_unmapped(change):
         del ds.Rows
     else:
         ds.BitsStored = 40
-    with pytest.raises(Unmapped):
-        dicom.distorted(ds, dicom.pixels(ds), [converted(volume, affine)])
+    with pytest.raises(UnmappedError):
+        distorted(ds, converted(volume, affine))
 
 
 @pytest.fixture
 def session(tmp_path):
-    """A session of two series with everything the stage is handed; run() with its arguments."""
+    """Arguments of run() for a session of two series."""
     labels, affine = head((4.0, 4.0, 4.0))
     name = "sub-aaaaaaaaaa_ses-bbbbbbbbbb"
     folders = {n: tmp_path / n for n in ("convert", "segment", "scrub", "raw", "out")}
@@ -325,7 +342,7 @@ def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_session(session):
+def test_both_forms_of_a_session_are_distorted(session):
     scans = run(**session)
     assert [s.status for s in scans] == ["pass"] * 4
     assert not any(s.reasons for s in scans)
@@ -343,14 +360,14 @@ def test_a_session(session):
         assert min(done.measures["coverage"].values()) > 0.9
         form = by_name[scan.series]
         files = sorted((session["folder"] / form.files["dicom"]).iterdir())
-        frames = [pydicom.dcmread(f) for f in files]
-        stacked = np.stack([f.pixel_array for f in frames], axis=2).transpose(1, 0, 2)
+        slices = [pydicom.dcmread(f) for f in files]
+        stacked = np.stack([ds.pixel_array for ds in slices], axis=2).transpose(1, 0, 2)
         assert np.array_equal(stacked[::-1], new)
-        assert all(f.RecognizableVisualFeatures == "NO" for f in frames)
+        assert all(ds.RecognizableVisualFeatures == "NO" for ds in slices)
         assert form.measures["region_voxels"] == mask.sum()
 
 
-def test_a_session_repeats_to_the_byte(session):
+def test_a_session_gives_the_same_bytes_again(session):
     run(**session)
     first = contents(session["folder"])
     shutil.rmtree(session["folder"])
@@ -358,7 +375,7 @@ def test_a_session_repeats_to_the_byte(session):
     assert contents(session["folder"]) == first
 
 
-def test_one_broken_scan_does_not_take_the_others_along(session):
+def test_a_broken_scan_does_not_stop_the_others(session):
     broken = session["convert"][1].scans[0]
     (session["convert"][0] / broken.files["nifti"]).write_bytes(b"no image at /secret/patient")
     scans = {s.scan: s for s in run(**session)}
@@ -372,7 +389,7 @@ def test_one_broken_scan_does_not_take_the_others_along(session):
     assert not any(broken.series in str(p) for p in contents(session["folder"]))
 
 
-def test_unprovable_dicom_is_withheld_and_the_nifti_stays(session):
+def test_unmapped_dicom_is_withheld_and_the_nifti_kept(session):
     path = Path(session["session"]["series"][0]["files"][20])
     ds = pydicom.dcmread(path)
     data = bytearray(ds.PixelData)
@@ -387,7 +404,7 @@ def test_unprovable_dicom_is_withheld_and_the_nifti_stays(session):
     assert [s.status for s in scans.values()].count("pass") == 3
 
 
-def test_what_failed_before_stays_failed(session):
+def test_scans_that_failed_in_an_earlier_stage_stay_failed(session):
     folder, manifest = session["segment"]
     first, second = manifest.scans
     failed = first.mark("fail", "not a head")
@@ -399,7 +416,7 @@ def test_what_failed_before_stays_failed(session):
     assert scans[second.scan].status == "pass"
 
 
-def test_blur_goes_to_review_and_no_face_claims_nothing(session):
+def test_blur_needs_review_and_headers_without_a_face_state_no_removal(session):
     blurred = run(**session, method="blur")
     assert {s.status for s in blurred} == {"review"}
     shutil.rmtree(session["folder"])
@@ -408,7 +425,7 @@ def test_blur_goes_to_review_and_no_face_claims_nothing(session):
         img = nifti.load(path)
         only = np.where(nifti.stored(img) == 1, 1, 0).astype(np.uint8)
         nifti.save(nib.Nifti1Image(only, img.affine), path)
-    # whether a face should have been there is for qc to judge
+    # qc judges whether the image should show a face
     scans = run(**session)
     assert {s.measures["region_voxels"] for s in scans if "nifti" in s.files} == {0}
     form = next(s for s in scans if "dicom" in s.files)
@@ -425,7 +442,7 @@ def test_a_bids_session_has_no_dicom_form(session):
 
 
 def niftis(folder, out):
-    """What dcm2niix makes of a folder of DICOM files."""
+    """Convert a folder of DICOM files with dcm2niix; returns the images."""
     out.mkdir()
     tool = Path(sys.executable).parent / "dcm2niix"
     arguments = ["-b", "n", "-z", "n", "-f", "%s_%e_%z", "-o", out, folder]
@@ -434,7 +451,7 @@ def niftis(folder, out):
 
 
 def described(ds, n, stored, allocated, signed):
-    """A file of :func:`series` with other bits, and what dcm2niix needs to make one image."""
+    """Change the bits of a dataset of :func:`series`, and add what dcm2niix needs for one image."""
     pixels = np.frombuffer(ds.PixelData, np.int16)
     kind = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = allocated, stored, stored - 1
@@ -472,34 +489,35 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_released_converts_to_the_same_voxels(kind, tmp_path):
-    """Scrubbed, distorted and written, through dcm2niix again: voxel for voxel the NIfTI."""
-    of = PLAIN | KINDS[kind]
-    bits = {k: of[k] for k in ("stored", "allocated", "signed")}
-    volume, affine = image((40, 36, 7, 1), high=250 if of["stored"] == 8 else 4000)
-    volume -= 2000 if of["signed"] else 0
+def test_released_dicom_converts_to_the_released_voxels(kind, tmp_path):
+    """Files are scrubbed, distorted and written, and converted again with dcm2niix."""
+    form = PLAIN | KINDS[kind]
+    bits = {k: form[k] for k in ("stored", "allocated", "signed")}
+    volume, affine = image((40, 36, 7, 1), high=250 if form["stored"] == 8 else 4000)
+    volume -= 2000 if form["signed"] else 0
     files = [described(ds, n, **bits) for n, ds in enumerate(series(volume, affine))]
     for n, ds in enumerate(files):
-        if of.get("rescale"):
+        if form.get("rescale"):
             ds.RescaleSlope, ds.RescaleIntercept = f"{1.5 + 0.1 * n:.3f}", str(-3 * n)
         save(ds, tmp_path / "plain" / f"{n}.dcm")
     (before,) = niftis(tmp_path / "plain", tmp_path / "before")
-    seen = nifti.stored(before)[..., None]
+    raw_voxels = nifti.stored(before)[..., None]
     mask = np.zeros(before.shape, bool)
     mask[10:20, 12:30, 2:5] = True
-    picture = Converted("", seen, replace(seen, mask, "noise", 1), mask, before.affine)
+    new = replace(raw_voxels, mask, "noise", 1)
+    picture = ConvertedImage(raw_voxels, new, mask, before.affine)
     for n, ds in enumerate(files):
-        if of["syntax"] in (RLE, JPEG_LS, JPEG_2000):
-            ds.compress(of["syntax"], generate_instance_uid=False)
-        elif of["syntax"] == ExplicitVRBigEndian:
+        if form["syntax"] in (RLE, JPEG_LS, JPEG_2000):
+            ds.compress(form["syntax"], generate_instance_uid=False)
+        elif form["syntax"] == ExplicitVRBigEndian:
             ds.PixelData = np.frombuffer(ds.PixelData, "<i2").astype(">i2").tobytes()
-        ds.file_meta.TransferSyntaxUID = of["syntax"]
+        ds.file_meta.TransferSyntaxUID = form["syntax"]
         save(ds, tmp_path / "raw" / f"{n}.dcm")
     for path in sorted((tmp_path / "raw").iterdir()):
         middle, target = tmp_path / "scrub" / path.name, tmp_path / "out" / path.name
         scrub_file(path, middle, KEY, "sub-a", "ses-b")
-        raw = dicom.read(path)
-        pixels, _ = dicom.distorted(raw, dicom.pixels(raw), [picture])
+        raw = frames.read(path)
+        pixels, _ = distorted(raw, picture)
         dicom.write(middle, target, raw, pixels, state_face_removed, derived=True)
         ds = pydicom.dcmread(target)
         assert not ds.file_meta.TransferSyntaxUID.is_compressed
@@ -508,7 +526,7 @@ def test_what_is_released_converts_to_the_same_voxels(kind, tmp_path):
         assert ds.RecognizableVisualFeatures == "NO"
         assert ds.BurnedInAnnotation == ""  # not searched here
         assert "113102" in [c.CodeValue for c in ds.DeidentificationMethodCodeSequence]
-        assert (ds.BitsStored, ds.PixelRepresentation) == (of["stored"], of["signed"])
+        assert (ds.BitsStored, ds.PixelRepresentation) == (form["stored"], form["signed"])
         scaled = pixels * float(ds.get("RescaleSlope", 1)) + float(ds.get("RescaleIntercept", 0))
         low, high = np.percentile(scaled, [1, 99])
         assert ds.WindowCenter == pytest.approx((low + high) / 2, abs=0.02 * np.ptp(scaled))
@@ -516,12 +534,12 @@ def test_what_is_released_converts_to_the_same_voxels(kind, tmp_path):
         assert "WindowCenterWidthExplanation" not in ds
     (after,) = niftis(tmp_path / "out", tmp_path / "after")
     assert np.allclose(after.affine, before.affine, atol=1e-4)
-    if not of.get("rescale"):
+    if not form.get("rescale"):
         assert np.array_equal(nifti.stored(after), picture.distorted[..., 0])
         return
-    # dcm2niix makes floats of these: equal to the slope's last step, and as they were outside
+    # dcm2niix writes floats: equal within half a step of the slope, and unchanged outside
     now = nifti.stored(after)
-    assert np.array_equal(now[~mask], seen[..., 0][~mask])
+    assert np.array_equal(now[~mask], raw_voxels[..., 0][~mask])
     wanted = picture.distorted[..., 0]
     mask &= (wanted >= 0) & (wanted <= 1.5 * 4095)  # what the bits of every slice can hold
     assert np.abs(now - wanted)[mask].max() <= 0.51 * 2.1
@@ -531,19 +549,20 @@ def test_what_is_released_converts_to_the_same_voxels(kind, tmp_path):
 def test_phantoms_of_each_vendor_convert_to_the_same_voxels(vendor, tmp_path):
     volume, affine = image((40, 36, 7, 1))
     img = nib.Nifti1Image(volume[..., 0], affine)
-    needles = write_dicom(img, tmp_path / "raw", Identity.from_seed(7), vendor=vendor)
+    identifiers = write_dicom(img, tmp_path / "raw", Identity.from_seed(7), vendor=vendor)
     (before,) = niftis(tmp_path / "raw", tmp_path / "before")
-    seen = nifti.stored(before)[..., None]
+    raw_voxels = nifti.stored(before)[..., None]
     mask = np.zeros(before.shape, bool)
     mask[10:20, 12:30, 2:5] = True
-    picture = Converted("", seen, replace(seen, mask, "noise", 1), mask, before.affine)
+    new = replace(raw_voxels, mask, "noise", 1)
+    picture = ConvertedImage(raw_voxels, new, mask, before.affine)
     for n, path in enumerate(sorted((tmp_path / "raw").iterdir())):
         middle, target = tmp_path / "scrub" / f"{n}.dcm", tmp_path / "out" / f"{n}.dcm"
         scrub_file(path, middle, KEY, "sub-a", "ses-b")
-        raw = dicom.read(path)
-        pixels, _ = dicom.distorted(raw, dicom.pixels(raw), [picture])
+        raw = frames.read(path)
+        pixels, _ = distorted(raw, picture)
         dicom.write(middle, target, raw, pixels, state_face_removed, derived=True)
-        assert not [x for x in needles if x.encode().lower() in target.read_bytes().lower()]
+        assert not [x for x in identifiers if x.encode().lower() in target.read_bytes().lower()]
     (after,) = niftis(tmp_path / "out", tmp_path / "after")
     assert np.allclose(after.affine, before.affine, atol=1e-4)
     assert np.array_equal(nifti.stored(after), picture.distorted[..., 0])
@@ -555,53 +574,53 @@ def test_windows_do_not_count_padding():
     ds.add_new(0x00280120, "SS", -2000)
     values = np.full((1, 40, 40), -2000, np.int16)
     values[0, :20] = np.arange(800).reshape(20, 40)
-    dicom._rewindow(ds, values)
+    dicom._reset_windows(ds, values)
     assert ds.WindowCenter == pytest.approx(400, abs=2)
     assert ds.WindowWidth == pytest.approx(783, abs=3)
     values[:] = -2000
-    dicom._rewindow(ds, values)
+    dicom._reset_windows(ds, values)
     assert ds.WindowCenter == pytest.approx(400, abs=2)
 
 
-def test_windows_of_frames_follow_the_frames():
+def test_windows_of_each_frame_are_set_from_its_pixels():
     ds = Dataset()
-    frames = []
+    groups = []
     for slope in ("2", "4"):
         own, window, scale = Dataset(), Dataset(), Dataset()
         window.WindowCenter, window.WindowWidth = "1", "2"
         scale.RescaleSlope, scale.RescaleIntercept = slope, "-10"
         own.FrameVOILUTSequence = Sequence([window])
         own.PixelValueTransformationSequence = Sequence([scale])
-        frames.append(own)
-    ds.PerFrameFunctionalGroupsSequence = Sequence(frames)
+        groups.append(own)
+    ds.PerFrameFunctionalGroupsSequence = Sequence(groups)
     ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "NONE"]
     values = np.stack([np.arange(1000).reshape(25, 40)] * 2).astype(np.uint16)
-    dicom._rewindow(ds, values)
-    dicom._derived(ds)
-    assert [f.FrameVOILUTSequence[0].WindowCenter for f in frames] == pytest.approx([989, 1988], 2)
+    dicom._reset_windows(ds, values)
+    dicom._mark_derived(ds)
+    assert [g.FrameVOILUTSequence[0].WindowCenter for g in groups] == pytest.approx([989, 1988], 2)
     assert "DerivationCodeSequence" not in ds
-    assert ds.ImageType[0] == "ORIGINAL"  # DERIVED would forbid how it was acquired
+    assert ds.ImageType[0] == "ORIGINAL"  # DERIVED would not allow attributes of the acquisition
 
 
-def test_what_was_lossy_stays_said(tmp_path):
+def test_lossy_compression_is_still_stated(tmp_path):
     volume, affine = image((40, 36, 7, 1), high=250)
     ds = described(series(volume, affine)[0], 0, stored=8, allocated=8, signed=False)
-    pixels = dicom.pixels(ds)
+    pixels = frames.pixels(ds)
     ds.PixelData = pydicom.encaps.encapsulate([jpeg(pixels[0])])
     ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
     save(ds, tmp_path / "raw.dcm")
-    raw = dicom.read(tmp_path / "raw.dcm")
+    raw = frames.read(tmp_path / "raw.dcm")
     scrub_file(tmp_path / "raw.dcm", tmp_path / "scrub.dcm", KEY, "sub-a", "ses-b")
-    dicom.write(tmp_path / "scrub.dcm", tmp_path / "out.dcm", raw, dicom.pixels(raw))
+    dicom.write(tmp_path / "scrub.dcm", tmp_path / "out.dcm", raw, frames.pixels(raw))
     out = pydicom.dcmread(tmp_path / "out.dcm")
     assert out.LossyImageCompression == "01"
     assert out.LossyImageCompressionMethod == "ISO_10918_1"
     assert out.LossyImageCompressionRatio > 0.5
-    assert np.array_equal(out.pixel_array, dicom.pixels(raw)[0])
+    assert np.array_equal(out.pixel_array, frames.pixels(raw)[0])
 
 
 def jpeg(frame):
-    """A grey JPEG of 8 bits."""
+    """Grey JPEG of 8 bits."""
     from PIL import Image
 
     out = io.BytesIO()
@@ -622,10 +641,10 @@ REAL = {
 
 
 @pytest.mark.parametrize("what", REAL)
-def test_real_series_come_back_the_same(what, data, tmp_path):
-    """Each pixel has its voxel, and what is written converts to the distorted voxels again.
+def test_real_series_convert_to_the_distorted_voxels(what, data, tmp_path):
+    """Written files convert to the distorted voxels again.
 
-    With safe private elements kept, so that mosaics are known as such.
+    Safe private elements are kept, because mosaics need them.
     """
     (folder,) = (data / "dicom").glob(REAL[what])
     images = []
@@ -633,21 +652,24 @@ def test_real_series_come_back_the_same(what, data, tmp_path):
         voxels = nifti.stored(img).reshape(*img.shape[:3], -1)
         mask = np.zeros(img.shape[:3], bool)
         mask[tuple(slice(n // 3, 2 * n // 3 + 1) for n in mask.shape)] = True
-        images.append(Converted("", voxels, replace(voxels, mask, "noise", 1), mask, img.affine))
+        new = replace(voxels, mask, "noise", 1)
+        images.append(ConvertedImage(voxels, new, mask, img.affine))
+    matcher = FrameMatcher(images)
     replaced = 0
     for path in sorted(folder.iterdir()):
-        raw = dicom.read(path)
+        raw = frames.read(path)
         if raw.Modality != "MR":
             continue
         scrub_file(path, tmp_path / "scrub.dcm", KEY, "sub-a", "ses-b", ["safe-private"])
-        values = dicom.pixels(raw)
-        pixels, mask = dicom.distorted(raw, values, images)
-        assert np.array_equal(pixels[~mask], values[~mask])
-        replaced += mask.sum()
+        values = frames.pixels(raw)
+        new = distorted_pixels(raw, values, matcher)
+        assert np.array_equal(new.values[~new.mask], values[~new.mask])
+        replaced += new.mask.sum()
         target = tmp_path / "out" / f"{path.name}.dcm"
-        dicom.write(tmp_path / "scrub.dcm", target, raw, pixels, state_face_removed, derived=True)
-        assert np.array_equal(dicom.pixels(dicom.read(target)), pixels)
-    # no pixel under a mask was left out: both forms hold the same
+        scrubbed = tmp_path / "scrub.dcm"
+        dicom.write(scrubbed, target, raw, new.values, state_face_removed, derived=True)
+        assert np.array_equal(frames.pixels(frames.read(target)), new.values)
+    # both forms replace the same number of voxels
     assert replaced == sum(i.mask.sum() * i.raw.shape[3] for i in images)
     again = niftis(tmp_path / "out", tmp_path / "after")
     for image in images:

@@ -186,7 +186,7 @@ def test_placeholders_never_merge_two_people(tmp_path, placeholder):
 @pytest.mark.parametrize(
     "text", [ID, "1", "11", "anon17", "TEST-0042", "2222", "Xu", "sub-0", "A", "王小东", "phantom1"]
 )
-def test_ids_that_are_no_placeholder(text):
+def test_ids_that_are_not_placeholders(text):
     assert not is_placeholder(text)
 
 
@@ -310,7 +310,7 @@ def test_two_names_that_a_third_agrees_with_contradict_each_other():
 
 
 @pytest.mark.parametrize("filler", ["UNKNOWN", "N/A", "none", "***"])
-def test_a_placeholder_is_no_issuer(filler):
+def test_a_placeholder_is_not_an_issuer(filler):
     found = verdict({"issuer": "CITY"}, {"issuer": filler})
     assert not found.doubts
     assert len({owner.subject for owner in found.owners.values()}) == 1
@@ -379,7 +379,7 @@ values = st.fixed_dictionaries(
 @given(
     st.lists(values, max_size=8), st.lists(values, max_size=4), st.randoms(use_true_random=False)
 )
-def test_whoever_joins_changes_nobody_else(base, joining, rng):
+def test_new_people_do_not_change_others(base, joining, rng):
     """Other people, with ids and studies of their own, leave pseudonyms and verdicts alone."""
     before = [state(KEY, **v) for v in base]
     others = [
@@ -487,7 +487,7 @@ def test_a_participant_of_bids_with_two_sexes(tmp_path):
     assert found["sub-02"]["status"] == "pass"
 
 
-def test_command_says_who_is_in_doubt_and_writes_the_table(command, tmp_path):
+def test_command_reports_contradictions_and_writes_the_table(command, tmp_path):
     source, key = tmp_path / "source", tmp_path / "key"
     study(source / "a", 1)
     study(source / "b", 2, PatientSex="M")

@@ -195,11 +195,11 @@ def test_links(tmp_path):
     (source / "a" / "loop").symlink_to(source)
     os.mkfifo(source / "a" / "pipe")
     found = reasons(source)
-    assert found["a/out"] == "link not followed: it leads out of the source"
-    assert found["a/broken"] == "link not followed: it leads nowhere"
-    assert found["a/loop"].startswith("link not followed: it leads to a folder")
+    assert found["a/out"] == "link not followed: it points out of the source"
+    assert found["a/broken"] == "link not followed: its target does not exist"
+    assert found["a/loop"].startswith("link not followed: it points to a folder")
     assert found["a/within"] == "duplicate"
-    assert found["a/pipe"] == "not DICOM: no regular file"
+    assert found["a/pipe"] == "not DICOM: not a regular file"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -222,7 +222,7 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     assert reasons(tmp_path) == {"a": "no permission"}
 
 
-def test_names_that_are_no_text(tmp_path):
+def test_file_names_that_are_not_text(tmp_path):
     name = os.fsdecode(b"caf\xe9\tx")
     (tmp_path / name).mkdir()
     write(tmp_path / name)
@@ -246,7 +246,7 @@ def test_disposition(tmp_path):
 
 
 @pytest.mark.parametrize("make", ["missing", "empty", "file"])
-def test_a_source_that_is_none(tmp_path, make):
+def test_an_invalid_source_is_rejected(tmp_path, make):
     source = tmp_path / "source"
     if make == "empty":
         source.mkdir()
@@ -398,7 +398,7 @@ def test_a_link_to_a_folder_is_listed_with_its_subject(tmp_path, link, inside):
     (source / link).symlink_to(target)
     status, (why,) = listed(source)[link]
     assert status == "fail"
-    assert "leads to a folder" in why
+    assert "points to a folder" in why
     people = {s["patient"][0] for s in inventory.merge(entries_of(source), KEY)}
     assert people >= {"sub-01", "sub-02"}
 
@@ -413,7 +413,7 @@ def test_a_subject_without_files_is_listed(tmp_path, make):
         (place if make == "empty" else place / "ses-1" / "anat").mkdir(parents=True)
     status, (why,) = listed(tmp_path)["sub-02"]
     assert status == "fail"
-    assert why.startswith(("no files", "link not followed: it leads nowhere"))
+    assert why.startswith(("no files", "link not followed: its target does not exist"))
 
 
 def test_a_file_name_in_another_encoding_stops_nobody(tmp_path):
@@ -426,7 +426,7 @@ def test_a_file_name_in_another_encoding_stops_nobody(tmp_path):
     assert KEY.label("x", "a\udceb") != KEY.label("x", "a\udcec") != KEY.label("x", "a\xec")
 
 
-def test_a_dataset_inside_the_source_is_told(tmp_path):
+def test_a_dataset_inside_the_source_is_reported(tmp_path):
     put(tmp_path, "study/dataset_description.json", "study/sub-01/anat/sub-01_T1w.nii.gz")
     ((status, (why,)),) = listed(tmp_path).values()
     assert status == "fail"
@@ -472,7 +472,7 @@ def test_links_into_the_annex_of_a_submodule_are_followed(tmp_path, git):
         ("sub-05/anat/sub-05_T1w.hdr", "convert it to .nii.gz"),
         ("sub-05/anat/sub-06_T1w.nii.gz", "name and folders differ"),
         ("sub-05/sub-05_T1w.nii.gz", "name and folders differ"),
-        ("sub-05/scans/sub-05_T1w.nii.gz", "none of the datatypes"),
+        ("sub-05/scans/sub-05_T1w.nii.gz", "not one of the datatypes"),
         ("sub-05/anat/sub-05_desc-brain_mask.nii.gz", "mask"),
         ("derivatives/p/sub-05/anat/sub-05_T1w.nii.gz", "outside the sub- folders"),
         ("sourcedata/p.nii.gz", "outside the sub- folders"),
@@ -514,7 +514,7 @@ def test_images_outside_a_bids_dataset_are_listed(tmp_path):
     assert not bids.is_bids(tmp_path)
     found = listed(tmp_path)
     assert set(found) == {"a.nii.gz", "b/c.NII", "b/d.hdr"}
-    assert all(s == "fail" and "no BIDS dataset" in why for s, (why,) in found.values())
+    assert all(s == "fail" and "not a BIDS dataset" in why for s, (why,) in found.values())
 
 
 @pytest.mark.parametrize("folder", ["sub-01/anat", "sub-01/ses-1/func"])
@@ -562,7 +562,7 @@ def test_links_into_the_own_annex_are_followed(tmp_path, git, inside):
     assert "datalad get" in why
 
 
-def test_nothing_in_a_session_file_name_tells(tmp_path):
+def test_session_file_names_have_no_identifiers(tmp_path):
     write(tmp_path / "Quillfeather_Mara")
     (label,) = inventory.entries(tmp_path, KEY)
     (session,) = inventory.merge(entries_of(tmp_path), KEY)
@@ -629,10 +629,10 @@ def packed_files(image: bytes):
             lzma.compress(image),
             "not DICOM: a file compressed by xz; uncompress it first",
         ),
-        "a.nii": (nifti, "not DICOM: NIfTI, which is read from a BIDS dataset or by efface deface"),
+        "a.nii": (nifti, "not DICOM: NIfTI is read only from a BIDS dataset, or by efface deface"),
         "a.nii.gz": (
             gzip.compress(nifti),
-            "not DICOM: NIfTI, which is read from a BIDS dataset or by efface deface",
+            "not DICOM: NIfTI is read only from a BIDS dataset, or by efface deface",
         ),
         "cut.gz": (
             gzip.compress(b"x" * 90)[:12],
@@ -673,7 +673,7 @@ def test_dicom_that_begins_like_an_archive_is_dicom(tmp_path):
         assert series_of(tmp_path)[0]["status"] == "pass"
 
 
-def test_a_source_that_is_an_archive_says_so(tmp_path):
+def test_archives_in_the_source_are_reported(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as z:
         z.writestr("IM1", b"x")
     with pytest.raises(EffaceError, match="unpack an archive first"):
@@ -709,7 +709,10 @@ def test_a_series_for_every_slice_is_refused_with_its_reason(tmp_path, count, ch
     slices(tmp_path / "a", count, **changes)
     found = series_of(tmp_path)
     assert len(found) == count
-    reason = f"{status.SPLIT}: {count} slices alike have a series UID each; give them the same"
+    reason = (
+        f"{status.SERIES_SPLIT}: {count} similar slices have different series UIDs;"
+        " give them one series UID"
+    )
     assert {(s["status"], *s["reasons"]) for s in found} == {("fail", reason)}
 
 

@@ -70,7 +70,7 @@ def written(img, path):
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a", "a.NII.GZ"])
 @pytest.mark.parametrize("zipped", [False, True, "with a name", "in two members"])
-def test_gzip_is_told_by_content(tmp_path, name, zipped):
+def test_gzip_is_detected_by_content(tmp_path, name, zipped):
     img = made()
     data = nifti.to_bytes(img)
     path = tmp_path / name
@@ -122,13 +122,13 @@ def sentence(path):
     return line
 
 
-def test_what_is_no_pair_is_refused(tmp_path):
+def test_an_incomplete_pair_is_rejected(tmp_path):
     written(made(pair=True), tmp_path / "a.hdr")
     (tmp_path / "a.img").rename(tmp_path / "b.img")
     assert "the other file" in sentence(tmp_path / "a.hdr")
     assert "the other file" in sentence(tmp_path / "b.img")
     (tmp_path / "a.img").touch()
-    assert "truncated: 0 of" in sentence(tmp_path / "a.hdr")
+    assert "the file has 0 of" in sentence(tmp_path / "a.hdr")
     (tmp_path / "a.img.gz").touch()
     assert "one .hdr and one .img" in sentence(tmp_path / "a.hdr")
     nib.save(nib.AnalyzeImage(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "old.img")
@@ -151,10 +151,10 @@ def test_a_truncated_image_is_one_sentence(tmp_path, version, zipped, left):
     path = tmp_path / ("a.nii" if zipped == "no" else "a.nii.gz")
     path.write_bytes(cut)
     line = sentence(path)
-    assert any(w in line for w in ("truncated", "not a readable", "an empty file"))
+    assert any(w in line for w in ("truncated", "not a readable", "the file is empty"))
 
 
-def test_bytes_after_a_gzip_stream_are_no_traceback(tmp_path):
+def test_bytes_after_a_gzip_stream_give_no_traceback(tmp_path):
     path = tmp_path / "a.nii.gz"
     path.write_bytes(gzip.compress(nifti.to_bytes(made())) + b"junk")
     assert "gzip" in sentence(path)
@@ -195,7 +195,7 @@ UNUSED = {
 @pytest.mark.parametrize("endian", "<>")
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("field", UNUSED)
-def test_no_number_that_no_reader_uses_comes_through(tmp_path, version, endian, field):
+def test_unused_numbers_of_the_header_are_removed(tmp_path, version, endian, field):
     source = made(version, endian)
     for name in ("qform", "sform"):
         if UNUSED[field][0] in getattr(nifti, name.upper()):
@@ -229,16 +229,16 @@ def test_the_header_is_never_read_as_voxels(tmp_path, version, offset, zipped):
 @pytest.mark.parametrize(
     "text", ["/annex/objects/MD5E-s9--0.nii.gz\n", "version https://git-lfs.github.com/spec/v1\n"]
 )
-def test_a_file_that_stands_for_its_content_says_so(tmp_path, text):
+def test_a_link_without_content_is_reported(tmp_path, text):
     (tmp_path / "a.nii.gz").write_text(text)
-    with pytest.raises(EffaceError, match=r"not here; run datalad get"):
+    with pytest.raises(EffaceError, match=r"is missing; run datalad get"):
         nifti.load(tmp_path / "a.nii.gz")
 
 
 @pytest.mark.parametrize("endian", "<>")
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr"])
-def test_no_text_of_a_header_comes_through(tmp_path, version, endian, suffix):
+def test_texts_of_the_header_are_removed(tmp_path, version, endian, suffix):
     source = made(version, endian, pair=suffix == ".hdr")
     with_secrets(source, extensions=suffix != ".nii")
     path = tmp_path / f"DOE^JANE{suffix}"
@@ -281,7 +281,7 @@ def test_no_text_of_a_header_comes_through(tmp_path, version, endian, suffix):
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("codes", [(1, 4), (0, 2), (3, 0), (0, 0), (2, 1)])
 @pytest.mark.parametrize("extra", [(), (1,), (4,), (1, 1)])
-def test_a_mask_lies_exactly_where_its_image_does(tmp_path, version, endian, codes, extra):
+def test_a_mask_has_the_geometry_of_its_image(tmp_path, version, endian, codes, extra):
     img = made(version, endian, shape=SHAPE + extra, qform=codes[0], sform=codes[1])
     mask = nifti.like(img, np.ones(SHAPE, bool))
     nifti.save(mask, tmp_path / "m.nii.gz")
@@ -330,8 +330,8 @@ def test_other_shapes_are_refused(shape):
         nifti.check(made(shape=shape))
 
 
-def test_what_is_no_scalar_image_is_refused():
-    with pytest.raises(EffaceError, match="no scalar image"):
+def test_an_image_that_is_not_scalar_is_rejected():
+    with pytest.raises(EffaceError, match="not scalar values"):
         nifti.check(nib.Nifti1Image(np.zeros(SHAPE, np.complex64), np.eye(4)))
     with pytest.raises(EffaceError, match="affine"):
         nifti.check(nib.Nifti1Image(np.zeros(SHAPE, np.int16), None))

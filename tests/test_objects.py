@@ -81,8 +81,8 @@ def test_each_stays_in_with_a_reason(changes, tmp_path):
     reasons = {f["path"].rsplit("/", 1)[1]: f["reason"] for f in entry["files"]}
     phrase = reasons.pop("object").split(":", 1)[0]
     assert phrase in {
-        status.SECONDARY_CAPTURE, status.STRUCTURED_REPORT, status.NOT_MR, status.NOT_ALLOWED,
-        status.NO_IMAGE, status.BURNED_IN, status.UNREADABLE,
+        status.SECONDARY_CAPTURE, status.STRUCTURED_REPORT, status.NOT_MR,
+        status.OBJECT_TYPE_NOT_ALLOWED, status.NO_IMAGE, status.TEXT_BURNED_IN, status.UNREADABLE,
     }  # fmt: skip
     assert set(reasons.values()) == {""}
     (session,) = inventory.merge([entry], KEY)

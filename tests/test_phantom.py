@@ -12,7 +12,7 @@ import pytest
 from scipy import ndimage
 
 from efface.errors import EffaceError
-from efface.phantom import Head, Identity, demo_source, phantom, write_bids, write_dicom
+from efface.phantom import HeadShape, Identity, demo_source, phantom, write_bids, write_dicom
 from efface.phantom.export import write_capture, write_report
 from efface.segment.labels import LABELS
 
@@ -82,7 +82,7 @@ def test_labels_lie_in_the_head_and_contrasts_differ(contrast, pair):
 @pytest.mark.parametrize(
     ("axcodes", "oblique"), [("PIL", (0, 0, 0)), ("LPS", (0, 0, 0)), ("ASR", (12, -8, 15))]
 )
-def test_the_same_head_lies_at_the_same_place_on_any_grid(pair, axcodes, oblique):
+def test_the_head_has_the_same_position_on_any_grid(pair, axcodes, oblique):
     labels = made(axcodes=axcodes, oblique=oblique)[1]
     if oblique == (0, 0, 0):
         assert nib.aff2axcodes(labels.affine) == tuple(axcodes)
@@ -141,8 +141,8 @@ def test_same_arguments_same_bytes_and_seeds_are_people(pair):
     for value in LABELS.values():
         both = ((mine == value) & (other == value)).sum()
         assert 2 * both / ((mine == value).sum() + (other == value).sum()) < 0.97
-    assert Head.from_seed(1) == Head.from_seed(1)
-    assert Head.from_seed(1).nose_length != Head.from_seed(2).nose_length
+    assert HeadShape.from_seed(1) == HeadShape.from_seed(1)
+    assert HeadShape.from_seed(1).nose_length != HeadShape.from_seed(2).nose_length
 
 
 def test_unknown_contrast_is_one_sentence():
@@ -162,7 +162,7 @@ def test_unknown_contrast_is_one_sentence():
 )
 def test_dicom_round_trip_by_dcm2niix(tmp_path, vendor, contrast, axcodes, oblique):
     img, _ = made(5, contrast, spacing=(3.0, 3.0, 4.0), axcodes=axcodes, oblique=oblique)
-    needles = write_dicom(
+    identifiers = write_dicom(
         img, tmp_path / "in", Identity.from_seed(5), contrast, vendor=vendor, number=7
     )
     assert len(list((tmp_path / "in").iterdir())) == img.shape[2]
@@ -181,8 +181,8 @@ def test_dicom_round_trip_by_dcm2niix(tmp_path, vendor, contrast, axcodes, obliq
     voxels = np.asarray(back.dataobj.get_unscaled())[tuple(np.rint(there).astype(int).T)]
     np.testing.assert_array_equal(voxels, np.asarray(img.dataobj)[tuple(here.T)])
     one = min((tmp_path / "in").iterdir()).read_bytes()
-    for needle in needles:
-        assert needle.encode() in one, needle
+    for identifier in identifiers:
+        assert identifier.encode() in one, identifier
 
 
 def test_dicom_is_readable_and_repeats(tmp_path):
@@ -207,8 +207,8 @@ def test_dicom_is_readable_and_repeats(tmp_path):
         write_dicom(img, tmp_path / "c", who, vendor="acme")
 
 
-def test_identities_do_not_share_needles():
-    people = [set(Identity.from_seed(s).needles) for s in (11, 24, 77)]
+def test_identities_do_not_share_identifiers():
+    people = [set(Identity.from_seed(s).identifiers) for s in (11, 24, 77)]
     hospital = 4  # institution, street, physician, operator may be the same
     for i in range(3):
         for j in range(i):
@@ -217,9 +217,9 @@ def test_identities_do_not_share_needles():
 
 
 def test_demo_source(tmp_path):
-    needles = demo_source(tmp_path / "source", people=2, seed=11, mm=4.0)
-    written = (tmp_path / "needles.txt").read_text().split("\n")
-    assert [w for w in written if w] == needles
+    identifiers = demo_source(tmp_path / "source", people=2, seed=11, mm=4.0)
+    written = (tmp_path / "identifiers.txt").read_text().split("\n")
+    assert [w for w in written if w] == identifiers
     files = [p for p in (tmp_path / "source").rglob("*") if p.is_file()]
     assert len(list((tmp_path / "source").iterdir())) == 2
     assert {"Note.txt", "EMPTY.dcm", "S002_part"} <= {p.name for p in files}

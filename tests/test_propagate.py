@@ -1,5 +1,7 @@
 """Labels from one scan of a session to another: geometry, motion, and what the gate makes of it."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from efface import nifti, segment
 from efface.manifest import Manifest, Scan
 from efface.phantom import phantom
 from efface.qc import _as_their_sources, gate
-from efface.segment import masks, motion, orientation, propagate
+from efface.segment import fit, masks, motion, orientation, propagate
+from efface.segment.components import COUNTS
 from efface.segment.labels import FEATURES, LABELS
+from efface.segment.segmentation import volumes_ml
 
 SHAPE = (9, 8, 7)
 maps = arrays(np.uint8, SHAPE, elements=st.integers(0, 5), fill=st.just(0))
@@ -213,16 +217,15 @@ class Network:
     def segment(self, img):
         labels, sure = self.answers.pop(0)
         labels = np.asarray(labels)
-        ml = abs(np.linalg.det(img.affine[:3, :3])) / 1000
+        # labels without eyes suggest a wrong orientation
+        likely = orientation.STANDARD if (labels == LABELS["eyes"]).any() else "IRP"
         return segment.Segmentation(
             labels,
             dict.fromkeys(LABELS, sure),
+            fit.estimate(labels, img.affine, likely),
             dict.fromkeys(LABELS, sure),
-            {n: float((labels == k).sum() * ml) for n, k in LABELS.items()},
-            {n: segment.PARTS[n] if (labels == k).any() else 0 for n, k in LABELS.items()},
-            # wild labels tell of a head that lies somehow
-            orientation.AS_IT_IS if (labels == LABELS["eyes"]).any() else "IRP",
-            maybe_brain=labels[masks.thinned(img.affine)[0]] == LABELS["brain"],
+            {n: COUNTS[n] if (labels == k).any() else 0 for n, k in LABELS.items()},
+            possible_brain=labels[masks.thinned(img.affine)[0]] == LABELS["brain"],
         )
 
 
@@ -369,16 +372,16 @@ def test_a_phase_image_has_the_face_of_its_magnitude(tmp_path):
     assert other.status == "pass"
     assert other.measures["propagated"]["from"] == "sub-a_magnitude1"
     # what it takes for brain itself is no more asked: it passes only with the magnitude
-    assert "maybe_brain" in best.files
-    assert "maybe_brain" not in other.files
-    assert other.measures["turn"] == orientation.AS_IT_IS
+    assert "possible_brain" in best.files
+    assert "possible_brain" not in other.files
+    assert other.measures["pose"]["orientation"] == orientation.STANDARD
     assert np.array_equal(got, as_array(labels))
     # of another series, it may have been acquired later: noise proves nothing
     (tmp_path / "b").mkdir()
     apart = (scans[0], (*scans[1][:4], "series-2"))
     (_, other), (_, got) = session(tmp_path / "b", *apart)
     assert other.status == "review"
-    assert "maybe_brain" in other.files
+    assert "possible_brain" in other.files
     assert np.array_equal(got, wild)
 
 
@@ -410,7 +413,7 @@ def test_what_can_be_a_source():
     def scan(suffix="T1w", sure=0.9, brain=1400.0, **parts):
         measures = {
             "confidence": dict.fromkeys(LABELS, sure),
-            "parts": segment.PARTS | parts,
+            "components": COUNTS | parts,
             "volume_ml": {"brain": brain},
         }
         made = Scan(f"sub-a_{suffix}", "series-1", suffix, measures=measures)
@@ -447,10 +450,7 @@ class Whole(Network):
     """Claims that every organ is whole."""
 
     def segment(self, img):
-        seen = super().segment(img)
-        return segment.Segmentation(
-            seen.labels, seen.certainty, seen.confidence, seen.volume_ml, dict(segment.PARTS)
-        )
+        return replace(super().segment(img), components=dict(COUNTS))
 
 
 def test_a_scan_with_anothers_labels_passes_only_with_it():
@@ -497,8 +497,8 @@ def test_a_fault_takes_only_its_own_scan_along(tmp_path, whole, monkeypatch):
         seen = Network((labels, 0.9)).segment(whole[1])
         measures = {
             "confidence": seen.confidence,
-            "parts": seen.parts,
-            "volume_ml": seen.volume_ml,
+            "components": seen.components,
+            "volume_ml": volumes_ml(seen.labels, whole[1].affine),
             "frame_of_reference": "2.25.1",
         }
         files = {"labels": f"{name}.nii.gz"}

@@ -1,4 +1,4 @@
-"""The DICOM form converts again to the NIfTI that is released with it, or stays out."""
+"""The DICOM form of a series converts to the NIfTI released with it, or is withheld."""
 
 import dataclasses
 import struct
@@ -18,7 +18,7 @@ from small_dicom import mr
 
 from efface import convert, distort, inventory, nifti, scrub
 from efface.distort import readback
-from efface.distort.readback import Image, differences
+from efface.distort.readback import Image, first_difference
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
 from efface.scrub import csa, scrub_folder
@@ -29,12 +29,12 @@ SAFE = ("safe-private",)
 
 
 def stages(source, work, retain=(), between=None):
-    """Scans of distort for a source of one session without a face; ``between``: a last change.
+    """Run a source of one session without a face up to distort; returns images and DICOM forms.
 
-    ``between`` is called with the folder of the scrubbed headers.
+    ``between`` is called with the folder of the scrubbed headers before distort.
     """
-    found = [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
-    (session,) = inventory.merge(found, KEY)
+    entries = [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
+    (session,) = inventory.merge(entries, KEY)
     name = session["session"]
     folders = {stage: work / stage for stage in ("convert", "segment", "scrub", "distort")}
     for folder in folders.values():
@@ -66,7 +66,7 @@ def stages(source, work, retain=(), between=None):
 
 
 def converted(folder, work):
-    """What a reader gets of all files in a folder, in the order of their shapes."""
+    """Convert all files in a folder; returns the images in the order of their shapes."""
     work.mkdir(exist_ok=True)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return sorted(readback.convert(files, work), key=lambda i: i.voxels.shape)
@@ -78,9 +78,9 @@ def converted(folder, work):
 @pytest.fixture
 def image():
     rng = np.random.default_rng(1)
-    turn = small_diffusion.rotation()
+    rotation = small_diffusion.rotation()
     affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag([-1.5, 2, 3])
+    affine[:3, :3] = rotation @ np.diag([-1.5, 2, 3])
     affine[:3, 3] = 10, -20, 30
     gradients = small_diffusion.GRADIENTS.astype(float)
     voxels = rng.integers(0, 900, (5, 6, 7, len(gradients))).astype(np.int16)
@@ -88,7 +88,7 @@ def image():
 
 
 def reordered(image, axes, flips):
-    """The same image with its axes stored in another order, as its affine says."""
+    """Store the axes of an image in another order, with the affine of that order."""
     ornt = np.array([[axes.index(a), -1 if a in flips else 1] for a in range(3)])
     affine = image.affine @ nib.orientations.inv_ornt_aff(ornt, image.voxels.shape[:3])
     voxels = nib.orientations.apply_orientation(image.voxels, ornt)
@@ -97,8 +97,8 @@ def reordered(image, axes, flips):
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
 @pytest.mark.parametrize("flips", [(), (0,), (1, 2), (0, 1, 2)])
-def test_the_order_of_axes_does_not_count_as_long_as_the_affine_says_it(image, axes, flips):
-    assert differences([image], [reordered(image, axes, flips)]) == ""
+def test_images_with_reordered_axes_and_affine_are_equal(image, axes, flips):
+    assert first_difference([image], [reordered(image, axes, flips)]) == ""
 
 
 def other(image, **changes):
@@ -108,59 +108,62 @@ def other(image, **changes):
 WRONG = {
     "left and right exchanged": lambda i: other(i, voxels=i.voxels[::-1]),
     "bottom and top exchanged": lambda i: other(i, voxels=i.voxels[:, :, ::-1]),
-    "in another place": lambda i: other(i, affine=i.affine + np.eye(4, k=3)),
-    "volumes in another order": lambda i: other(i, voxels=i.voxels[..., ::-1]),
-    "other voxels": lambda i: other(i, voxels=i.voxels + (np.arange(7)[:, None] == 3)),
+    "different position": lambda i: other(i, affine=i.affine + np.eye(4, k=3)),
+    "different order of volumes": lambda i: other(i, voxels=i.voxels[..., ::-1]),
+    "different voxel values": lambda i: other(i, voxels=i.voxels + (np.arange(7)[:, None] == 3)),
     "5×6×6×5 voxels": lambda i: other(i, voxels=i.voxels[:, :, 1:]),
     "slope 1.29": lambda i: other(i, slope=1.29),
     "intercept 0": lambda i: other(i, intercept=0),
     "no gradients": lambda i: other(i, gradients=None),
-    "other b-values": lambda i: other(i, gradients=i.gradients * (2, 1, 1, 1)),
-    "other gradient directions": lambda i: other(i, gradients=i.gradients * (1, 1, -1, 1)),
+    "different b-values": lambda i: other(i, gradients=i.gradients * (2, 1, 1, 1)),
+    "different gradient directions": lambda i: other(i, gradients=i.gradients * (1, 1, -1, 1)),
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_differs_is_said(image, what):
-    assert what in differences([image], [WRONG[what](image)])
-    # the other image of the series does not hide it
+def test_differences_are_described(image, what):
+    assert what in first_difference([image], [WRONG[what](image)])
+    # a second, equal image does not hide the difference
     second = other(image, voxels=image.voxels + 1000)
-    assert what in differences([second, image], [WRONG[what](image), second])
+    assert what in first_difference([second, image], [WRONG[what](image), second])
 
 
 def test_images_are_matched_by_content_and_counted(image):
     second = other(image, voxels=image.voxels + 1000)
-    assert differences([image, second], [second, image]) == ""
-    assert differences([image, second], [image]) == "1 images instead of 2"
-    assert differences([image], [image, second]) == "2 images instead of 1"
-    assert differences([image, second], [image, image]) != ""
-    assert differences([image], []) == "no image"
+    assert first_difference([image, second], [second, image]) == ""
+    assert first_difference([image, second], [image]) == "1 images instead of 2"
+    assert first_difference([image], [image, second]) == "2 images instead of 1"
+    assert first_difference([image, second], [image, image]) != ""
+    assert first_difference([image], []) == "no image"
 
 
-def test_floats_are_compared_to_single_precision_and_not_where_they_are_free(image):
+def test_floats_are_compared_to_single_precision_outside_excluded_voxels(image):
     floats = other(image, voxels=image.voxels.astype(np.float32) * 1.7)
     floats.voxels[1, 2, 3, 0] = np.nan
-    assert differences([floats], [other(floats, voxels=floats.voxels * np.float32(1 + 1e-6))]) == ""
+    assert (
+        first_difference([floats], [other(floats, voxels=floats.voxels * np.float32(1 + 1e-6))])
+        == ""
+    )
     changed = other(floats, voxels=floats.voxels + (np.arange(7)[:, None] == 3))
-    free = np.zeros((5, 6, 7), bool)
-    free[:, :, 3] = True
-    assert differences([floats], [changed]) == "other voxels"
-    assert differences([other(floats, free=free)], [changed]) == ""
+    excluded = np.zeros((5, 6, 7), bool)
+    excluded[:, :, 3] = True
+    assert first_difference([floats], [changed]) == "different voxel values"
+    assert first_difference([other(floats, excluded=excluded)], [changed]) == ""
 
 
-# diffusion of each maker
+# diffusion series of each vendor
 
 
 @pytest.mark.parametrize("retain", [(), SAFE], ids=["", "safe-private"])
 @pytest.mark.parametrize("maker", small_diffusion.MAKERS)
-def test_gradients_come_back(maker, retain, tmp_path):
+def test_gradients_are_restored(maker, retain, tmp_path):
     small_diffusion.write(tmp_path / "source" / "a", maker)
     (image,), (form,) = stages(tmp_path / "source", tmp_path, retain)
     assert image.status == "pass"
     if maker == "uih" and not retain:
-        # dcm2niix reads no standard direction of this maker
+        # dcm2niix reads no standard attribute of directions for this vendor
         assert form.status == "fail"
-        assert form.reasons == (f"{DICOM_DIFFERS}: other gradient directions",)
+        assert form.reasons == (f"{DICOM_DIFFERS}: different gradient directions",)
         assert not form.files
         assert not (tmp_path / "distort" / "dicom" / form.series).exists()
         return
@@ -190,7 +193,7 @@ def test_the_scrub_alone_keeps_gradients(maker, tmp_path):
     "comment",
     ["Zarquon b=1000(0.1,0.2,0.3)", "b=1000(0.1,0.2,0.3) Zarquon", "b=19710423(0.1,0.2,0.3)"],
 )
-def test_a_comment_of_another_form_goes(comment, tmp_path):
+def test_a_comment_of_another_form_is_removed(comment, tmp_path):
     from efface.scrub import scrub_file
 
     mr(1, ImageComments=comment, Manufacturer="CANON_MEC").save_as(
@@ -206,7 +209,7 @@ def test_a_comment_of_another_form_goes(comment, tmp_path):
 @pytest.mark.parametrize("retain", [(), SAFE], ids=["", "safe-private"])
 @pytest.mark.parametrize("along", [1, -1])
 @pytest.mark.parametrize("plane", small_mosaic.PLANES)
-def test_mosaics_come_back(plane, along, retain, tmp_path):
+def test_mosaics_convert_to_the_same_image(plane, along, retain, tmp_path):
     gradients = small_diffusion.GRADIENTS if plane in ("sagittal", "oblique") else None
     small_mosaic.write(tmp_path / "source" / "a", plane, along, gradients=gradients)
     (image,), (form,) = stages(tmp_path / "source", tmp_path, retain)
@@ -215,7 +218,7 @@ def test_mosaics_come_back(plane, along, retain, tmp_path):
     (after,) = converted(tmp_path / "distort" / "dicom", tmp_path / "x")
     files = sorted((tmp_path / "distort" / "dicom" / form.series).iterdir())
     if retain:
-        # one file a volume, as before, and the same image in every respect
+        # still one file per volume, and exactly the same image
         assert len(files) == before.voxels.shape[3]
         assert np.array_equal(after.voxels, before.voxels)
         assert np.array_equal(after.affine, before.affine)
@@ -228,7 +231,7 @@ def test_mosaics_come_back(plane, along, retain, tmp_path):
         assert not any("MOSAIC" in ds.ImageType for ds in slices)
         assert not any(e.tag.is_private for ds in slices for e in ds)
     assert form.measures["files"] == len(files)
-    assert differences([before], [after]) == ""
+    assert first_difference([before], [after]) == ""
     again = stages(tmp_path / "source", tmp_path / "again", retain)[1][0]
     for file in files:
         other_file = tmp_path / "again" / "distort" / "dicom" / again.series / file.name
@@ -247,7 +250,7 @@ def test_a_real_sagittal_mosaic_converts_the_same(data, tmp_path):
 # other forms
 
 
-def test_the_slope_of_an_enhanced_object_comes_back(tmp_path):
+def test_the_slope_of_an_enhanced_object_is_restored(tmp_path):
     for retain in ((), SAFE):
         work = tmp_path / ("safe" if retain else "plain")
         path = work / "source" / "a" / "IM1"
@@ -272,7 +275,7 @@ def test_the_slope_of_an_enhanced_object_comes_back(tmp_path):
 
 
 def enhanced(slices=6):
-    """A Philips enhanced object whose true scale is in a private element of each frame."""
+    """Philips enhanced object with its scale in a private element of each frame."""
     ds = mr(
         1,
         SOPClassUID="1.2.840.10008.5.1.4.1.1.4.1",
@@ -325,21 +328,21 @@ def enhanced(slices=6):
     return ds
 
 
-def lost_orientation(ds):
+def change_orientation(ds):
     ds.ImageOrientationPatient = [-v for v in ds.ImageOrientationPatient]
 
 
-def lost_position(ds):
+def change_position(ds):
     x, y, z = ds.ImagePositionPatient
     ds.ImagePositionPatient = [x, y, -z]
 
 
-def lost_echo(ds):
+def change_echo(ds):
     ds.EchoTime = ds.InstanceNumber % 2 + 2
 
 
-@pytest.mark.parametrize("damage", [lost_orientation, lost_position, lost_echo])
-def test_a_form_that_reads_otherwise_is_withheld_and_the_nifti_stays(damage, tmp_path):
+@pytest.mark.parametrize("damage", [change_orientation, change_position, change_echo])
+def test_dicom_that_converts_differently_is_withheld_and_the_nifti_kept(damage, tmp_path):
     from small_dicom import write
 
     def between(folder):
@@ -359,7 +362,7 @@ def test_a_form_that_reads_otherwise_is_withheld_and_the_nifti_stays(damage, tmp
     assert str(tmp_path) not in form.reasons[-1]
 
 
-def test_a_converter_that_fails_is_a_reason(tmp_path, monkeypatch):
+def test_a_crash_of_dcm2niix_is_the_reason(tmp_path, monkeypatch):
     from small_dicom import write
 
     write(tmp_path / "source" / "a", slices=6)
@@ -382,7 +385,7 @@ texts = st.text(st.characters(codec="latin-1", exclude_characters="\0"), max_siz
 
 
 @given(st.lists(st.tuples(st.sampled_from([*csa.KEPT, "ImaCoilString", "Zarquon"]), texts)))
-def test_a_csa_header_keeps_numbers_of_known_entries_alone(entries):
+def test_a_csa_header_keeps_only_numbers_of_known_entries(entries):
     data = b"".join(
         [b"SV10\4\3\2\1", struct.pack("<2I", len(entries), 77)]
         + [
@@ -403,14 +406,14 @@ def test_a_csa_header_keeps_numbers_of_known_entries_alone(entries):
 
 
 @given(st.binary(max_size=300))
-def test_a_broken_csa_header_is_none(data):
+def test_a_broken_csa_header_is_removed(data):
     whole = small_mosaic.header((0, 0, 1), [0.0, 60.0, 120.0])
     assert csa.clean(data) is None
     cut = whole[: len(data)]
     assert csa.clean(cut) is None or len(cut) > 200
 
 
-def test_a_csa_header_says_what_it_said(data):
+def test_known_entries_of_a_real_csa_header_are_kept(data):
     path = data / "cases" / "mosaic_sagittal" / "IM00001"
     raw = pydicom.dcmread(path)[0x0029, 0x1010].value
     clean = csa.clean(raw)

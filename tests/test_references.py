@@ -290,7 +290,7 @@ def path(suffix, datatype):
     return f"{SUB}/{SES}/{datatype}/{SESSION}_{suffix}.nii.gz"
 
 
-def test_references_to_what_is_not_released_are_removed_and_told(tmp_path):
+def test_references_to_withheld_images_are_removed_and_reported(tmp_path):
     wanted = [path("bold", "func"), path("sbref", "func")]
     scans = [
         scan("epi", "fmap", intended_for=wanted, fields=["fieldmap1"]),
@@ -317,7 +317,7 @@ def test_references_to_what_is_not_released_are_removed_and_told(tmp_path):
         release.copy(folder, manifest, said, "bids", target)
         rows = release.cohort(out / "release", [manifest], said, {})
         name = f"bids/{SUB}/{SES}/fmap/{SESSION}_epi.json"
-        (digest,) = [r["sha256"] for r in rows if r["path"] == name]
+        (digest,) = [r.sha256 for r in rows if r.path == name]
         content = (out / "release" / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == digest
         notes = {d.scan.modality: d.note for d in release.decide(manifest, said)}
@@ -339,7 +339,7 @@ def test_references_to_what_is_not_released_are_removed_and_told(tmp_path):
     assert notes["bold"] == "1 reference to what is not released removed"
 
 
-def test_an_m0_scan_goes_out_with_its_asl_series_only():
+def test_an_m0_scan_is_released_only_with_its_asl_series():
     m0 = scan("m0scan", "perf", intended_for=[path("asl", "perf")])
 
     def decided(status):
@@ -350,7 +350,7 @@ def test_an_m0_scan_goes_out_with_its_asl_series_only():
     assert decided("review") == {"m0scan": False, "asl": False}
 
 
-def test_an_m0_scan_that_stays_in_is_a_reference_that_goes():
+def test_references_to_a_withheld_m0_scan_are_removed():
     m0 = scan("m0scan", "perf", intended_for=[path("asl", "perf")], fields=["fieldmap1"])
     epi = scan("epi", "fmap", intended_for=[path("m0scan", "perf")])
     bold = scan("bold", "func", field_sources=["fieldmap1"])
@@ -363,7 +363,7 @@ def test_an_m0_scan_that_stays_in_is_a_reference_that_goes():
 @pytest.mark.parametrize(
     "text", ["onset,duration\n1,2\n", "Onset\tDuration\n1\t2\n", "onset\tduration\n", "Mara"]
 )
-def test_a_table_that_is_left_out_is_told(tmp_path, text):
+def test_a_table_that_is_left_out_is_reported(tmp_path, text):
     root = source(tmp_path / "in", FUNC)
     write(root, "sub-mara/ses-1/func/sub-mara_ses-1_task-rest_events.tsv", text)
     (session,) = sessions_of(root)

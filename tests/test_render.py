@@ -1,4 +1,4 @@
-"""Renders: by the patient's directions, whatever the voxels' order; the same bytes each time."""
+"""Renders have the patient's directions for any order of voxels, and the same bytes each time."""
 
 import nibabel as nib
 import numpy as np
@@ -24,7 +24,7 @@ def test_views_show_a_head_from_three_sides(head):
         share = (picture > 0).mean()
         assert 0.35 < share < 0.85, name
 
-    # from the left side the face looks to the picture's left: the outlines mirror each other
+    # the outlines of both sides are mirrored
     face = int(r["left"].shape[0] * 0.55)
     band = slice(face - 12, face + 12)
     left = np.flatnonzero((r["left"][band] > 0).any(axis=0))
@@ -33,7 +33,7 @@ def test_views_show_a_head_from_three_sides(head):
     np.testing.assert_allclose(left.min(), r["right"].shape[1] - 1 - right.max(), atol=1)
 
 
-def test_front_shows_the_patients_right_at_the_left():
+def test_front_has_the_patients_right_at_the_left():
     v = np.zeros((60, 60, 60), np.float32)
     v[20:40, 20:40, 20:40] = 100
     v[40:50, 25:35, 34:38] = 100  # sticks out to the right (x grows), high up
@@ -52,12 +52,12 @@ def test_front_shows_the_patients_right_at_the_left():
 
 
 @pytest.mark.parametrize("codes", ["PSR", "LPI", "AIL"])
-def test_views_do_not_depend_on_the_order_of_voxels(head, codes):
+def test_views_are_the_same_for_any_order_of_voxels(head, codes):
     img, _ = head
-    turn = nib.orientations.ornt_transform(
+    transform = nib.orientations.ornt_transform(
         nib.orientations.io_orientation(img.affine), nib.orientations.axcodes2ornt(codes)
     )
-    other = img.as_reoriented(turn)
+    other = img.as_reoriented(transform)
     assert nib.aff2axcodes(other.affine) == tuple(codes)
     a = render.views(np.asarray(img.dataobj), img.affine)
     b = render.views(np.asarray(other.dataobj), other.affine)
@@ -76,7 +76,7 @@ def test_threshold_lies_between_air_and_skin(contrast):
     assert level < np.median(v[np.asarray(labels.dataobj) == 3])
 
 
-def test_same_threshold_shows_what_was_taken_away(head):
+def test_a_shared_threshold_shows_the_removed_nose(head):
     img, labels = head
     v = np.asarray(img.dataobj).copy()
     level = render.skin_threshold(v, img.affine)
@@ -115,16 +115,16 @@ def test_slices_draw_the_outlines(head):
     assert (masked == render.COLOURS[2]).all(axis=-1).any()
 
 
-def test_png_is_the_picture_and_its_bytes_repeat(tmp_path, head):
+def test_png_has_the_picture_and_no_metadata(tmp_path, head):
     img, _ = head
     r = render.views(np.asarray(img.dataobj), img.affine)
-    sheet = render.montage([[r["front"], r["left"]], [r["right"]]])
-    render.save_png(sheet, tmp_path / "a.png")
-    render.save_png(sheet, tmp_path / "deep" / "b.png")
+    picture = np.concatenate([r["front"], r["left"]], axis=1)
+    render.save_png(picture, tmp_path / "a.png")
+    render.save_png(picture, tmp_path / "deep" / "b.png")
     one = (tmp_path / "a.png").read_bytes()
     assert one == (tmp_path / "deep" / "b.png").read_bytes()
     assert b"tIME" not in one
     assert b"tEXt" not in one
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), sheet)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), picture)
     with pytest.raises(ValueError, match="uint8"):
-        render.save_png(sheet.astype(float), tmp_path / "c.png")
+        render.save_png(picture.astype(float), tmp_path / "c.png")

@@ -312,7 +312,7 @@ def test_bytes_behind_the_last_pixel_go(uid, extra):
 
 
 @pytest.mark.parametrize("uid", [JPEG, LOSSLESS])
-def test_what_is_no_more_than_part_of_the_pixels_is_withheld(uid):
+def test_incomplete_pixels_are_withheld(uid):
     _, stream = stream_of(uid)
     end = stream.rindex(b"\xff\xd9")
     for planted in (
@@ -334,7 +334,7 @@ def test_bytes_behind_the_last_pixel_of_a_jpeg_ls_scan_withhold_it(uid):
 
 
 @pytest.mark.parametrize("uid", [u for u in SYNTAXES if u != RLE])
-def test_a_picture_of_another_size_than_the_header_says_is_withheld(uid):
+def test_a_stream_with_another_size_than_the_header_is_withheld(uid):
     ds, _ = stream_of(uid)
     for rows in (32, 65, 128):
         ds.Rows = rows
@@ -356,7 +356,7 @@ def test_restart_intervals_end_where_their_pixels_do(restart):
         assert cleaned(planted, LOSSLESS) == stream
 
 
-def test_a_code_table_of_letters_is_none():
+def test_a_code_table_of_letters_is_rejected():
     _, stream = stream_of(LOSSLESS)
     at = stream.index(b"\xff\xc4")
     end = at + 2 + struct.unpack_from(">H", stream, at + 2)[0]

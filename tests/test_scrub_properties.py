@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from efface.inventory.vr import standard_vr
+from efface.dictionary import standard_vr
 from efface.pseudonym import Key
 from efface.scrub import WithheldError, scrub_bytes
 from efface.scrub.codec import Element, read_file, syntax, write_file
-from efface.scrub.table import _rows, safe_private
+from efface.scrub.table import rows, safe_private
 
 KEY = Key(b"p" * 32)
 WHO = (KEY, "sub-aaaaaaaaaa", "ses-bbbbbbbbbb")
@@ -23,7 +23,7 @@ TEXT = ["LO", "LT", "SH", "ST", "UC", "UT", "CS", "DS", "IS", "AE", "UR", "PN", 
 BINARY = ["UN", "OB", "OW", "US", "FD", "UL", "AT", "OF"]
 
 _known = sorted(
-    {int(r["tag"].replace(",", ""), 16) for n in ("iod.tsv", "profile.tsv") for r in _rows(n)
+    {int(r["tag"].replace(",", ""), 16) for n in ("iod.tsv", "profile.tsv") for r in rows(n)
      if not set(r["tag"]) - set("0123456789ABCDEF,")}
 )  # fmt: skip
 _frame = {0x00080016, 0x00080018, 0x00080060, 0x00080064, 0x00280301, 0x00080008, 0x00100010}
@@ -135,7 +135,7 @@ quick = settings(deadline=None, suppress_health_check=list(HealthCheck), max_exa
     st.lists(elements, max_size=10),
     st.binary(max_size=12),
 )
-def test_no_needle_survives_and_the_result_is_dicom(uid, sop, extra, tail):
+def test_identifiers_are_removed_and_the_result_is_dicom(uid, sop, extra, tail):
     source = body(uid, sop, extra) + (b"" if uid == SYNTAXES[3] else tail[:7])
     out = scrub_bytes(source, *WHO)
     assert not holds(plain(out))
@@ -188,7 +188,7 @@ private_blocks = st.builds(
 
 @quick
 @given(st.sampled_from(SYNTAXES), st.lists(private_blocks, max_size=4), st.booleans())
-def test_safe_private_elements_hold_no_person(uid, blocks, nested):
+def test_safe_private_elements_have_no_identifiers(uid, blocks, nested):
     extra = [e for block in blocks for e in block]
     if nested:
         extra = [Element(0x52009229, "SQ", items=[extra])]
@@ -219,7 +219,7 @@ options = st.sets(
 
 @quick
 @given(st.lists(elements, max_size=8), options)
-def test_no_option_keeps_the_person(extra, retain):
+def test_every_option_removes_the_person(extra, retain):
     out = scrub_bytes(body(SYNTAXES[1], MR, extra), *WHO, tuple(sorted(retain)))
     assert not holds(out)
 

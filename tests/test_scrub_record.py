@@ -91,7 +91,7 @@ def test_a_former_method_is_kept_before_ours(former):
         ]
     ),
 )
-def test_what_names_someone_in_a_former_method_is_not_kept(lead, who):
+def test_names_in_an_earlier_method_are_removed(lead, who):
     out = scrubbed(DeidentificationMethod=["CTP Default", lead.format(who)])
     assert values(out, "DeidentificationMethod") == ["CTP Default", *OURS]
 
@@ -141,7 +141,7 @@ def test_image_types_of_makers_stay(said):
     "typed",
     ["OSTRANDER", "MRS LONG", "WARD 7 BED 2", "17 04 63", "0411 555 44", "J K", "B12 C4", "17"],
 )
-def test_an_unknown_kind_of_image_is_other_and_no_empty_value(typed):
+def test_an_unknown_kind_of_image_becomes_other(typed):
     assert not is_term(IMAGE_TYPE, typed)
     out = scrubbed(ImageType=["ORIGINAL", "PRIMARY", typed, "ND"])
     assert list(out.ImageType) == ["ORIGINAL", "PRIMARY", "OTHER", "ND"]

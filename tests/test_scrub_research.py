@@ -1,4 +1,4 @@
-"""What research needs stays: the table of docs/headers.md, checked on what comes out."""
+"""The attributes that docs/headers.md lists for research are kept, in real series too."""
 
 import io
 import json
@@ -72,7 +72,7 @@ EXAMPLES = {
 
 def promised():
     """Rows of the table: DICOM keywords, sidecar keys, suffixes."""
-    text = DOCS.read_text().split("## What research keeps", 1)[1].split("\n\n")[2]
+    text = DOCS.read_text().split("## Attributes kept for research", 1)[1].split("\n\n")[2]
     for line in text.splitlines()[2:]:
         _, dicom, keys, suffixes = (cell.strip() for cell in line.strip("|").split("|"))
         known = [w for w in dicom.split() if tag_for_keyword(w)]

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from test_scrub import KEY, as_file, image
 
 from efface import status
-from efface.inventory.walk import Found
+from efface.inventory.walk import SourceFile
 from efface.scrub import files, people, scrub_folder, search
 from efface.scrub.codec import DamagedError
-from efface.scrub.people import Read
+from efface.scrub.people import FileIdentity
 
 PERSON = {"PatientName": "García^José", "PatientID": "HX-77431", "PatientBirthDate": "19630417"}
 SR = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11", "Modality": "SR"}
@@ -62,8 +62,8 @@ def test_an_identifier_that_the_scrub_left_withholds_the_file(tmp_path, slip, wr
     report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
     assert (report.written, report.series) == (0, 0)
     where = "(0018,0024) SequenceName"
-    assert report.withheld == (("a", f"{status.LEAK}: {kind} in {where}"),)
-    assert f"1 {status.LEAK}: {kind} in {where}" in report.summary()
+    assert report.withheld == (("a", f"{status.IDENTIFIER_FOUND}: {kind} in {where}"),)
+    assert f"1 {status.IDENTIFIER_FOUND}: {kind} in {where}" in report.summary()
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -82,7 +82,10 @@ def test_a_file_is_searched_for_all_people_of_its_study_and_person(tmp_path, sli
     put(tmp_path / "in", "a")
     put(tmp_path / "in", "b", **{"OperatorsName": "Ostrander^Mara", **other})
     report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
-    assert ("a", f"{status.LEAK}: person name in (0018,0024) SequenceName") in report.withheld
+    assert (
+        "a",
+        f"{status.IDENTIFIER_FOUND}: person name in (0018,0024) SequenceName",
+    ) in report.withheld
     assert report.written == 0
 
 
@@ -91,11 +94,11 @@ def test_names_of_folders_count(tmp_path, slip):
     put(tmp_path / "in" / "Ostrander_MARA_31", "a")
     report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
     assert [reason for _, reason in report.withheld] == [
-        f"{status.LEAK}: file or folder name in (0018,0024) SequenceName"
+        f"{status.IDENTIFIER_FOUND}: file or folder name in (0018,0024) SequenceName"
     ]
 
 
-def test_what_an_option_keeps_is_no_finding(tmp_path, slip):
+def test_values_kept_by_an_option_are_not_findings(tmp_path, slip):
     slip("Saint Wendel")
     put(tmp_path / "in", "a", InstitutionName="Saint Wendel")
     assert scrub_folder(tmp_path / "in", tmp_path / "out", KEY, ["device"]).written == 0
@@ -121,9 +124,9 @@ def test_files_without_a_finding_are_written_and_numbered(tmp_path, monkeypatch)
     assert names == ["000001.dcm", "000002.dcm"]
 
 
-def test_a_file_whose_people_cannot_be_read_is_not_written(tmp_path, monkeypatch):
+def test_a_file_without_readable_identity_is_not_written(tmp_path, monkeypatch):
     put(tmp_path / "in", "a")
-    read = [Read(Found(str(tmp_path / "in" / "a")))]
+    read = [FileIdentity(SourceFile(str(tmp_path / "in" / "a")))]
     real = people.survey
     monkeypatch.setattr(people, "survey", lambda *a: (read, real(*a)[1]))
     report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
@@ -132,7 +135,9 @@ def test_a_file_whose_people_cannot_be_read_is_not_written(tmp_path, monkeypatch
 
 @given(st.lists(st.tuples(st.sampled_from(["", *"abcdef"]), st.sampled_from(["", *"uvwxyz"]))))
 def test_groups_share_no_study_and_no_person(whose):
-    made = search.groups([Read(Found(str(n)), *one) for n, one in enumerate(whose)], [])
+    made = search.groups(
+        [FileIdentity(SourceFile(str(n)), *one) for n, one in enumerate(whose)], []
+    )
     places = [[int(f.path) for f in group.files] for group in made]
     assert sorted(n for some in places for n in some) == list(range(len(whose)))
     assert all(some == sorted(some) for some in places)
@@ -152,7 +157,7 @@ def test_a_deflated_file_is_searched_as_others_are(tmp_path, monkeypatch):
     (path,) = (tmp_path / "out").rglob("*.dcm")
     written = path.read_bytes()
     assert written[128:400].count(deflated.encode()) == 1
-    group = search.groups([Read(Found(str(tmp_path / "in" / "a")), "1")], [])[0]
+    group = search.groups([FileIdentity(SourceFile(str(tmp_path / "in" / "a")), "1")], [])[0]
     place = path.relative_to(tmp_path / "out")
     group.check(place, written)
     ds = pydicom.dcmread(io.BytesIO(written))

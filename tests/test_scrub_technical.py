@@ -15,12 +15,12 @@ from small_dicom import mr
 
 from efface.pseudonym import Key
 from efface.scrub import scrub_bytes, scrub_folder
-from efface.scrub.table import _rows
+from efface.scrub.table import rows
 from efface.scrub.technical import is_technical
 
 WHO = (Key(b"t" * 32), "sub-aaaaaaaaaa", "ses-bbbbbbbbbb")
 TAGS = sorted(
-    int(row["tag"].replace(",", ""), 16) for row in _rows("beyond.tsv") if row["action"] == "text"
+    int(row["tag"].replace(",", ""), 16) for row in rows("beyond.tsv") if row["action"] == "text"
 )
 KEYWORDS = [keyword_for_tag(tag) for tag in TAGS]
 
@@ -143,7 +143,7 @@ def as_text(value):
 def test_every_attribute_has_a_form_and_every_form_an_attribute():
     assert set(REAL) == set(KEYWORDS)
     named = {
-        k for row in _rows("technical.tsv") if row["kind"] == "form" for k in row["name"].split()
+        k for row in rows("technical.tsv") if row["kind"] == "form" for k in row["name"].split()
     }
     assert named == {*KEYWORDS, "DeidentificationMethod"}
 
@@ -236,7 +236,7 @@ quick = settings(deadline=None, max_examples=300, suppress_health_check=list(Hea
 
 @quick
 @given(typed)
-def test_what_people_type_has_no_form(text):
+def test_typed_text_has_no_technical_form(text):
     for tag in TAGS:
         assert not is_technical(tag, [text]), keyword_for_tag(tag)
         # nor does one such value hide among good ones
@@ -262,7 +262,7 @@ def with_text(text):
 @settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 @given(typed, st.sampled_from([(), ("safe-private",), ("descriptors", "safe-private", "uids")]))
 @pytest.mark.filterwarnings("ignore")
-def test_what_people_type_is_in_no_file(text, retain):
+def test_typed_text_is_removed_from_files(text, retain):
     # new UIDs have every few digits by chance
     assume(len(text) > 3 and not text.isdigit())
     source = with_text(text)
@@ -277,7 +277,7 @@ def test_what_people_type_is_in_no_file(text, retain):
 
 
 @pytest.mark.parametrize("name", ["REAL", "Quaxolotl", "Titan"])
-def test_what_the_header_names_goes_though_it_has_a_form(name):
+def test_names_of_the_header_are_removed_from_technical_texts(name):
     """The patient is called as a model, a sequence or a coil is."""
     out = io.BytesIO()
     ds = mr(1, PatientName=f"{name}^Tse", ManufacturerModelName="Vantage Titan", SequenceName="TSE")
@@ -331,7 +331,7 @@ def test_numbers_in_a_form_are_too_short_for_a_date(day, form, lead):
         ({"PatientID": "E11"}, {"SoftwareVersions": "syngo MR E11"}),
     ],
 )
-def test_what_the_leak_scan_would_find_goes_and_the_file_stays(tmp_path, who, attributes):
+def test_texts_with_identifiers_are_removed_and_the_file_is_kept(tmp_path, who, attributes):
     ds = mr(1, **who, **attributes)
     (tmp_path / "in").mkdir()
     ds.save_as(tmp_path / "in" / "a.dcm", enforce_file_format=True)
@@ -341,7 +341,7 @@ def test_what_the_leak_scan_would_find_goes_and_the_file_stays(tmp_path, who, at
 
 
 @pytest.mark.parametrize("keyword", ["PositionReferenceIndicator", "ReceiveCoilName"])
-def test_a_person_called_as_a_part_of_the_body_is_not_withheld(tmp_path, keyword):
+def test_a_person_with_the_name_of_a_body_part_is_not_withheld(tmp_path, keyword):
     (tmp_path / "in").mkdir()
     ds = mr(1, PatientName="Head^Ann", **{keyword: "Head"})
     ds.save_as(tmp_path / "in" / "a.dcm", enforce_file_format=True)
@@ -359,7 +359,7 @@ def test_names_of_two_letters_count_in_free_text_and_not_in_terms():
     assert kept.ScanningSequence == "SE"
 
 
-def test_a_station_called_after_its_scanner_takes_no_model_away():
+def test_a_station_named_after_its_scanner_does_not_remove_the_model():
     out = scrubbed(
         StationName="Galan_3T", Manufacturer="CANON_MEC", ManufacturerModelName="Galan 3T"
     )

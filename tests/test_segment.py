@@ -4,36 +4,39 @@ import os
 import subprocess
 import sys
 from itertools import permutations, product
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, ornt_transform
-from safetensors.numpy import load_file
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small_session import head as head_of_parts
 
+from efface.errors import EffaceError
 from efface.phantom import phantom
 from efface.segment import (
     Plan,
     Segmenter,
     boxes,
+    components,
     masks,
-    of_torch,
     orientation,
-    parts,
     runtime,
     shipped_models,
 )
 from efface.segment import grid as grids
 from efface.segment.cascade import Cascade
 from efface.segment.labels import LABELS
-from efface.segment.network import AttentionUNet, Cut, fold, unfold
+from efface.segment.network import Coarse, Refine, fold, load_weights, predictor, unfold
+from efface.train import export
+from efface.train.loop import Settings
 
 
 def reoriented(img, codes):
@@ -54,7 +57,7 @@ def test_fold_and_unfold_are_inverse():
 
 def test_gates_are_on():
     torch.manual_seed(0)
-    net = AttentionUNet((8, 16, 16), 6).eval()
+    net = Coarse((8, 16, 16), 6).eval()
     x = torch.rand(1, 1, 16, 16, 16)
     before = net(x)
     with torch.no_grad():
@@ -64,50 +67,85 @@ def test_gates_are_on():
 
 
 def wild(net):
-    """The network with no weight at a value that hides it, and its weights by name."""
+    """The network with random weights of float16, none of which has its initial value."""
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    return net.eval(), {k: v.detach().numpy() for k, v in net.state_dict().items()}
+    return net.half().float().eval()
 
 
 @pytest.mark.parametrize("attention", [True, False])
-def test_the_graph_for_the_cpu_is_the_network(attention):
+def test_the_exported_graph_is_the_network(attention):
     torch.manual_seed(1)
-    net, weights = wild(AttentionUNet((8, 16, 16), 6, attention))
-    graph = runtime.compiled(weights, Plan(2.0, (8, 16, 16), attention), precision="f32")
-    ours = of_torch(net, "cpu")
+    net = wild(Coarse((8, 16, 16), 6, attention))
+    graph = runtime.on_cpu(export.graph(net, "coarse"), precision="f32")
+    ours = predictor(net, "cpu")
     for shape in ((16, 24, 32), (20, 28, 36), (32, 16, 16), (16, 24, 32)):
         v = np.random.default_rng(2).random(shape, dtype=np.float32)
         assert np.abs(graph(v) - ours(v)).max() < 1e-3
 
 
-@pytest.mark.parametrize("attention", [True, False])
-def test_the_graph_of_both_networks_is_both_networks(attention):
+def exported(folder, attention):
+    """Both networks with random weights, and the folder of their exported model."""
     torch.manual_seed(1)
-    find, weights = wild(AttentionUNet((8, 16), 6, attention))
-    cut, others = wild(Cut((4, 8), 6, attention))
-    weights |= {runtime.CUT + k: v for k, v in others.items()}
-    plan = Plan(8.0, (8, 16), attention, (4, 8))
-    graph = runtime.compiled(weights, plan, precision="f32")
-    alone = of_torch(find, "cpu")
-    ours = Cascade(alone, of_torch(cut, "cpu"), plan.mm)
+    coarse, refine = wild(Coarse((8, 16), 6, attention)), wild(Refine((4, 8), 6, attention))
+    raw = yaml.safe_load(Path("models/training.yaml").read_text())
+    sizes = {"coarse_widths": (8, 16), "refine_widths": (4, 8), "mm": 8.0, "attention": attention}
+    export.weights(coarse, refine, Settings.of(raw | sizes), folder, {})
+    return coarse, refine
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_the_exported_model_is_both_networks(tmp_path, attention):
+    coarse, refine = exported(tmp_path, attention)
+    plan, graph = runtime.load(tmp_path, "cpu", precision="f32")
+    assert plan == Plan(8.0, (8, 16), attention, (4, 8))
+    alone = predictor(coarse, "cpu")
+    ours = Cascade(alone, predictor(refine, "cpu"), plan.mm)
     v = np.random.default_rng(2).random((24, 32, 24), dtype=np.float32)
     assert np.abs(graph(v) - ours(v)).max() < 1e-3
     assert np.abs(alone(v) - ours(v)).max() > 0.1
 
 
-def test_an_untrained_cut_leaves_what_was_found():
+def test_torch_loads_the_weights_of_the_exported_model(tmp_path):
+    nets = exported(tmp_path, True)
+    graphs = runtime._graphs(tmp_path, ("coarse", "refine"))
+    fresh = Coarse((8, 16), 6), Refine((4, 8), 6)
+    for name, net, other in zip(("coarse", "refine"), nets, fresh, strict=True):
+        load_weights(other, runtime.weights(graphs[name], name))
+        for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_without_gates_both_forms_are_the_network_without_attention(tmp_path):
+    coarse, _ = exported(tmp_path, True)
+    plain = Coarse((8, 16), 6, attention=False)
+    load_weights(plain, coarse.state_dict())
+    _, graph = runtime.load(tmp_path, "cpu", precision="f32", gates=False)
+    v = np.random.default_rng(2).random((24, 32, 24), dtype=np.float32)
+    assert np.abs(graph.coarse(v) - predictor(plain, "cpu")(v)).max() < 1e-3
+    assert np.abs(graph.coarse(v) - predictor(coarse, "cpu")(v)).max() > 0.01
+
+
+def test_a_truncated_model_is_refused(tmp_path):
+    exported(tmp_path, True)
+    whole = (tmp_path / runtime.WEIGHTS).read_bytes()
+    (tmp_path / runtime.WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EffaceError, match="no face model"):
+        runtime.load(tmp_path, "cpu")
+
+
+def test_an_untrained_refining_network_keeps_the_coarse_labels():
     torch.manual_seed(1)
     p = torch.rand(1, 6, 8, 8, 8).softmax(1)
-    out = Cut((4, 8), 6)(torch.cat((torch.rand(1, 1, 8, 8, 8), p), 1)).softmax(1)
+    out = Refine((4, 8), 6)(torch.cat((torch.rand(1, 1, 8, 8, 8), p), 1)).softmax(1)
     assert torch.equal(out.argmax(1), p.argmax(1))
 
 
 @given(st.tuples(*[st.integers(-40, 70)] * 3), st.tuples(*[st.integers(1, 40)] * 3), st.booleans())
-def test_what_is_cut_out_goes_back_to_where_it_was(start, shape, mirrored):
+def test_paste_is_the_inverse_of_crop(start, shape, mirrored):
     box = boxes.Box((4,), start, shape, mirrored)
     v = np.random.default_rng(0).random((2, 30, 31, 32)).astype(np.float32)
-    part = boxes.cut_out(v, box, np.array([7.0, 8.0], np.float32))
+    part = boxes.crop(v, box, np.array([7.0, 8.0], np.float32))
     assert part.shape == (2, *shape)
     within = np.prod(
         [
@@ -117,9 +155,9 @@ def test_what_is_cut_out_goes_back_to_where_it_was(start, shape, mirrored):
     )
     assert (part[0] == 7.0).sum() == np.prod(shape) - within
     out = v.copy()
-    boxes.put_back(out, part + 1, box)
+    boxes.paste(out, part + 1, box)
     assert (out != v).sum() == 2 * within
-    boxes.put_back(out, part, box)
+    boxes.paste(out, part, box)
     assert np.array_equal(out, v)
 
 
@@ -151,9 +189,9 @@ def test_only_air_is_left_out(start, size):
     v = np.zeros((64, 80, 96), np.float32)
     v[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = 0.9
     grid = grids.Grid(v.shape, np.diag([2.0, 2.0, 2.0, 1.0]))
-    box = grids.without_air(v, grid)
-    inside = grids.part(grid, box)
-    assert all(n % grids.BLOCK == 0 and n >= grids.LEAST for n in inside.shape)
+    box = grids.box_without_air(v, grid)
+    inside = grids.subgrid(grid, box)
+    assert all(n % grids.BLOCK == 0 and n >= grids.MIN_VOXELS for n in inside.shape)
     assert v[box].shape == inside.shape
     # blocks hardly touched may count as air, but the margin holds them
     assert np.count_nonzero(v[box]) == np.count_nonzero(v)
@@ -181,7 +219,7 @@ def test_the_network_sees_the_same_in_any_orientation(order, flips):
     other = reoriented(img, codes)
     seen = []
     for i in (img, other):
-        g = grids.around(i.shape, i.affine, 3.0, 4)
+        g = grids.covering(i.shape, i.affine, 3.0, 4)
         seen.append((g.affine, grids.resample(i.get_fdata(dtype=np.float32), i.affine, g)[0]))
     assert np.allclose(seen[0][0], seen[1][0])
     assert np.allclose(seen[0][1], seen[1][1], atol=1e-3)
@@ -193,14 +231,14 @@ def test_what_leans_little_keeps_its_axes_and_what_leans_much_is_set_upright(ord
     lean[:3, :3] = Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
     img = reoriented(blob(), order)
     affine = lean @ img.affine
-    g = grids.around(img.shape, affine, 3.0, 4)
+    g = grids.covering(img.shape, affine, 3.0, 4)
     assert np.allclose(g.affine[:3, :3].T @ g.affine[:3, :3], 9 * np.eye(3))
     assert np.linalg.det(g.affine) > 0
     upright = np.allclose(g.affine[:3, :3], 3 * np.eye(3))
     own = np.allclose(g.affine[:3, :3], 3 * lean[:3, :3])
     # at the limit itself rounding decides, and either will do
-    at_limit = abs(abs(degrees) - grids.LEAN) < 1e-6
-    assert own or upright if at_limit else own if abs(degrees) < grids.LEAN else upright
+    at_limit = abs(abs(degrees) - grids.MAX_TILT) < 1e-6
+    assert own or upright if at_limit else own if abs(degrees) < grids.MAX_TILT else upright
     # whichever it is, all of the field of view lies within
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in img.shape])).reshape(3, -1).T
     at = apply_affine(np.linalg.inv(g.affine) @ affine, corners)
@@ -219,13 +257,13 @@ def test_normalised_whatever_the_scale(slope, inter):
 
 def test_labels_return_to_where_they_were():
     img = reoriented(blob(), "PIR")
-    g = grids.around(img.shape, img.affine, 2.0, 8)
+    g = grids.covering(img.shape, img.affine, 2.0, 8)
     at = np.stack(np.meshgrid(*map(np.arange, g.shape), indexing="ij"), -1)
     world = apply_affine(g.affine, at)
     p = np.zeros((6, *g.shape), np.float32)
     p[1] = np.linalg.norm(world - [30, 40, 60], axis=-1) < 12
     p[0] = 1 - p[1]
-    labels = grids.labels_to(p, p > 0.5, g, img.shape, img.affine)
+    labels = grids.resample_labels(p, p > 0.5, g, img.shape, img.affine)
     found = apply_affine(img.affine, np.argwhere(labels == 1)).mean(0)
     volume = (labels == 1).sum() * abs(np.linalg.det(img.affine[:3, :3]))
     assert np.allclose(found, [30, 40, 60], atol=1)
@@ -260,9 +298,9 @@ def test_a_mouth_or_nose_on_the_brain_s_side_of_the_eyes_is_none(order):
     put(LABELS["nose"], np.subtract(crown, [0, 60, 10]), 20)
     for flips in product((1, -1), repeat=3):
         lies = labels.transpose(order)[tuple(slice(None, None, f) for f in flips)]
-        kept = parts.components(np.ascontiguousarray(lies), 2.0)
+        kept = components.largest(np.ascontiguousarray(lies), 2.0)
         mouth, nose = kept[LABELS["mouth"]], kept[LABELS["nose"]]
-        assert parts.count(mouth) == parts.count(nose) == 1
+        assert components.count(mouth) == components.count(nose) == 1
         place = np.argwhere(mouth).mean(axis=0)
         expected = apply_affine(to_index, lip)[list(order)]
         size = np.array(lies.shape) - 1
@@ -270,9 +308,9 @@ def test_a_mouth_or_nose_on_the_brain_s_side_of_the_eyes_is_none(order):
         assert np.abs(place - expected).max() < 1.5
         face = np.argwhere(lies == LABELS["eyes"]).mean(axis=0)
         assert np.linalg.norm(np.argwhere(nose).mean(axis=0) - face) * 2 < 60
-    # without eyes nothing is told
+    # without eyes the largest is kept
     blind = np.where(labels == LABELS["eyes"], 0, labels)
-    place = np.argwhere(parts.components(blind, 2.0)[LABELS["mouth"]]).mean(axis=0)
+    place = np.argwhere(components.largest(blind, 2.0)[LABELS["mouth"]]).mean(axis=0)
     assert np.abs(place - apply_affine(to_index, crown)).max() < 1.5
 
 
@@ -284,7 +322,7 @@ def test_values_of_a_grid_at_the_voxels_of_an_image():
     plane = (nib.affines.apply_affine(grid.affine, at) @ slope).astype(np.float32)
     turn = Rotation.from_euler("xyz", [10, -20, 70], degrees=True).as_matrix()
     affine = nib.affines.from_matvec(1.5 * turn, [-10, 20, 10])
-    got = grids.values_at(plane, grid, (12, 9, 7), affine)
+    got = grids.resample_values(plane, grid, (12, 9, 7), affine)
     world = nib.affines.apply_affine(affine, np.stack(np.indices(got.shape), -1))
     index = nib.affines.apply_affine(np.linalg.inv(grid.affine), world)
     within = ((index >= 0) & (index <= np.array(grid.shape) - 1)).all(-1)
@@ -302,7 +340,7 @@ def test_interpolation_axis_by_axis_is_that_of_scipy(order, edge):
         matrix = np.zeros((3, 3))
         matrix[range(3), order] = np.array(flips) * random.uniform(0.4, 2.2, 3)
         offset = np.where(np.array(flips) > 0, 0, np.array(v.shape) - 1) + random.uniform(-2, 2, 3)
-        ours = grids._interpolated(v, matrix, offset, (25, 19, 33), edge)
+        ours = grids._interpolate(v, matrix, offset, (25, 19, 33), edge)
         theirs = ndimage.affine_transform(
             v, matrix, offset, output_shape=(25, 19, 33), order=1, mode=edge
         )
@@ -312,33 +350,31 @@ def test_interpolation_axis_by_axis_is_that_of_scipy(order, edge):
 def test_the_cpu_s_own_precision_gives_the_same_labels():
     img, _ = phantom(4, spacing=(2, 2, 2))
     model = Segmenter.load(None, "cpu", 2)
-    stored = load_file(shipped_models() / "face.safetensors")
-    weights = {k: v.astype(np.float32) for k, v in stored.items()}
-    exact = runtime.compiled(weights, model.plan, 2, "f32")
+    _, exact = runtime.load(shipped_models(), "cpu", 2, "f32")
     a = model.segment(img).labels
     b = Segmenter(exact, model.plan).segment(img).labels
     assert (a != b).sum() < 0.002 * (b > 0).sum()
 
 
-@pytest.mark.parametrize("turn", ["RAS", "LPS", "ALS", "PRS"])
+@pytest.mark.parametrize("name", ["RAS", "LPS", "ALS", "PRS"])
 @pytest.mark.parametrize("without", [(), ("mouth",), ("mouth", "left ear", "right ear")])
-def test_how_a_head_lies_is_told_without_its_mouth_too(turn, without):
+def test_the_orientation_of_a_head_is_estimated_without_its_mouth_too(name, without):
     labels, affine = head_of_parts(without=without)
-    lies = orientation.affine(affine, orientation.inverse(turn))
-    assert orientation.found(labels, lies) == turn
+    header = orientation.undo(affine, orientation.inverse(name))
+    assert orientation.estimate(labels, header) == name
 
 
-@pytest.mark.parametrize("turn", ["RAS", "LPS", "PRS"])
+@pytest.mark.parametrize("name", ["RAS", "LPS", "PRS"])
 @pytest.mark.parametrize("thick", [1, 3])
-def test_how_a_slab_of_a_head_lies_is_told_by_looking(turn, thick):
+def test_the_orientation_of_a_slab_is_found_by_labelling_it_in_others(name, thick):
     img, truth = phantom(5, spacing=(2, 2, 2))
     eyes = np.argwhere(np.asarray(truth.dataobj) == 2)[:, 2]
     slab = img.slicer[:, :, int(eyes.min()) - 10 :: thick]
     lies = nib.Nifti1Image(
-        np.asanyarray(slab.dataobj), orientation.affine(slab.affine, orientation.inverse(turn))
+        np.asanyarray(slab.dataobj), orientation.undo(slab.affine, orientation.inverse(name))
     )
     seen = Segmenter.load(None, "cpu", 2).segment(lies)
-    assert seen.turn == turn
+    assert seen.orientation == name
     assert seen.settled
 
 
@@ -351,7 +387,7 @@ def test_a_slab_shows_what_the_whole_head_shows_there(seed):
     eyes, brain = (np.argwhere(whole == LABELS[o])[:, 2] for o in ("eyes", "brain"))
     first, last = int(np.median(eyes)), int(brain.max())
     slab = model.segment(img.slicer[:, :, first:last])
-    assert slab.parts["mouth"] == 0
+    assert slab.components["mouth"] == 0
     a, b = slab.labels == LABELS["brain"], whole[:, :, first:last] == LABELS["brain"]
     assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.95
 
@@ -359,11 +395,11 @@ def test_a_slab_shows_what_the_whole_head_shows_there(seed):
 @given(st.tuples(*[st.integers(1, 40)] * 3), st.sampled_from([2.0, 4.0]))
 def test_room_is_made_about_a_volume_and_nothing_lost(blocks, mm):
     v = np.random.default_rng(0).random([grids.BLOCK * n for n in blocks], np.float32)
-    out, own = grids.with_room(v, mm)
+    out, own = grids.padded(v, mm)
     assert np.array_equal(out[own], v)
     assert np.count_nonzero(out) == np.count_nonzero(v)
     assert all(n % grids.BLOCK == 0 for n in out.shape)
-    assert all(n * mm >= room for n, room in zip(out.shape, grids.ROOM_MM, strict=True))
+    assert all(n * mm >= room for n, room in zip(out.shape, grids.MIN_EXTENT_MM, strict=True))
 
 
 def test_nothing_is_sent_to_the_makers_of_the_runtime(tmp_path):

@@ -1,4 +1,4 @@
-"""Training: data checks, augmentation, a run that is stopped and goes on, export."""
+"""Training: data checks, augmentation, stopping and continuing, export."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +11,19 @@ from nibabel.affines import apply_affine
 
 from efface.errors import EffaceError
 from efface.phantom import phantom
-from efface.segment import Plan, Segmenter, calibration, of_torch
+from efface.segment import Plan, Segmenter, calibration
 from efface.segment.cascade import Cascade
+from efface.segment.network import predictor
 from efface.train import (
     agree,
     calibrate,
     combine,
-    cut,
     data,
     evaluate,
     export,
     label,
     loop,
+    refine,
     transform,
 )
 from efface.train.augment import example
@@ -30,7 +31,7 @@ from efface.train.augment import example
 TINY = loop.Settings(
     mm=6.0,
     shape=(32, 32, 32),
-    widths=(4, 8),
+    coarse_widths=(4, 8),
     attention=True,
     steps=5,
     learning_rate=0.01,
@@ -38,11 +39,11 @@ TINY = loop.Settings(
     decay=0.0,
     average=0.9,
     organ_weight=2.0,
-    as_it_is=0.4,
-    cut=(4, 6),
-    cut_steps=3,
-    cut_learning_rate=0.01,
-    cut_as_it_is=0.7,
+    unchanged=0.4,
+    refine_widths=(4, 6),
+    refine_steps=3,
+    refine_learning_rate=0.01,
+    refine_unchanged=0.7,
     phantoms=0,
     seed=3,
     checkpoint_every=2,
@@ -107,7 +108,7 @@ def test_every_augmentation_is_a_finite_labelled_image(folder, tmp_path):
         assert 0 <= int(y.min()) <= int(y.max()) <= 5
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not(folder, tmp_path):
+def test_a_stopped_training_continues_with_the_same_result(folder, tmp_path):
     heads = data.cached(folder, tmp_path, 6.0)
     whole = loop.train(heads, TINY, tmp_path / "a.pt", tmp_path / "a.csv", report=lambda _: None)
     parts = None
@@ -124,39 +125,43 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(folder, tmp_path):
 
 
 class OffByOne(torch.nn.Module):
-    """Finds in images that are their own labels (a fifth of the scale each) a voxel too far on."""
+    """A coarse network for :func:`label_images`, with every label shifted by a voxel."""
 
     def forward(self, x):
         values = torch.arange(6).view(1, 6, 1, 1, 1) / 5
         return torch.roll(-300 * (x - values) ** 2, 1, 3)
 
 
-def told(folder, tmp_path):
+def label_images(folder, tmp_path):
     heads = data.cached(folder, tmp_path, 6.0)
     return [replace(h, image=h.labels * np.uint8(data.SCALE // 5)) for h in heads]
 
 
-def test_the_network_that_cuts_learns_what_the_first_one_gets_wrong(folder, tmp_path):
-    heads = told(folder, tmp_path)
-    settings = replace(TINY, cut=(8, 16), cut_steps=150, cut_as_it_is=1.0)
-    paths = tmp_path / "cut.pt", tmp_path / "cut.csv"
-    second = cut.train(OffByOne(), heads, settings, *paths, report=lambda _: None)
-    find = of_torch(OffByOne(), "cpu")
+def test_the_refining_network_learns_the_errors_of_the_coarse_one(folder, tmp_path):
+    heads = label_images(folder, tmp_path)
+    settings = replace(TINY, refine_widths=(8, 16), refine_steps=150, refine_unchanged=1.0)
+    paths = tmp_path / "refine.pt", tmp_path / "refine.csv"
+    second = refine.train(OffByOne(), heads, settings, *paths, report=lambda _: None)
+    coarse = predictor(OffByOne(), "cpu")
     before, after = (
-        evaluate.dice_of(heads, Segmenter(Cascade(find, c, 6.0), Plan(6.0, (4, 8), True)))
-        for c in (None, of_torch(second, "cpu"))
+        evaluate.dice_of(heads, Segmenter(Cascade(coarse, c, 6.0), Plan(6.0, (4, 8), True)))
+        for c in (None, predictor(second, "cpu"))
     )
     assert after["ears"] > before["ears"] + 0.05
     assert after["eyes"] > before["eyes"] + 0.05
 
 
-def test_a_stopped_run_of_the_network_that_cuts_goes_on_too(folder, tmp_path):
-    heads = told(folder, tmp_path)
-    settings = replace(TINY, cut_as_it_is=0.5)
+def test_a_stopped_training_of_the_refining_network_continues_too(folder, tmp_path):
+    heads = label_images(folder, tmp_path)
+    settings = replace(TINY, refine_unchanged=0.5)
     quiet = {"report": lambda _: None}
-    whole = cut.train(OffByOne(), heads, settings, tmp_path / "a.pt", tmp_path / "a.csv", **quiet)
+    whole = refine.train(
+        OffByOne(), heads, settings, tmp_path / "a.pt", tmp_path / "a.csv", **quiet
+    )
     path = tmp_path / "b.pt", tmp_path / "b.csv"
-    stopped = (cut.train(OffByOne(), heads, settings, *path, **quiet, seconds=0) for _ in range(9))
+    stopped = (
+        refine.train(OffByOne(), heads, settings, *path, **quiet, seconds=0) for _ in range(9)
+    )
     parts = next(net for net in stopped if net is not None)
     for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -165,11 +170,11 @@ def test_a_stopped_run_of_the_network_that_cuts_goes_on_too(folder, tmp_path):
 def test_exported_model_is_loaded_and_evaluated(folder, tmp_path):
     heads = data.cached(folder, tmp_path, 6.0)
     curve = tmp_path / "c.csv"
-    find = loop.train(heads, TINY, tmp_path / "c.pt", curve, report=lambda _: None)
-    second = cut.train(find, heads, TINY, tmp_path / "d.pt", curve, report=lambda _: None)
+    coarse = loop.train(heads, TINY, tmp_path / "c.pt", curve, report=lambda _: None)
+    second = refine.train(coarse, heads, TINY, tmp_path / "d.pt", curve, report=lambda _: None)
     steps = [line.split(",")[0] for line in curve.read_text().splitlines()[1:]]
     assert steps == ["2", "4", "5", "7", "8"]  # one curve of both
-    export.weights(find, second, TINY, tmp_path, {})
+    export.weights(coarse, second, TINY, tmp_path, {})
     export.curve_picture(curve, tmp_path / "curve.png")
     segmenter = Segmenter.load(tmp_path, "cpu")
     assert segmenter.plan == Plan(6.0, (4, 8), True, (4, 6))
@@ -230,7 +235,7 @@ def test_certainty_is_calibrated_by_how_often_it_was_right():
     right = rng.random(4000) < sure**4  # far too sure of itself
     offset, slope = calibrate.fit(sure, right)
     for s in (0.7, 0.8, 0.9):
-        assert abs(calibration.odds(s, offset, slope) - s**4) < 0.06
+        assert abs(calibration.Curve(offset, slope).confidence(s) - s**4) < 0.06
     assert calibrate.fit(np.array([]), np.array([], bool)) == (0.0, 1.0)
 
 

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 import efface
 from efface.errors import EffaceError
 from efface.phantom import phantom
-from efface.segment import turns
+from efface.segment import orientation
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +40,17 @@ def test_an_image_made_of_an_array_is_defaced_and_passes(head, dtype):
     assert changed[truth == 1].mean() < 0.02
 
 
-@pytest.mark.parametrize("turn", ["LPS", "ALS", "PRS", "LAI", "SRA"])
-def test_a_header_that_lies_about_the_position_moves_nothing(head, straight, turn):
+@pytest.mark.parametrize("name", ["LPS", "ALS", "PRS", "LAI", "SRA"])
+def test_a_wrong_patient_position_in_the_header_moves_nothing(head, straight, name):
     img, _ = head
     lies = nib.Nifti1Image(
-        np.asanyarray(img.dataobj), turns.affine(img.affine, turns.inverse(turn))
+        np.asanyarray(img.dataobj), orientation.undo(img.affine, orientation.inverse(name))
     )
     result = efface.deface(lies)
     assert result.report.status == "pass", result.report.reasons
-    assert result.report.measures["head_lies"] == turn
+    assert result.report.measures["head_lies"] == name
     assert np.array_equal(result.image.affine, lies.affine)
-    # not the same to the voxel: the header has a small say in how the region's sides lie
+    # not the same to the voxel: the pose is fitted with a weak prior on the header's axes
     assert _dice(result.mask, straight.mask) > 0.97
 
 
@@ -115,7 +115,7 @@ def _dice(a, b):
 def test_what_is_no_volume_is_refused_in_a_sentence(head):
     with pytest.raises(EffaceError, match="3D or 4D"):
         efface.deface(nib.Nifti1Image(np.zeros((4, 4), np.int16), np.eye(4)))
-    with pytest.raises(EffaceError, match="no feature"):
+    with pytest.raises(EffaceError, match="unknown feature"):
         efface.deface(head[0], features="hair")
 
 

@@ -1,7 +1,6 @@
-"""A head that moves within a 4D image: found, replaced and judged wherever it lies."""
+"""4D images in which the head moves: each position is segmented, distorted and judged."""
 
 from functools import lru_cache
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +13,7 @@ from efface import distort, nifti, qc, segment
 from efface.manifest import Manifest, Scan
 from efface.phantom import phantom
 from efface.pseudonym import new_key
-from efface.segment import Segmenter, positions, volumes
+from efface.segment import Segmentation, Segmenter, positions, segmentation, volumes
 from efface.segment.labels import LABELS
 
 STILL = (0, 0, 0, 0, 0, 0)
@@ -30,19 +29,19 @@ SMALL = (1, 0, 1, 1, 0, 1)
 
 @lru_cache(maxsize=32)
 def volume(move=STILL, contrast="T1w", scan=0, spacing=3.0):
-    """Voxels, labels and affine of a phantom turned (degrees about x, y, z) and shifted (mm)."""
+    """Voxels, labels and affine of a phantom rotated (degrees about x, y, z) and shifted (mm)."""
     pose = np.eye(4)
     pose[:3, :3] = Rotation.from_euler("xyz", move[:3], degrees=True).as_matrix()
     pose[:3, 3] = move[3:]
     shape = tuple(round(n * 3 / spacing) for n in (72, 92, 92))
-    how = {"spacing": (spacing,) * 3, "shape": shape, "pose": pose, "scan": scan}
+    settings = {"spacing": (spacing,) * 3, "shape": shape, "pose": pose, "scan": scan}
     # the coil is the same in all volumes of a series
-    img, labels = phantom(3, contrast, bias=0, **how)
+    img, labels = phantom(3, contrast, bias=0, **settings)
     return np.asanyarray(img.dataobj), np.asanyarray(labels.dataobj), img.affine
 
 
 def noise(scan=0):
-    """A volume of noise alone, as an acquisition without excitation has it."""
+    """Volume of noise, as from an acquisition without excitation."""
     like, _, _ = volume()
     rng = np.random.default_rng(scan)
     return np.hypot(*rng.normal(0, 12, (2, *like.shape))).astype(like.dtype)
@@ -53,70 +52,70 @@ def stack(*parts):
 
 
 def groups(*parts):
-    return volumes.alike(stack(*parts), volume()[2])
+    return volumes.group_by_position(stack(*parts), volume()[2])
 
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
 @pytest.mark.parametrize("still", [1, 4])
-def test_volumes_in_which_the_head_moved_are_told_from_the_others(move, still):
+def test_volumes_with_a_moved_head_are_a_group(move, still):
     parts = [volume(scan=n)[0] for n in range(still)]
     assert groups(*parts, volume(move)[0]) == (tuple(range(still)), (still,))
 
 
-def test_two_positions_that_share_a_series_are_two_groups():
+def test_two_alternating_positions_are_two_groups():
     a, b = volume()[0], volume(MOVES["yaw"])[0]
     assert groups(a, b, a, b, a) == ((0, 2, 4), (1, 3))
 
 
-def test_a_head_that_lies_still_is_one_group_whatever_its_contrast_and_noise():
+def test_volumes_of_an_unmoved_head_are_one_group_in_any_contrast_and_noise():
     parts = [volume(contrast=c)[0] for c in ("T1w", "T2w", "FLAIR", "PDw")]
     parts += [volume(SMALL)[0], volume(scan=2)[0] * 3, noise(), noise(1), np.zeros_like(noise())]
     assert groups(*parts) == (tuple(range(len(parts))),)
 
 
-def test_a_moved_head_is_told_among_contrasts_and_noise():
+def test_a_moved_head_is_a_group_among_contrasts_and_noise():
     parts = [noise(), volume()[0], volume(contrast="T2w")[0], volume(MOVES["nod"])[0]]
     assert groups(*parts) == ((0, 1, 2), (3,))
 
 
-def test_a_slow_drift_has_few_positions_and_no_volume_is_lost():
+def test_a_slow_drift_has_few_groups_that_hold_all_volumes():
     parts = [volume((a, 0, 0, 0, 0, 0))[0] for a in range(13)]
-    found = groups(*parts)
-    assert sorted(t for g in found for t in g) == list(range(len(parts)))
-    assert 2 <= len(found) <= 8
-    assert all(max(g) - min(g) <= 6 for g in found)
+    result = groups(*parts)
+    assert sorted(t for g in result for t in g) == list(range(len(parts)))
+    assert 2 <= len(result) <= 8
+    assert all(max(g) - min(g) <= 6 for g in result)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
-def test_the_stored_type_and_values_that_are_no_number_change_no_group(dtype):
+def test_groups_are_the_same_for_any_stored_type_and_with_nan(dtype):
     parts = stack(volume()[0], volume(MOVES["roll"])[0], volume()[0])
     voxels = (parts / parts.max() * 250).astype(dtype)
     if voxels.dtype.kind == "f":
         voxels[:3, :3, :3] = np.nan
-    assert volumes.alike(voxels, volume()[2]) == ((0, 2), (1,))
+    assert volumes.group_by_position(voxels, volume()[2]) == ((0, 2), (1,))
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2, 3), (40, 40, 2, 2), (5, 9, 3, 1)])
-def test_small_images_have_groups_too(shape):
+def test_small_images_have_groups(shape):
     voxels = np.random.default_rng(0).normal(size=shape)
-    found = volumes.alike(voxels, np.diag([3.0, 3.0, 12.0, 1.0]))
-    assert sorted(t for g in found for t in g) == list(range(shape[3]))
+    result = volumes.group_by_position(voxels, np.diag([3.0, 3.0, 12.0, 1.0]))
+    assert sorted(t for g in result for t in g) == list(range(shape[3]))
 
 
-def test_volumes_are_taken_out_with_scaling_and_geometry():
+def test_selected_volumes_keep_scaling_and_geometry():
     voxels = np.arange(240, dtype=np.int16).reshape(4, 5, 3, 4)
     img = nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 3.0, 1.0]))
     img.header.set_slope_inter(2, 1)
     img = nifti.with_stored(img, voxels)
-    part = volumes.only(img, (1, 3))
+    part = volumes.select(img, (1, 3))
     assert np.array_equal(nifti.stored(part), voxels[..., [1, 3]])
     assert nifti.scaling(part) == (2, 1)
     assert np.array_equal(part.affine, img.affine)
-    assert volumes.only(img, ()) is img
+    assert volumes.select(img, ()) is img
 
 
 def covered(before, after, move, t, spacing=3.0):
-    """Share of each organ that changed in a volume, and of the brain."""
+    """Share of each organ and of the brain that changed in a volume."""
     _, truth, _ = volume(move, spacing=spacing)
     changed = before[..., t] != after[..., t]
     return {name: float(changed[truth == k].mean()) for name, k in LABELS.items()}
@@ -129,22 +128,21 @@ def assert_defaced(before, after, moves, spacing=3.0):
         assert min(share.values()) > 0.9, (move, share)
 
 
-def test_what_segment_writes_of_a_thin_slab_is_read_again(tmp_path):
-    """Three slices leave one in the map of voxels that may be brain."""
+def test_positions_of_a_thin_slab_are_read_as_written(tmp_path):
+    """Three slices leave one in the image of voxels that may be brain."""
     img = nib.Nifti1Image(np.zeros((3, 40, 40), np.int16), np.diag([5.0, 1, 1, 1]))
     labels = np.zeros(img.shape, np.uint8)
     labels[1, 10:20, 10:20] = LABELS["brain"]
-    seen = positions.Position(labels, {}, maybe_brain=np.ones((1, 20, 20), bool))
-    more = SimpleNamespace(**vars(seen), volume_ml={}, parts={})
-    files, measures = positions.write(more, img, tmp_path, "a")
+    given = Segmentation(labels, {}, None, possible_brain=np.ones((1, 20, 20), bool))
+    files, measures = segmentation.write(given, img, tmp_path, "a")
     scan = Scan("a", SERIES, "T1w", files=files, measures=measures)
-    again = positions.read(tmp_path, scan, img)
-    assert np.array_equal(again.maybe_brain, seen.maybe_brain)
+    again = segmentation.read(tmp_path, scan, img)
+    assert np.array_equal(again.possible_brain, given.possible_brain)
     assert np.array_equal(again.labels, labels)
 
 
 @pytest.mark.parametrize("name", ["yaw", "shift"])
-def test_a_face_that_moved_in_one_volume_is_replaced_there(name):
+def test_a_face_that_moved_in_one_volume_is_replaced(name):
     moves = [STILL, STILL, MOVES[name]]
     img = nib.Nifti1Image(stack(*(volume(m)[0] for m in moves)), volume()[2])
     result = efface.deface(img)
@@ -156,7 +154,7 @@ def test_a_face_that_moved_in_one_volume_is_replaced_there(name):
     assert not (before != after)[..., 0][result.labels == LABELS["brain"]].any()
 
 
-def test_a_head_that_lies_still_is_defaced_as_its_mean_is():
+def test_an_unmoved_head_is_defaced_as_its_mean():
     parts = [volume(contrast=c)[0] for c in ("T1w", "PDw")]
     img = nib.Nifti1Image(stack(*parts), volume()[2])
     result = efface.deface(img)
@@ -166,7 +164,7 @@ def test_a_head_that_lies_still_is_defaced_as_its_mean_is():
     assert np.array_equal(result.mask, efface.deface(mean).mask)
 
 
-def test_a_position_whose_face_is_not_found_goes_to_review():
+def test_a_position_without_a_face_needs_review():
     hidden = volume(MOVES["yaw"])[0].copy()
     hidden[:, 52:] = 0  # the front of the head
     img = nib.Nifti1Image(stack(volume()[0], volume()[0], hidden), volume()[2])
@@ -175,23 +173,23 @@ def test_a_position_whose_face_is_not_found_goes_to_review():
     assert all("(volume 3)" in r for r in result.report.reasons)
 
 
-def test_volumes_beyond_the_positions_that_are_looked_at_go_to_review(monkeypatch):
+def test_volumes_beyond_the_largest_number_of_positions_need_review(monkeypatch):
     monkeypatch.setattr(positions, "MOST", 1)
     parts = [volume()[0], *(volume(MOVES[n])[0] for n in ("nod", "yaw"))]
     img = nib.Nifti1Image(stack(volume()[0], *parts), volume()[2])
     result = efface.deface(img)
     assert result.report.status == "review"
-    assert result.report.reasons == ("review needed: the head was not found (volumes 3, 4)",)
+    assert result.report.reasons == ("head not found in some volumes (volumes 3, 4)",)
 
 
 def test_contrasts_that_look_like_motion_share_one_position():
-    """Volumes that are told apart, of a head that lies still, are one position."""
+    """Groups of an unmoved head are one position."""
     img = nib.Nifti1Image(stack(volume()[0], volume(contrast="T2w")[0]), volume()[2])
-    seen = positions.found(img, ((0,), (1,)), Segmenter.load(None, "cpu", 2).segment)
+    seen = positions.segment_groups(img, ((0,), (1,)), Segmenter.load(None, "cpu", 2).segment)
     assert (seen.volumes, seen.moved) == ((), ())
 
 
-def test_the_workflow_covers_every_position_and_shows_it(tmp_path):
+def test_every_stage_handles_all_positions(tmp_path):
     moves = [STILL, MOVES["nod"], STILL]
     img = nib.Nifti1Image(stack(*(volume(m)[0] for m in moves)), volume()[2])
     scan = Scan(STEM, SERIES, "bold", files={"nifti": "i.nii.gz"})
@@ -199,10 +197,10 @@ def test_the_workflow_covers_every_position_and_shows_it(tmp_path):
     segmenter = Segmenter.load(None, "cpu", 2)
     for stage in ("segment", "distort", "qc"):
         (tmp_path / stage).mkdir()
-    (seen,) = segment.run(convert, tmp_path / "segment", segmenter)
-    assert seen.measures["volumes"] == [0, 2]
-    assert [m["volumes"] for m in seen.measures["moved"]] == [[1]]
-    labelled = (tmp_path / "segment", Manifest("segment", "s", (seen,)))
+    (segmented,) = segment.run(convert, tmp_path / "segment", segmenter)
+    assert segmented.measures["volumes"] == [0, 2]
+    assert [m["volumes"] for m in segmented.measures["moved"]] == [[1]]
+    labelled = (tmp_path / "segment", Manifest("segment", "s", (segmented,)))
     entry = {
         "session": "s",
         "source": "bids",
@@ -225,7 +223,7 @@ def test_the_workflow_covers_every_position_and_shows_it(tmp_path):
 
 
 def test_a_real_head_that_nods_in_one_volume(data):
-    """As ../shared/cases/bids/moved_volume.sh makes it, on coarser voxels."""
+    """A real head rotated by 35 degrees in the second volume."""
     from scipy.ndimage import affine_transform
 
     path = data / "heads" / "val" / "IXI104"
@@ -250,7 +248,7 @@ def test_a_real_head_that_nods_in_one_volume(data):
             assert changed[..., t][truth == k].mean() > 0.95
 
 
-def test_only_the_volumes_asked_for_are_replaced_and_with_the_noise_they_always_get():
+def test_selected_volumes_are_replaced_with_the_same_noise_as_all():
     voxels = np.random.default_rng(0).normal(300, 40, (12, 11, 10, 4)).astype(np.int16)
     mask = np.zeros(voxels.shape[:3], bool)
     mask[3:8, 3:8, 3:8] = True

@@ -1,4 +1,4 @@
-"""Phase wrap: what the field of view cuts off comes back at the opposite edge, and is replaced."""
+"""Phase wrap: faces that appear at the opposite edge of the field of view are replaced."""
 
 from dataclasses import replace
 from functools import cache
@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from small_session import SURE
 from small_session import head as head_of_parts
+from small_session import segmented
 
 import efface
 from efface import nifti
@@ -18,7 +18,7 @@ from efface.distort.region import region
 from efface.manifest import Scan
 from efface.phantom import phantom
 from efface.qc import gate
-from efface.segment import Segmentation, Segmenter, masks, motion, pose, positions, wrap
+from efface.segment import Segmentation, Segmenter, fit, masks, motion, positions, wrap
 from efface.segment.labels import LABELS
 
 MM = np.full(3, 2.0)
@@ -33,7 +33,7 @@ def person():
 
 
 def crop_and_add(a, axis, n):
-    """``a`` without its last ``n`` slices, which are added to the first ones (first, for n < 0)."""
+    """Add the last ``n`` slices to the first ones and remove them; for n < 0 the reverse."""
     a = np.moveaxis(a, axis, 0)
     a = a if n > 0 else a[::-1]
     out = a[: -abs(n)].copy()
@@ -44,7 +44,7 @@ def crop_and_add(a, axis, n):
 
 
 def covered(result, labels, change):
-    """Of the organs of a changed phantom, the smallest share that was replaced."""
+    """Smallest replaced share of the organs of a changed phantom."""
     return min(float(result.mask[change(labels == k)].mean()) for k in range(2, 6))
 
 
@@ -57,18 +57,18 @@ def brain_kept(result, before):
     ("axis", "n"),
     [(1, 14), (1, 20), (1, 33), (1, 60), (1, -15), (0, 12), (0, 47), (0, -20), (2, -30), (2, 50)],
 )
-def test_a_roll_is_undone_at_any_axis_and_by_any_amount(axis, n):
+def test_a_roll_along_any_axis_is_undone(axis, n):
     voxels, labels, _ = person()
-    roll = wrap.better(np.roll(voxels, n, axis).astype(np.float32), MM)
+    roll = wrap.find_roll(np.roll(voxels, n, axis).astype(np.float32), MM)
     whole = wrap.rolled(np.roll(labels, n, axis), roll)
-    # the head lies in one piece, wherever the cut through the air lies
+    # the head is in one piece, whatever the new place of the edge
     for k in range(1, 6):
         before, after = masks.box_of(labels == k)[axis], masks.box_of(whole == k)[axis]
         assert after.stop - after.start == before.stop - before.start
     assert [r for a, r in enumerate(roll) if a != axis] == [0, 0]
 
 
-def test_what_is_not_wrapped_is_not_rolled():
+def test_images_without_wrap_are_not_rolled():
     voxels, _, affine = person()
     v = voxels.astype(np.float32)
     rng = np.random.default_rng(0)
@@ -76,18 +76,18 @@ def test_what_is_not_wrapped_is_not_rolled():
     slab = v[:, :, 60:90]
     tight = v[:, 4:-9]
     for one in (v, noise, np.zeros_like(v), slab, slab[:, :, ::6], tight):
-        assert wrap.better(one, MM) == wrap.AS_IT_IS
-    assert wrap.rolled(v, wrap.AS_IT_IS) is v
-    assert np.array_equal(wrap.affine(affine, wrap.AS_IT_IS), affine)
+        assert wrap.find_roll(one, MM) == wrap.NO_ROLL
+    assert wrap.rolled(v, wrap.NO_ROLL) is v
+    assert np.array_equal(wrap.rolled_affine(affine, wrap.NO_ROLL), affine)
 
 
 @pytest.mark.parametrize("roll", [(0, -3, 0), (5, 0, -2), (-7, 4, 1)])
-def test_rolled_voxels_keep_their_place_in_the_world(roll):
+def test_rolled_voxels_keep_their_world_position(roll):
     img = nib.Nifti1Image(
         np.arange(990, dtype=np.int32).reshape(9, 10, 11), np.diag([2.0, 3.0, 1.5, 1.0])
     )
     img.header.set_slope_inter(2.0, 1.0)
-    out = wrap.image(img, roll)
+    out = wrap.rolled_image(img, roll)
     assert nifti.scaling(out) == nifti.scaling(img)
     for at in ((4, 5, 5), (4, 4, 3)):
         to = np.array(at) + roll
@@ -95,7 +95,9 @@ def test_rolled_voxels_keep_their_place_in_the_world(roll):
             continue
         assert out.dataobj[tuple(to)] == img.dataobj[at]
         assert np.allclose(out.affine @ [*to, 1], img.affine @ [*at, 1])
-    assert np.array_equal(wrap.rolled(wrap.rolled(img.dataobj, roll), wrap.back(roll)), img.dataobj)
+    assert np.array_equal(
+        wrap.rolled(wrap.rolled(img.dataobj, roll), wrap.inverse(roll)), img.dataobj
+    )
 
 
 @pytest.mark.parametrize(("axis", "n"), [(1, 25), (0, -11), (2, -33)])
@@ -110,7 +112,7 @@ def test_a_wrapped_face_is_replaced_at_both_edges(axis, n):
 
 
 @pytest.mark.parametrize(("axis", "n"), [(1, 9), (1, 24), (0, 13)])
-def test_a_face_folded_over_the_head_is_replaced_or_a_person_looks(axis, n):
+def test_a_face_folded_over_the_head_is_replaced_or_needs_review(axis, n):
     voxels, labels, affine = person()
     before = crop_and_add(voxels, axis, n)
     result = efface.deface(nib.Nifti1Image(before, affine))
@@ -121,7 +123,7 @@ def test_a_face_folded_over_the_head_is_replaced_or_a_person_looks(axis, n):
         assert any(FOLDED in r for r in result.report.reasons), result.report.reasons
 
 
-def test_a_wrap_is_found_in_4d_whatever_the_order_of_axes():
+def test_a_wrap_is_undone_in_4d_with_any_order_of_axes():
     voxels, labels, affine = person()
     change = ornt_transform(io_orientation(affine), axcodes2ornt("SPR"))
     img, truth = (
@@ -135,7 +137,7 @@ def test_a_wrap_is_found_in_4d_whatever_the_order_of_axes():
 
 
 def scene(cut=0, gap=3):
-    """Image and labels of a head of parts, whose nose ``cut`` voxels of 4 mm come back behind it.
+    """Image, labels and mask of a head whose nose tip, ``cut`` voxels of 4 mm, wraps to the rear.
 
     ``gap``: voxels between the head and the rear edge.
     """
@@ -155,14 +157,14 @@ def scene(cut=0, gap=3):
 
 
 @pytest.mark.parametrize(("cut", "gap"), [(1, 3), (2, 4), (2, 2), (3, 5)])
-def test_a_cut_nose_is_followed_to_the_opposite_edge(cut, gap):
+def test_a_cut_nose_is_replaced_at_the_opposite_edge(cut, gap):
     img, labels, shown = scene(cut, gap)
-    head = pose.head(labels, img.affine)
-    mask = region(labels, img.affine)
-    rest = folded(img, labels, mask, head)
+    pose = fit.estimate(labels, img.affine)
+    mask = region(labels, img.affine, pose)
+    rest = folded(img, labels, mask, pose)
     assert rest.region[shown].all()
     assert not rest.region[:, img.shape[1] // 2 :].any()
-    _, done = deface_image(img, labels, head=head)
+    _, (done,) = deface_image(img, segmented(labels, img.affine))
     assert done[shown].all()
     assert not done[labels == LABELS["brain"]].any()
 
@@ -171,14 +173,15 @@ def test_without_signal_at_the_opposite_edge_nothing_is_folded():
     img, labels, _ = scene(cut=0, gap=3)
     labels, v = labels[:, :-2], np.asanyarray(img.dataobj)[:, :-2]
     img = nib.Nifti1Image(v, img.affine)
-    mask = region(labels, img.affine)
+    pose = fit.estimate(labels, img.affine)
+    mask = region(labels, img.affine, pose)
     assert mask[:, -1].any()
-    assert folded(img, labels, mask, pose.head(labels, img.affine)) is None
+    assert folded(img, labels, mask, pose) is None
 
 
 @pytest.mark.parametrize("top", [50, 60])
-def test_a_view_that_cuts_crown_and_chin_shows_no_fold(top):
-    """Both edges lie in the head: the crown at the upper one is no mouth folded over."""
+def test_a_field_of_view_without_crown_and_chin_shows_no_fold(top):
+    """Both edges cut the head: the crown at the upper edge is no folded mouth."""
     labels, affine = head_of_parts(mm=4.0)
     world = np.indices(labels.shape).reshape(3, -1).T * 4.0 + affine[:3, 3]
     solid = (((world - [0, 10, -20]) / [80, 115, 150]) ** 2).sum(axis=1).reshape(labels.shape) < 1
@@ -187,29 +190,28 @@ def test_a_view_that_cuts_crown_and_chin_shows_no_fold(top):
     affine = affine.copy()
     affine[2, 3] += 4 * first
     img = nib.Nifti1Image(np.where(solid | (labels > 0), 400, 0).astype(np.int16), affine)
-    mask = region(labels, affine)
+    pose = fit.estimate(labels, affine)
+    mask = region(labels, affine, pose)
     assert mask[:, :, 0].any()
-    assert folded(img, labels, mask, pose.head(labels, affine)) is None
+    assert folded(img, labels, mask, pose) is None
 
 
 @pytest.mark.parametrize("replaced", [True, False])
-def test_a_folded_face_that_was_not_replaced_goes_to_review(replaced):
+def test_a_folded_face_that_was_not_replaced_needs_review(replaced):
     img, labels, shown = scene(cut=2, gap=4)
-    head = pose.head(labels, img.affine)
-    after, mask = deface_image(img, labels, head=head)
+    given = segmented(labels, img.affine)
+    after, (mask,) = deface_image(img, given)
     if not replaced:
         rear = np.zeros(mask.shape, bool)
         rear[:, : mask.shape[1] // 2] = True
         v = np.where(rear, np.asanyarray(img.dataobj), np.asanyarray(after.dataobj))
         after, mask = nifti.with_stored(img, v), mask & ~rear
-    verdict = gate.gate(
-        img, after, labels, mask, SURE, lambda: np.zeros_like(labels), "noise", head=head
-    )
+    verdict = gate.gate(img, after, given, mask, lambda: np.zeros_like(labels), "noise")
     assert any(FOLDED in r for r in verdict.reasons) != replaced
     assert verdict.measures["folded_mm3"] >= shown.sum() * 64
 
 
-def test_every_stage_knows_of_the_roll(tmp_path):
+def test_every_stage_uses_the_roll(tmp_path):
     from efface import distort, qc, segment
     from efface.manifest import Manifest, read_manifest, write_manifest
     from efface.pseudonym import Key
@@ -230,60 +232,57 @@ def test_every_stage_knows_of_the_roll(tmp_path):
     nifti.save(nib.Nifti1Image(change(voxels), affine), tmp_path / "convert" / "i.nii.gz")
     convert, scrub = stage("convert", (scan,)), stage("scrub", ())
     model = segment.Segmenter.load()
-    seen = stage("segment", segment.run(convert, tmp_path / "segment", model))
-    assert seen[1].scans[0].measures["roll"][1] != 0
+    segmented = stage("segment", segment.run(convert, tmp_path / "segment", model))
+    assert segmented[1].scans[0].measures["roll"][1] != 0
     key = Key(bytes(32))
     done = stage(
-        "distort", distort.run(entry, convert, seen, scrub, tmp_path / "distort", key, "face")
+        "distort", distort.run(entry, convert, segmented, scrub, tmp_path / "distort", key, "face")
     )
     mask = nifti.stored(nifti.load(tmp_path / "distort" / done[1].scans[0].files["mask"])) > 0
     assert min(mask[change(labels) == k].mean() for k in range(2, 6)) > 0.94
-    (judged,) = qc.run(entry, convert, seen, done, tmp_path / "qc", model, "face")
+    (judged,) = qc.run(entry, convert, segmented, done, tmp_path / "qc", model, "face")
     assert judged.status == "pass", judged.reasons
 
 
 @pytest.mark.parametrize(("eyes", "rolled"), [(2, True), (1, False)])
-def test_a_roll_that_shows_no_fewer_organs_is_kept_whatever_the_certainty(
-    monkeypatch, eyes, rolled
-):
+def test_a_roll_with_no_fewer_organs_is_kept_at_any_certainty(monkeypatch, eyes, rolled):
     voxels, labels, affine = person()
     labels = np.roll(labels, 14, 1)
     parts = {"brain": 1, "eyes": 2, "nose": 1, "ears": 2, "mouth": 1}
 
-    def look(certainty, parts):
+    def look(certainty, components):
         values = dict.fromkeys(LABELS, certainty)
-        laid = pose.head(np.roll(labels, -14, 1), affine)
-        return Segmentation(labels, values, values, values, parts, head=laid)
+        pose = fit.estimate(np.roll(labels, -14, 1), affine)
+        return Segmentation(labels, values, pose, values, components)
 
     looks = iter((look(0.95, parts), look(0.90, {**parts, "eyes": eyes})))
     model = Segmenter(None, None)
-    monkeypatch.setattr(model, "_best", lambda *_: next(looks))
+    monkeypatch.setattr(model, "_label_contrasts", lambda *_: next(looks))
     img = nib.Nifti1Image(np.roll(voxels, 14, 1), affine)
-    assert (model.segment(img).roll != wrap.AS_IT_IS) == rolled
+    assert (model.segment(img).roll != wrap.NO_ROLL) == rolled
 
 
-def test_groups_of_a_wrapped_image_are_compared_with_the_head_in_one_piece(monkeypatch):
+def test_groups_of_a_wrapped_image_are_compared_after_the_roll(monkeypatch):
     labels, affine = head_of_parts(mm=4.0)
     nose = masks.box_of(labels == LABELS["nose"])[1]
     n = labels.shape[1] - (nose.start + nose.stop) // 2  # the edge cuts the nose
-    given = []
+    calls = []
 
     def between(first, second, head, points):
-        given.append((second, head, points))
+        calls.append((second, head, points))
         return motion.Motion((0.0,) * len(points), motion.NEEDED)
 
     monkeypatch.setattr(positions.motion, "between", between)
     values = dict.fromkeys(LABELS, 0.9)
-    seen = Segmentation(
-        np.roll(labels, n, 1), values, values, values, dict.fromkeys(LABELS, 1), roll=(0, -n, 0)
-    )
-    less = replace(seen, parts=dict.fromkeys(LABELS, 0), certainty=dict.fromkeys(LABELS, 0.0))
+    pose, each = fit.estimate(labels, affine), dict.fromkeys(LABELS, 1)
+    seen = Segmentation(np.roll(labels, n, 1), values, pose, values, each, roll=(0, -n, 0))
+    less = replace(seen, components=dict.fromkeys(LABELS, 0), certainty=dict.fromkeys(LABELS, 0.0))
     looks = iter((seen, less))
     voxels = np.roll(labels, n, 1).astype(np.int16)
     img = nib.Nifti1Image(np.stack([voxels, voxels], -1), affine)
-    found = positions.found(img, ((0,), (1,)), lambda _: next(looks))
+    found = positions.segment_groups(img, ((0,), (1,)), lambda _: next(looks))
     assert (found.volumes, found.moved) == ((), ())
-    (((volume, to), head, points),) = given
+    (((volume, to), head, points),) = calls
     assert np.array_equal(volume, labels)
     assert not (labels[~head] > 0).any()
     centres = [np.argwhere(labels == k).mean(axis=0) for k in range(2, 6)]
@@ -298,7 +297,7 @@ def real(data, name, kind="T1w"):
     return np.asanyarray(img.dataobj), img.affine
 
 
-def test_a_nose_tip_behind_a_real_head_is_replaced(data):
+def test_a_wrapped_nose_tip_of_a_real_head_is_replaced(data):
     voxels, affine = real(data, "IXI453")
     result = efface.deface(nib.Nifti1Image(voxels, affine))
     assert result.report.status == "pass", result.report.reasons
@@ -318,7 +317,7 @@ def test_a_real_face_that_wraps_is_replaced(data, name, axis, n):
     assert covered(result, truth, lambda a: np.roll(a, n, axis)) > 0.94
 
 
-def test_a_real_head_with_shoulders_at_both_sides_is_not_folded(data):
+def test_a_real_head_with_shoulders_at_both_edges_is_not_folded(data):
     voxels, affine = real(data, "IXI515")
     result = efface.deface(nib.Nifti1Image(voxels, affine))
     assert result.report.status == "pass", result.report.reasons

@@ -21,7 +21,7 @@ from efface.audit.identifiers import (
     of_name,
     of_value,
 )
-from efface.inventory.vr import standard_vr
+from efface.dictionary import standard_vr
 
 KINDS = {
     "PatientID": "patient id",

@@ -1,4 +1,4 @@
-"""Find given days in bytes, however somebody wrote them."""
+"""Find given dates in bytes, in any spelling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TH = rb"(?:st|nd|rd|th)?"
 _FIRST = rb"[0-9](?<![0-9][0-9])"
 
 # 1963-04-17, 17.4.63, 4/17/1963, 17 04 1963; not within a version or a UID. All but the first digit
-# is looked for ahead, because the first number of "12-17-04-1963" belongs to none.
+# is looked for ahead, because the first number of "12-17-04-1963" belongs to no date.
 _OF_NUMBERS = re.compile(
     _FIRST + rb"(?<![0-9]\.[0-9])(?=([0-9]{0,3})([-/._] ?| )([0-9]{1,2})\2([0-9]{1,4})"
     rb"(?![0-9]|\.[0-9]))"
@@ -33,26 +33,29 @@ _DAY_FIRST = re.compile(_FIRST + rb"[0-9]?" + _TH + _BETWEEN + _MONTH + _BETWEEN
 _YEAR_FIRST = re.compile(
     _FIRST + rb"[0-9]{3}" + _BETWEEN + _MONTH + _BETWEEN + rb"([0-9]{1,2})(?![0-9])"
 )
-# April 17, 1963; Apr-17-63: the month is looked for where the rest stands
+# April 17, 1963; Apr-17-63: the month is searched for before each match
 _MONTH_FIRST = re.compile(_FIRST + rb"[0-9]?" + _TH + rb"(?:, ?|[-/._ ])" + _YEAR)
 _MONTH_BEFORE = re.compile(_MONTH + _BETWEEN + rb"\Z")
 _LONGEST_MONTH = 14
 # In every form with a month by name a digit follows the month
 _MONTH_AND_DIGIT = re.compile(_MONTH + _BETWEEN + rb"[0-9]")
-# A digit and four more characters of UTF-16, of either byte order: no day is shorter
+# A digit and four more characters of UTF-16, of either byte order: no date is shorter
 _WIDE = re.compile(rb"[0-9]\0(?:[^\0]\0){4}")
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
 
 
 class Days:
-    """Days to be found, in any order of day, month and year, with years of two or four digits."""
+    """Dates to search for, in any order of day, month and year, the year with two or four digits.
+
+    Dates are added first (:meth:`add`), then searched for (:meth:`search`).
+    """
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[int, int, int], str] = {}
         self._years: dict[tuple[int, int, int], list[int]] = {}
 
     def add(self, kind: str, text: str) -> bool:
-        """Add an ISO date; whether the text is one. The first kind of a day stays."""
+        """Add an ISO date, unless it is known; whether the text is an ISO date."""
         iso = _ISO.fullmatch(text)
         if not iso:
             return False
@@ -63,7 +66,7 @@ class Days:
         return True
 
     def search(self, data: bytes | memoryview) -> Iterator[tuple[int, str]]:
-        """Offset and kind of every day in ``data``, as UTF-8 (or the like) and as UTF-16."""
+        """Offset and kind of every date in ``data``, in UTF-16 or any extension of ASCII."""
         if not self._kinds:
             return
         low = bytes(data).lower()
@@ -74,7 +77,7 @@ class Days:
         for first in (0, 1):
             half, other = low[first::2], low[1 - first :: 2]
             for start, end, kind in self._spelled(half):
-                # between the characters stand zeros, of which the first or last may be missing
+                # a zero byte follows or precedes each character; at an end it may be missing
                 between = other[start + first : end - 1 + first]
                 if not any(between):
                     yield first + 2 * start, kind
@@ -82,7 +85,7 @@ class Days:
     def _spelled(self, data: bytes) -> Iterator[tuple[int, int, str]]:
         for m in _OF_NUMBERS.finditer(data):
             a, separator, b, c = m[0] + m[1], m[2], m[3], m[4]
-            # "17 04 1963" is a day, "0 5 1000" are numbers in a row
+            # "17 04 1963" is a date, "0 5 1000" is a list of numbers
             if separator == b" " and not (len(b) == 2 and {len(a), len(c)} == {2, 4}):
                 continue
             for year, month, day in ((a, b, c), (c, b, a), (c, a, b)):
@@ -111,5 +114,5 @@ class Days:
 
 
 def _number(text: bytes) -> bytes:
-    """The one or two digits that a match begins with."""
+    """The one or two digits at the start of a match."""
     return text[: 2 if text[1:2].isdigit() else 1]

@@ -1,14 +1,11 @@
-"""What options keep of the person and of the day: age, sex, and when a scan was acquired.
+"""Age, sex and time of acquisition, as far as options of the scrub keep them.
 
-Nothing of it without an option of the scrub (``patient-characteristics``, ``dates-full``,
-``dates-shifted``). A BIDS source's own participants.tsv and scans.tsv are read for these columns
-alone; whatever else stands in them stays there.
+The options are ``patient-characteristics``, ``dates-full`` and ``dates-shifted``; without one
+nothing is kept. Of a BIDS source's participants.tsv and scans.tsv no other column is kept.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 import warnings
@@ -17,19 +14,23 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from efface import tables
 from efface.inventory.identity import SEXES
 from efface.pseudonym import Key
 
 BEFORE_1925 = 10_436
-"""Weeks (200 years) by which all shifted dates of a BIDS dataset move beyond the person's own
-number: BIDS tells shifted dates from real ones by a year before 1925. The same for everybody."""
+"""Weeks (200 years) added to each person's own shift in a BIDS dataset: by the BIDS specification a
+year before 1925 marks a shifted date. The same number for all persons."""
 
 OLDEST = 89
-"""Years from which on ages are pooled. BIDS 1.11 writes ages above 89 as 89."""
+"""Highest age in years. BIDS 1.11 writes ages above 89 as 89."""
 
 
 def of_person(session: Mapping[str, Any], retain: Iterable[str]) -> dict[str, str]:
-    """``age`` (years, at most 89) and ``sex`` (M, F, O), as far as source and options give them."""
+    """``age`` (years, at most 89) and ``sex`` (M, F, O), if an option keeps them.
+
+    ``session`` is the inventory's.
+    """
     if "patient-characteristics" not in set(retain):
         return {}
     if session["source"] == "bids":
@@ -42,14 +43,14 @@ def of_person(session: Mapping[str, Any], retain: Iterable[str]) -> dict[str, st
 
 
 def age(text: str) -> str:
-    """Years as a number, 89 for all above; empty for what is no age.
+    """Age in whole years, at most 89; empty if ``text`` is not an age.
 
     >>> age("045Y"), age("018M"), age("8"), age("93.5"), age("89+"), age("Jane"), age("200")
     ('45', '1', '8', '89', '89', '', '')
     """
     text = text.strip()
     if text == f"{OLDEST}+":
-        return str(OLDEST)  # as BIDS had it before 1.10.1
+        return str(OLDEST)  # the spelling of BIDS before 1.10.1
     found = re.fullmatch(r"(\d{3})([DWMY])|(\d{1,3}(?:\.\d{1,2})?)", text)
     if not found:
         return ""
@@ -65,10 +66,10 @@ def age(text: str) -> str:
 def acquired(
     session: Mapping[str, Any], series: Mapping[str, Any], retain: Iterable[str], key: Key | None
 ) -> str:
-    """When a series was acquired, as in BIDS (``1826-03-07T10:11:12``); empty without an option.
+    """Time of acquisition as in BIDS (``1826-03-07T10:11:12``); empty without an option.
 
-    Shifted dates lie the subject's own number of whole weeks and :data:`BEFORE_1925` before the
-    real ones, so that the time between two scans of a person is kept, and the day of the week.
+    A shifted time is the real one minus a whole number of weeks, the subject's own plus
+    :data:`BEFORE_1925`. This keeps the time between two scans of a person and the day of the week.
     """
     options = {"dates-full", "dates-shifted"} & set(retain)
     moment = _moment(session, series) if options else None
@@ -82,7 +83,7 @@ def acquired(
 
 
 def shifted(moment: datetime, weeks: int) -> str:
-    """The moment ``weeks`` and :data:`BEFORE_1925` earlier; empty if that is before year 1."""
+    """The time ``weeks`` plus :data:`BEFORE_1925` earlier; empty if that is before year 1."""
     try:
         return (moment - timedelta(weeks=weeks + BEFORE_1925)).isoformat()
     except OverflowError:
@@ -100,7 +101,7 @@ def _moment(session: Mapping[str, Any], series: Mapping[str, Any]) -> datetime |
             moment = datetime.fromisoformat(text.strip())
         except ValueError:
             return None
-        # a date alone is no moment, and a zone says where
+        # a date without a time is not used; a time zone is removed, because it tells the place
         return moment.replace(tzinfo=None) if "T" in text else None
     a = series.get("attributes", {})
     for text in (
@@ -119,36 +120,26 @@ def _moment(session: Mapping[str, Any], series: Mapping[str, Any]) -> datetime |
 
 
 def participant(session: Mapping[str, Any]) -> dict[str, str]:
-    """The person's row in the participants.tsv of a BIDS source; empty if there is none."""
+    """Row of the person in the participants.tsv of a BIDS source; empty if there is none."""
     return _row(_root(session), "participants.tsv", "participant_id", session["patient"][0])
 
 
 def visit(session: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The rows of the scans.tsv of a BIDS source's session; empty if there is none."""
+    """Rows of the scans.tsv of a session of a BIDS source; empty if there is none."""
     where = str(session["study"]).split("/")
-    return _rows(_root(session).joinpath(*where) / f"{'_'.join(where)}_scans.tsv")
+    return tables.read_source(_root(session).joinpath(*where) / f"{'_'.join(where)}_scans.tsv")
 
 
 def _root(session: Mapping[str, Any]) -> Path:
-    """The folder of a BIDS source, seen from its first image."""
+    """Root of a BIDS source, by the path of its first image."""
     image = Path(session["series"][0]["files"][0])
     return image.parents[1 + len(str(session["study"]).split("/"))]
 
 
 def _row(folder: Path, name: str, column: str, value: str) -> dict[str, str]:
-    """The row of a table whose ``column`` holds ``value``; empty if there is none."""
-    found = [r for r in _rows(folder / name) if r.get(column) == value]
-    # two rows of one name: which is true nobody knows
+    """Row of a table whose ``column`` holds ``value``; empty if there is none, or several."""
+    found = [r for r in tables.read_source(folder / name) if r.get(column) == value]
     return found[0] if len(found) == 1 else {}
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
-    except (OSError, csv.Error):
-        return []
-    return [{k: v for k, v in r.items() if isinstance(k, str) and isinstance(v, str)} for r in rows]
 
 
 def _of_header(session: Mapping[str, Any]) -> tuple[str, str]:
@@ -165,7 +156,7 @@ def _of_header(session: Mapping[str, Any]) -> tuple[str, str]:
                         specific_tags=["PatientAge", "PatientSex"],
                     )
                     found = str(ds.get("PatientAge") or ""), str(ds.get("PatientSex") or "")
-            except Exception:  # what cannot be read tells no age
+            except Exception:  # an unreadable file has no age
                 continue
             if any(found):
                 return found

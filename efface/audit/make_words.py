@@ -38,7 +38,8 @@ from efface.distort.methods import METHODS
 from efface.inventory import cross_check
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
-from efface.release import SETTINGS, cohort_files
+from efface.release import SETTINGS
+from efface.release.bids import cohort_files
 from efface.scrub import scrub_dataset, state_face_removed
 from efface.scrub.table import OPTIONS
 
@@ -90,7 +91,7 @@ def written() -> Iterator[tuple[str, str]]:
 
 
 def _rows() -> list[Row]:
-    phrases = tuple(v for k, v in vars(status).items() if k.isupper() and isinstance(v, str))
+    phrases = tuple(status.ALL.values())
     measures: dict[str, Any] = dict.fromkeys(MEASURES, 1.5)
     states = dict(zip(("left_eye", "right_eye", "nose", "left_ear", "mouth"), _STATES, strict=True))
     image = Scan(

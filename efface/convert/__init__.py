@@ -1,8 +1,8 @@
-"""Raw DICOM to NIfTI with a sidecar under a BIDS name; a BIDS source to the same.
+"""Convert raw DICOM, or a BIDS source, to NIfTI with a sidecar under a BIDS name.
 
-Reads the raw files, since dcm2niix needs private elements that the scrub takes away. What comes
-out is held back by three lists: names by rules (:mod:`names`), sidecars and headers by allow-list
-(:mod:`sidecar`, :mod:`header`).
+The raw files are converted, because dcm2niix needs private elements that the scrub removes. The
+output is limited in three ways: names come from rules (:mod:`names`), sidecars and headers from
+allow-lists (:mod:`sidecar`, :mod:`header`).
 """
 
 from __future__ import annotations
@@ -24,22 +24,29 @@ from efface.convert import companions, dcm2niix, header, names, references, side
 from efface.errors import EffaceError, of_machine
 from efface.manifest import Scan, write_json
 from efface.pseudonym import Key
-from efface.status import NOT_CONVERTED, REVIEW, Status
+from efface.status import (
+    CONVERTER_ERROR,
+    NO_BIDS_NAME,
+    NOT_CONVERTED,
+    SLICES_UNEVEN,
+    VOXELS_LOST,
+    Status,
+)
 
 log = logging.getLogger(__name__)
 
 TIMEOUT = 1800.0
-"""Seconds that dcm2niix may take for one series."""
+"""Time limit of dcm2niix for one series, in seconds."""
 
 
 @dataclass(frozen=True)
 class _Image:
-    """An image that was converted and read, before it has a name."""
+    """A converted image that does not have a name yet."""
 
     series: Mapping[str, Any]
     path: Path
     raw: Mapping[str, Any]
-    """Sidecar as it came."""
+    """The original sidecar."""
     shape: tuple[int, ...]
     affine: np.ndarray[Any, np.dtype[np.float64]]
     gradients: tuple[list[list[float]], list[list[float]]]
@@ -48,9 +55,9 @@ class _Image:
     status: Status = "pass"
     reasons: tuple[str, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
-    """Text of the tables beside an image of a BIDS source, by suffix; cleaned."""
-    lost: tuple[str, ...] = ()
-    """Suffixes of tables that are not usable."""
+    """Cleaned text of the tables beside an image of a BIDS source, by suffix."""
+    unusable: tuple[str, ...] = ()
+    """Suffixes of the tables that are not usable."""
 
 
 def run(
@@ -62,13 +69,13 @@ def run(
 ) -> tuple[Scan, ...]:
     """Convert the image series of a session into ``folder``.
 
-    Writes ``{scan}.nii.gz``, ``.json`` and, for diffusion, ``.bval`` and ``.bvec``. One
-    :class:`Scan` for each image, and one with status fail for each series that yields none.
-    ``measures``: ``datatype`` (empty: no place in BIDS), ``source_series``,
-    ``frame_of_reference``, ``shape``, ``spacing`` in mm, and ``gradients`` (rows of b-values and
-    of directions) and ``tables_dropped`` where there are any. ``rules`` are those of the setting
-    ``names``. Raises :class:`EffaceError` for a rule that is not usable; a series that cannot be
-    converted never takes the others down.
+    Writes ``{scan}.nii.gz``, ``.json`` and, for diffusion, ``.bval`` and ``.bvec``. Returns one
+    :class:`Scan` for each image, and one with status fail for each series without images.
+    ``measures`` are ``datatype`` (empty: no place in BIDS), ``source_series``,
+    ``frame_of_reference``, ``shape``, ``spacing`` in mm, and, if there are any, ``gradients`` (rows
+    of b-values and of directions) and ``tables_dropped``. ``rules`` are those of the setting
+    ``names``. Raises :class:`EffaceError` for an invalid rule. A series that cannot be converted
+    does not stop the others.
     """
     table = names.read_rules(rules)
     work = folder / ".work"
@@ -80,19 +87,19 @@ def run(
             continue
         try:
             if session["source"] == "bids":
-                found = _from_bids(series)
+                converted = _from_bids(series)
             else:
-                found = _from_dicom(series, work / series["series"], timeout)
+                converted = _from_dicom(series, work / series["series"], timeout)
         except subprocess.TimeoutExpired:
             scans.append(_failed(series, f"dcm2niix took longer than {timeout:.0f} s"))
-        except Exception as e:  # whatever a file holds, it never takes the others down
+        except Exception as e:  # no file may stop the other series
             if of_machine(e):
                 raise
             log.exception("%s", series["series"])
             scans.append(_failed(series, "the files could not be read"))
         else:
-            images += [i for i in found if not isinstance(i, Scan)]
-            scans += [s for s in found if isinstance(s, Scan)]
+            images += [i for i in converted if not isinstance(i, Scan)]
+            scans += [s for s in converted if isinstance(s, Scan)]
     images.sort(key=_acquired)
     places = names.numbered([_place(image, table, session, key) for image in images])
     linked = _linked(images, places, session["session"])
@@ -114,7 +121,7 @@ def run(
 def _linked(
     images: Sequence[_Image], places: Sequence[names.Name], session: str
 ) -> list[tuple[dict[str, Any], int]]:
-    """The references of each image to others of its session, under their new names."""
+    """References of each image with new names, and the number of dropped references."""
     base = session.replace("_", "/")
     targets = {
         str(image.series["uid"]): f"{base}/{place.datatype}/{place.stem(session)}.nii.gz"
@@ -129,7 +136,7 @@ def _linked(
 
 
 def _once(scans: Iterable[Scan]) -> list[Scan]:
-    """One scan for each name: the planes of a localizer fail one by one, but as one series."""
+    """One scan for each name, because the planes of a localizer fail separately."""
     out: dict[str, Scan] = {}
     for scan in scans:
         known = out.setdefault(scan.scan, scan)
@@ -150,9 +157,9 @@ def _failed(series: Mapping[str, Any], why: str) -> Scan:
 
 
 def modality(series: Mapping[str, Any]) -> str:
-    """What a series that yields no image is called: its BIDS suffix, or its DICOM modality.
+    """BIDS suffix or DICOM modality of a series without images.
 
-    Only a suffix that efface knows: another one may be a name.
+    Only known suffixes are used, because any other could be the name of a person.
     """
     own = series.get("bids", {})
     known = (own.get("datatype"), own.get("suffix")) in names.ENTITIES
@@ -173,13 +180,13 @@ def _from_dicom(series: Mapping[str, Any], work: Path, timeout: float) -> list[_
     if made.code < 0:
         return [_failed(series, "dcm2niix crashed")]
     if not made.images:
-        return [_failed(series, "dcm2niix made no image of it")]
+        return [_failed(series, "dcm2niix made no image")]
     status: Status = series["status"]
     reasons = list(series["reasons"])
     if made.code:
-        reasons.append(f"{REVIEW}: dcm2niix reported a fault")
+        reasons.append(CONVERTER_ERROR)
     if made.uneven:
-        reasons.append(f"{REVIEW}: the slices are not evenly spaced")
+        reasons.append(SLICES_UNEVEN)
     out: list[_Image | Scan] = []
     for one in made.images:
         try:
@@ -191,7 +198,7 @@ def _from_dicom(series: Mapping[str, Any], work: Path, timeout: float) -> list[_
     expected = _voxels(series)
     there = sum(math.prod(i.shape) for i in images)
     if images and expected and there != expected:
-        reasons.append(f"{REVIEW}: {there} of {expected} voxels came through the conversion")
+        reasons.append(f"{VOXELS_LOST}: {there} of {expected}")
     if len(reasons) > len(series["reasons"]):
         status = "review" if status == "pass" else status
     kinds = {i.facts.get("part") for i in images}
@@ -211,7 +218,7 @@ def _from_dicom(series: Mapping[str, Any], work: Path, timeout: float) -> list[_
 
 
 def _voxels(series: Mapping[str, Any]) -> int:
-    """Voxels that a series holds, or 0 where the header does not tell."""
+    """Number of voxels of a series, or 0 if the header does not determine it."""
     attributes = series["attributes"]
     if "MOSAIC" in [str(v).upper() for v in attributes.get("ImageType", [])]:
         return 0
@@ -233,9 +240,11 @@ def _from_bids(series: Mapping[str, Any]) -> list[_Image | Scan]:
     tables = {suffix: companions.cleaned(suffix, text) for suffix, text in texts.items()}
     try:
         raw = sidecar.merged(p for p in others if p.suffix == ".json")
-        found = _image(series, image, raw, by_kind.get(".bval"), by_kind.get(".bvec"))
-        lost = tuple(suffix for suffix, table in tables.items() if not table)
-        return [replace(found, tables={k: v for k, v in tables.items() if v}, lost=lost)]
+        converted = _image(series, image, raw, by_kind.get(".bval"), by_kind.get(".bvec"))
+        unusable = tuple(suffix for suffix, table in tables.items() if not table)
+        return [
+            replace(converted, tables={k: v for k, v in tables.items() if v}, unusable=unusable)
+        ]
     except EffaceError as e:
         if of_machine(e):
             raise
@@ -262,23 +271,23 @@ def _image(
 
 
 def numbers(path: Path | None) -> list[list[float]]:
-    """Rows of a .bval or .bvec file, none without one.
+    """Rows of a .bval or .bvec file; empty without a file.
 
-    Raises :class:`EffaceError` if it holds anything but numbers.
+    Raises :class:`EffaceError` for values that are not finite numbers.
     """
     if path is None:
         return []
     try:
         rows = [[float(v) for v in line.split()] for line in sidecar.text(path).splitlines()]
     except ValueError as e:
-        raise EffaceError(f"its {path.suffix} file holds something that is no number") from e
+        raise EffaceError(f"its {path.suffix} file has a value that is not a number") from e
     if not all(math.isfinite(v) for row in rows for v in row):
-        raise EffaceError(f"its {path.suffix} file holds a number that is not finite")
+        raise EffaceError(f"its {path.suffix} file has a number that is not finite")
     return [row for row in rows if row]
 
 
 def _acquired(image: _Image) -> tuple[str, int, float, str]:
-    """Order of acquisition: by time where the header tells it, then by series number."""
+    """Sort key in order of acquisition: time, if known, then series number."""
     attributes = image.series["attributes"]
     moment = attributes.get("AcquisitionDateTime") or "".join(
         str(attributes.get(k, "")) for k in ("AcquisitionDate", "AcquisitionTime")
@@ -307,10 +316,10 @@ def _write(
         kept.pop(key, None)
     kept.pop("TaskName", None)
     if "task" in place.entities:
-        # the validator wants it to agree with the label; the source's own may be a sentence
+        # the validator requires TaskName to equal the label; the original may be free text
         kept["TaskName"] = place.entities["task"]
     if place.entities.get("part") == "phase":
-        # the validator wants units, and scanners store phase on a scale of their own
+        # the validator requires units, and scanners store phase in arbitrary units
         kept.setdefault("Units", "arbitrary")
     counts = [len(rows[0]) if rows else 0 for rows in image.gradients]
     img = header.clean(nifti.load(image.path))
@@ -330,7 +339,7 @@ def _write(
             (folder / files[role]).write_text(_rows(rows))
     for suffix, text in image.tables.items():
         table = companions.name(session, place.entities, names.ORDER, suffix)
-        # the echoes of a series share one table: the first has it
+        # the echoes of a series share one table, which the first one writes
         if not (folder / table).exists():
             files[suffix] = table
             (folder / table).write_text(text)
@@ -348,10 +357,10 @@ def _write(
             "shape": [int(n) for n in img.shape],
             "spacing": [round(float(s), 4) for s in spacing],
             **({"gradients": image.gradients} if all(counts) else {}),
-            **({"tables_dropped": list(image.lost)} if image.lost else {}),
+            **({"tables_dropped": list(image.unusable)} if image.unusable else {}),
         },
     )
-    return scan.mark("review", f"{REVIEW}: no BIDS name ({why})") if why else scan
+    return scan.mark("review", f"{NO_BIDS_NAME}: {why}") if why else scan
 
 
 def _rows(rows: Iterable[Sequence[float]]) -> str:

@@ -1,7 +1,7 @@
-"""Running dcm2niix on one series and reading what it made.
+"""Run dcm2niix on one series and read its output.
 
-Its output, its sidecars and its default file names hold descriptions and paths: nothing of that
-leaves the restricted zone but through :mod:`efface.convert.sidecar` and
+Its messages, sidecars and default file names hold descriptions and paths. They leave the restricted
+zone only through :mod:`efface.convert.sidecar` and
 :mod:`efface.convert.names`.
 """
 
@@ -20,23 +20,23 @@ from efface.errors import EffaceError
 
 FLAGS = (
     *("-g", "i"),  # no defaults file: the same on every machine
-    *("-b", "y", "-ba", "y"),  # sidecar, without what dcm2niix itself holds for identifying
+    *("-b", "y", "-ba", "y"),  # sidecar without the keys that dcm2niix considers identifying
     *("-z", "n"),  # efface compresses, without name and time
     *("-f", "image"),  # neutral; dcm2niix appends _e2, _ph, a, b, …
-    *("-l", "o"),  # stored values as they are, so that DICOM and NIfTI can be matched
+    *("-l", "o"),  # stored values unchanged, so that DICOM and NIfTI can be matched
     *("-x", "n"),  # no cropping
-    *("-w", "2"),  # never over another image
+    *("-w", "2"),  # never overwrite an image
     *("-d", "0"),
 )
 
-# made by resampling the image that lies beside them
+# resampled copies of another image in the folder
 _RESAMPLED = re.compile(r"_(Eq|Tilt)(_\d+)?[a-z]?$")
 _OVERLAY = re.compile(r"_ROI\d*[a-z]?$")
 
 
 @dataclass(frozen=True)
 class Converted:
-    """One image made of a series."""
+    """One image made from a series."""
 
     nifti: Path
     sidecar: dict[str, Any]
@@ -46,18 +46,18 @@ class Converted:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What dcm2niix did with a series."""
+    """Result of dcm2niix for one series."""
 
     images: tuple[Converted, ...]
     code: int
     uneven: bool
-    """It also made a resampled copy: the slices are not evenly spaced."""
+    """Whether it also made a resampled copy, because the slices are not evenly spaced."""
     text: str
-    """What it printed; names paths."""
+    """Its messages, which contain paths."""
 
 
 def binary() -> str:
-    """Path of the program that the package ``dcm2niix`` brings.
+    """Path of the program in the package ``dcm2niix``.
 
     Raises :class:`EffaceError` if the package is not installed.
     """
@@ -71,15 +71,15 @@ def binary() -> str:
 def convert(files: Sequence[str], folder: Path, timeout: float) -> Outcome:
     """Convert the DICOM files of one series into ``folder``.
 
-    Raises :class:`subprocess.TimeoutExpired`, and :class:`OSError` for files that are gone.
+    Raises :class:`subprocess.TimeoutExpired`, and :class:`OSError` for missing files.
     """
-    given, made = folder / "dicom", folder / "nifti"
-    given.mkdir(parents=True)
+    inputs, made = folder / "dicom", folder / "nifti"
+    inputs.mkdir(parents=True)
     made.mkdir()
     for i, path in enumerate(files, 1):
-        (given / f"{i:06d}.dcm").symlink_to(Path(path).absolute())
+        (inputs / f"{i:06d}.dcm").symlink_to(Path(path).absolute())
     ran = subprocess.run(
-        [binary(), *FLAGS, "-o", os.fspath(made), os.fspath(given)],
+        [binary(), *FLAGS, "-o", os.fspath(made), os.fspath(inputs)],
         capture_output=True,
         timeout=timeout,
         check=False,
@@ -100,7 +100,7 @@ def _read(path: Path) -> Converted:
     beside = {e: path.with_suffix(e) for e in (".json", ".bval", ".bvec")}
     sidecar: dict[str, Any] = {}
     if beside[".json"].is_file():
-        # it copies bytes of the header as they are, and once in a while writes no valid JSON
+        # dcm2niix copies bytes of the header unchanged, which can be invalid in JSON
         sidecar = json.loads(beside[".json"].read_text(errors="replace"), strict=False)
     return Converted(
         path,

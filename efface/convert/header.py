@@ -1,4 +1,4 @@
-"""NIfTI headers by an allow-list: geometry, type and scaling stay, every text goes."""
+"""Clean NIfTI headers by an allow-list: keep geometry, type and scaling, remove all texts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ KEPT = (
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "magic", "eol_check"),
 )
-"""Fields of NIfTI-1 and -2 that are copied. Out stay descrip, aux_file, intent and its name and
-parameters, db_name, data_type, toffset (may be the time of day), and what NIfTI does not use;
-extensions too."""
+"""Fields of NIfTI-1 and -2 that are copied. Removed are descrip, aux_file, intent with its name and
+parameters, db_name, data_type, toffset (can be the time of day), unused fields and extensions."""
 _SLICE_CODES = range(7)
-"""Orders of acquisition that NIfTI has names for."""
+"""Slice orders that NIfTI defines."""
 
 
 def clean(img: nib.Nifti1Image) -> nib.Nifti1Image:
-    """The image with the same stored voxels and geometry under a header without texts."""
+    """Copy an image with the same stored voxels and geometry, and a header without texts."""
     old = img.header
     new = type(old)(endianness=old.endianness)
     for field in KEPT:
@@ -37,11 +36,11 @@ def clean(img: nib.Nifti1Image) -> nib.Nifti1Image:
 
 
 def _clear_unused(header: nib.Nifti1Header) -> None:
-    """Reset what no reader uses of the fields that are kept: it may hold anything.
+    """Reset the unused parts of the kept fields, which can hold any value.
 
-    Dimensions beyond those of the image (pixdim[4] stays: converters write the repetition time of
-    a 3D image there), bits without a meaning, slices that the image has not, and the qform or
-    sform whose code says that it is not set.
+    These are dimensions beyond those of the image (except pixdim[4], where converters write the
+    repetition time of a 3D image), undefined bits, slice numbers out of range, and the qform or
+    sform if its code is 0.
     """
     fields = header.structarr
     n = int(fields["dim"][0])
@@ -65,9 +64,9 @@ def _clear_unused(header: nib.Nifti1Header) -> None:
 
 
 def removed(img: nib.Nifti1Image) -> tuple[str, ...]:
-    """What :func:`clean` takes out of the header: names of fields in use, and extensions counted.
+    """What :func:`clean` removes: names of the fields with values, and the number of extensions.
 
-    Names only: the values may tell who the person is.
+    Names only, because the values can identify the person.
     """
     old = img.header.structarr
     empty = type(img.header)(endianness=img.header.endianness).structarr
@@ -75,7 +74,7 @@ def removed(img: nib.Nifti1Image) -> tuple[str, ...]:
         name
         for name in old.dtype.names
         if name not in KEPT
-        and old[name].tobytes().strip(b"\0") not in (b"", b"r")  # "r": ANALYZE's regular
+        and old[name].tobytes().strip(b"\0") not in (b"", b"r")  # "r": "regular" of ANALYZE
         and old[name] != empty[name]
     ]
     count = len(img.header.extensions)
@@ -83,7 +82,7 @@ def removed(img: nib.Nifti1Image) -> tuple[str, ...]:
 
 
 def with_repetition_time(img: nib.Nifti1Image, seconds: float) -> nib.Nifti1Image:
-    """The 4D image with its time step set where the header has none or another one."""
+    """Set the time step of a 4D image if the header has none or a different one."""
     step = float(img.header["pixdim"][4])
     space, time = img.header.get_xyzt_units()
     factor = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(time, 0.0)

@@ -1,6 +1,6 @@
-"""Make places.tsv from the BIDS schema: ``python -m efface.convert.make_places schema.json``.
+"""Generate places.tsv from the BIDS schema: ``python -m efface.convert.make_places schema.json``.
 
-``schema.json`` is published with the specification, one for each version.
+``schema.json`` is published with each version of the specification.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def rows(schema: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     out = []
     for datatype in DATATYPES:
         for rule in schema["rules"]["files"]["raw"][datatype].values():
-            # a mask is no image that a source has
+            # a mask is not an image of a source
             if ".nii.gz" not in rule["extensions"] or rule["suffixes"] == ["defacemask"]:
                 continue
             levels: dict[str, list[str]] = {"optional": [], "required": []}
-            for key, given in rule["entities"].items():
-                level = given if isinstance(given, str) else given["level"]
+            for key, requirement in rule["entities"].items():
+                level = requirement if isinstance(requirement, str) else requirement["level"]
                 if names[key] not in ("sub", "ses"):
                     levels[level].append(names[key])
             optional, required = (" ".join(sorted(v)) for v in levels.values())

@@ -1,7 +1,7 @@
-"""BIDS names: from facts about an image by a table of rules, never from a free text.
+"""BIDS names from facts about an image, by a table of rules.
 
-Descriptions are read to tell what an image is, and nothing of them is written: every part of a
-name is a pseudonym, a number, or a word of the rules.
+The rules read descriptions to recognise an image, but never copy them: every part of a name is a
+pseudonym, a number, or a word of the rules.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from efface.errors import EffaceError
 from efface.pseudonym import Key
 
 Facts = dict[str, str | float]
-"""What is known of an image, see docs/names.md; times in ms."""
+"""Facts about an image, see docs/names.md; times in ms."""
 
 ORDER = (
     *("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "mod", "echo", "flip", "inv", "mt"),
     *("part", "chunk"),
 )
-"""Entities in the order in which they stand in a name (those of raw MR)."""
+"""Entities of raw MR images in the order of BIDS names."""
 
 
 def _places() -> dict[tuple[str, str], tuple[frozenset[str], frozenset[str]]]:
@@ -48,10 +48,10 @@ def _places() -> dict[tuple[str, str], tuple[frozenset[str], frozenset[str]]]:
 
 
 ENTITIES = {place: entities for place, (entities, _) in _places().items()}
-"""Datatype and suffix, to the entities that a name may have beside sub and ses."""
+"""Entities that a name may have besides sub and ses, by datatype and suffix."""
 
 REQUIRED = {place: required for place, (_, required) in _places().items()}
-"""Datatype and suffix, to the entities that a name must have beside sub and ses."""
+"""Entities that a name must have besides sub and ses, by datatype and suffix."""
 
 _NEEDED: dict[tuple[str, str], tuple[str, ...]] = {
     ("func", "bold"): ("RepetitionTime", "TaskName"),
@@ -101,7 +101,7 @@ _NEEDED_BY_VALUE = {
     ("ArterialSpinLabelingType", "PASL"): "BolusCutOffFlag",
     ("M0Type", "Estimate"): "M0Estimate",
 }
-"""What ASL needs beside a value of its sidecar (BIDS 1.11, Arterial Spin Labeling)."""
+"""Keys that ASL requires for certain values of other keys (BIDS 1.11)."""
 
 _FOUR_DIMENSIONS = {("func", "bold"), ("func", "cbv"), ("dwi", "dwi")}
 
@@ -115,19 +115,19 @@ class Rule:
     suffix: str = ""
     entities: Mapping[str, str] = field(default_factory=dict)
     out: str = ""
-    """Why images that match have no place in BIDS."""
+    """Reason why matching images have no place in BIDS."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """Where an image goes; ``datatype`` is empty where BIDS has no place for it."""
+    """BIDS name of an image; ``datatype`` is empty if BIDS has no place for it."""
 
     datatype: str
     suffix: str
     entities: Mapping[str, str] = field(default_factory=dict)
     """Without sub and ses."""
     why: str = ""
-    """Reason for having no place."""
+    """Reason why BIDS has no place for it."""
 
     def stem(self, session: str) -> str:
         """``sub-…_ses-…_run-1_T1w``."""
@@ -136,9 +136,9 @@ class Name:
 
 
 def read_rules(raw: Iterable[Mapping[str, Any]] | None = None) -> tuple[Rule, ...]:
-    """The rules of the setting ``names`` before those of efface.
+    """Rules of the setting ``names``, followed by those of efface.
 
-    Raises :class:`EffaceError` for a rule that is not built as docs/names.md says.
+    Raises :class:`EffaceError` for a rule that does not follow docs/names.md.
     """
     own = [_rule(r, f"setting names, rule {i}") for i, r in enumerate(raw or (), 1)]
     return (*own, *_shipped())
@@ -158,9 +158,7 @@ def _rule(raw: Mapping[str, Any], where: str) -> Rule:
         raise EffaceError(f"{where}: a rule has match, datatype, suffix, entities or out") from e
     place = (rule.datatype, rule.suffix)
     if not isinstance(rule.match, Mapping) or not (rule.out or place in ENTITIES):
-        raise EffaceError(
-            f"{where}: {rule.datatype}/{rule.suffix} is no place for MR images in BIDS"
-        )
+        raise EffaceError(f"{where}: BIDS has no MR images {rule.datatype}/{rule.suffix}")
     if not re.fullmatch(r"[A-Za-z0-9]{0,20}", rule.suffix):
         raise EffaceError(f"{where}: the suffix must be one word")
     for entity, label in entities.items():
@@ -194,7 +192,7 @@ def _holds(condition: object, value: str | float | None) -> bool:
 
 
 def name(facts: Facts, rules: Sequence[Rule]) -> Name:
-    """The name by the first rule that matches, with the entities that its suffix can have."""
+    """Name from the first matching rule, with the entities that its suffix can have."""
     for rule in rules:
         if all(_holds(condition, facts.get(f)) for f, condition in rule.match.items()):
             break
@@ -219,14 +217,14 @@ def name(facts: Facts, rules: Sequence[Rule]) -> Name:
 def own_name(
     datatype: str, suffix: str, entities: Mapping[str, str], key: Key, subject: str
 ) -> Name:
-    """The name that an image of a BIDS source keeps.
+    """Name of an image of a BIDS source.
 
-    Entities of the standard stay. A label that could tell the person (part of the source's own
-    subject label, or a run of five digits such as a date) is replaced by a pseudonym.
+    Standard entities stay. A label that can identify the person (it contains the subject label of
+    the source, or five digits in a row, such as a date) is replaced by a pseudonym.
     """
     allowed = ENTITIES.get((datatype, suffix))
     if allowed is None:
-        return Name("", "unnamed", why="a suffix that efface does not know")
+        return Name("", "unnamed", why="unknown suffix")
     kept = {}
     for entity, label in entities.items():
         if entity not in allowed:
@@ -239,17 +237,17 @@ def own_name(
 
 
 def numbered(names: Sequence[Name]) -> list[Name]:
-    """The names, with run-1, run-2, … where one occurs more than once; in the order given."""
-    # by stem alone: images without a place share the folder of a stage with the others
-    seen = [n.stem("") for n in names]
-    total = Counter(seen)
+    """Add run-1, run-2, … to names that occur more than once, in the given order."""
+    # by stem alone, because images without a place are in the same folder of the stage
+    stems = [n.stem("") for n in names]
+    total = Counter(stems)
     count: Counter[str] = Counter()
     out = []
-    for n, same in zip(names, seen, strict=True):
+    for n, same in zip(names, stems, strict=True):
         count[same] += 1
         if total[same] > 1:
             run = str(count[same])
-            # a source that numbered its runs and still collides gets a second number
+            # runs that were numbered in the source and still collide get a second number
             label = n.entities["run"] + "0" + run if "run" in n.entities else run
             out.append(replace(n, entities={**n.entities, "run": label}))
         else:
@@ -264,10 +262,10 @@ def lacking(
     gradients: Sequence[int],
     context: int = 0,
 ) -> str:
-    """What a valid BIDS file of this place needs and this image has not; empty if nothing.
+    """What this image lacks for a valid BIDS file of this name; empty if nothing.
 
-    ``gradients`` are the numbers of b-values and of b-vectors found; ``context`` is the number of
-    volumes that the table of an ASL series lists.
+    ``gradients`` are the numbers of b-values and of b-vectors; ``context`` is the number of volumes
+    in the context table of an ASL series.
     """
     where = (place.datatype, place.suffix)
     needed = (
@@ -293,19 +291,19 @@ def lacking(
     if where == ("perf", "asl") and not context:
         return "ASL without its context"
     if where == ("perf", "asl") and context != (shape[3] if len(shape) > 3 else 1):
-        return "ASL with a context of another number of volumes"
+        return "ASL with a context for a different number of volumes"
     return ""
 
 
 def least_dimensions(place: Name) -> int:
-    """How many dimensions an image of this place has at least, one of them of a single volume."""
+    """Smallest number of dimensions of an image with this name."""
     return 4 if (place.datatype, place.suffix) in _FOUR_DIMENSIONS else 3
 
 
 def direction(axis: str, affine: NDArray[np.float64]) -> str:
-    """Label of a phase encoding direction in the person's space.
+    """Label of a phase encoding direction relative to the patient.
 
-    ``axis`` is i, j or k, with a minus sign if reversed; ``affine`` 4 by 4 to RAS.
+    ``axis`` is i, j or k, with a minus sign if reversed; ``affine`` (4, 4) maps voxels to RAS.
 
     >>> direction("j-", np.eye(4))
     'AP'
@@ -329,11 +327,11 @@ def facts(
     affine: NDArray[np.float64],
     b_values: Sequence[float],
 ) -> Facts:
-    """Facts of one converted image, from the inventory's attributes and dcm2niix's sidecar."""
+    """Facts about a converted image, from the attributes of the inventory and the sidecar."""
 
     def text(*keys: str) -> str:
-        found = [_joined(s[k]) for k in keys for s in (sidecar, attributes) if s.get(k)]
-        return "\\".join(dict.fromkeys(found))
+        values = [_joined(s[k]) for k in keys for s in (sidecar, attributes) if s.get(k)]
+        return "\\".join(dict.fromkeys(values))
 
     out: Facts = {
         "description": text("SeriesDescription", "ProtocolName").lower(),
@@ -354,7 +352,7 @@ def facts(
     ):
         out["sequence"] = f"{out['sequence']}\\EP"
     named = f"{out['description']} {out['sequence_name']}"
-    # a spin-echo EPI may be called a field map too: it is one of another kind
+    # a spin-echo EPI can be called a field map too, but is another kind
     gradient_echo = not re.search("EP", str(out["sequence"]))
     out["field_map"] = "yes" if gradient_echo and _FIELD_MAP.search(named) else "no"
     out["phase_difference"] = "yes" if {"EchoTime1", "EchoTime2"} <= sidecar.keys() else "no"
@@ -365,7 +363,7 @@ def facts(
         ("flip", "FlipAngle", False),
         ("echo", "EchoNumber", False),
     ):
-        # dcm2niix writes seconds, DICOM milliseconds
+        # seconds in the sidecar, milliseconds in DICOM
         value = _number(sidecar.get(key))
         if value is not None:
             out[fact] = value * 1000 if seconds else value
@@ -385,7 +383,7 @@ def _part(sidecar: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
     kinds = {str(v).upper() for v in (own if isinstance(own, (list, tuple)) else [own])}
     if "FIELDMAPHZ" in kinds:
         return "fieldmap"
-    # dcm2niix appends the kind of each image that it made of a mixed series
+    # dcm2niix appends the kind of each image from a mixed series
     for part, long, short in (
         ("phase", "PHASE", "P"),
         ("real", "REAL", "R"),

@@ -1,7 +1,7 @@
-"""Keys of a BIDS sidecar that name other images: IntendedFor, B0FieldIdentifier, B0FieldSource.
+"""Keys of a BIDS sidecar that refer to other images: IntendedFor, B0FieldIdentifier, B0FieldSource.
 
-Convert writes the new names. Which images are released is known only at the end:
-:func:`released` takes away what names an image that is not.
+The convert stage writes the new names. Which images are released is known only at the end:
+:func:`released` removes references to all others.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _URI = "bids::"
 def renamed(
     raw: Mapping[str, Any], subject: str, targets: Mapping[str, str], fields: Mapping[str, str]
 ) -> tuple[dict[str, Any], int]:
-    """The references of a sidecar under new names, and how many name nothing in this session.
+    """References of a sidecar with new names, and the number of those without a target.
 
-    ``subject`` is the source's folder of the subject (``sub-01``); ``targets`` maps paths of the
-    source, relative to its root, to new ones; ``fields`` maps field identifiers. Paths may be BIDS
-    URIs or relative to the subject's folder (BIDS 1.11, both forms), or, as many people write them,
-    relative to the root. Only keys of the sidecar that name something are in the result.
+    ``subject`` is the subject folder of the source (``sub-01``). ``targets`` maps paths of the
+    source, relative to its root, to new paths. ``fields`` maps field identifiers. Paths may be BIDS
+    URIs, relative to the subject folder (both in BIDS 1.11), or, as in many datasets, relative to
+    the root. The result has only keys with a target.
     """
     out: dict[str, Any] = {}
     wanted = _texts(raw.get(INTENDED))
@@ -46,17 +46,17 @@ def fields(sidecars: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def intended(sidecar: Mapping[str, Any]) -> list[str]:
-    """Paths that IntendedFor names, relative to the root of the dataset."""
+    """Paths of IntendedFor, relative to the root of the dataset."""
     return [t.removeprefix(_URI) for t in _texts(sidecar.get(INTENDED))]
 
 
 def labels(sidecar: Mapping[str, Any], key: str) -> list[str]:
-    """Labels of the fields that an image measures (B0FieldIdentifier) or uses (B0FieldSource)."""
+    """Field labels that an image measures (B0FieldIdentifier) or uses (B0FieldSource)."""
     return _texts(sidecar.get(key))
 
 
 def with_names(sidecar: Mapping[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
-    """The sidecar with the file names of IntendedFor, without extension, replaced by ``name``."""
+    """Apply ``name`` to the file names (without extension) of IntendedFor."""
     out = dict(sidecar)
     if INTENDED in out:
         paths = [t.removesuffix(".nii.gz").rpartition("/") for t in _texts(out[INTENDED])]
@@ -67,10 +67,10 @@ def with_names(sidecar: Mapping[str, Any], name: Callable[[str], str]) -> dict[s
 def released(
     sidecar: Mapping[str, Any], paths: Iterable[str], fields: Iterable[str]
 ) -> dict[str, Any]:
-    """The sidecar without references to images or fields that are not in a release.
+    """Remove references to images or fields that are not released.
 
-    ``paths`` are the released images relative to the root of the dataset, ``fields`` the labels
-    that released images measure.
+    ``paths`` are the released images, relative to the root of the dataset; ``fields`` are the
+    labels that released images measure.
     """
     out = dict(sidecar)
     paths, fields = set(paths), set(fields)

@@ -1,4 +1,4 @@
-"""Sidecars by an allow-list: technical numbers and words of closed lists, nothing else."""
+"""Sidecars by an allow-list: technical numbers, words of closed lists and technical texts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from efface.errors import EffaceError
 _HERE = Path(__file__).parent
 _LONGEST = 100_000
 
-_MODEL_NUMBER = re.compile(r"(MR)?\d{1,3}(\.\d{1,2})?[wT]?|MR\d{1,3}w?|[1-7](\.\d)?T")
-# syngo MR E11, XA30, B17; DV26.0_R01_1725.a; 5.7.1.1; v1.0.20260724
-_VERSION = re.compile(
-    r"v?\d{1,3}(\.\d{1,8}){0,4}|[A-Z]{1,3}\d{1,3}[A-Z]?(\.\d)?(_R\d\d_\d{4}\.[a-z])?"
-)
+_ATTRIBUTES = {"model": 0x00081090, "software": 0x00181020}
+"""Kinds of values with the forms of a DICOM attribute: model name, software versions."""
+_CONVERTER = re.compile(r"v\d\.\d\.20[2-9]\d{5}")
+"""Versions of dcm2niix, such as v1.0.20260724."""
 _LABEL = "[a-z2-7]{10}"
 # as efface.convert.references writes them: pseudonyms and words of BIDS
 _REFERENCES = {
@@ -38,7 +37,7 @@ _REFERENCES = {
 
 @dataclass(frozen=True)
 class Allowed:
-    """One line of sidecar.tsv."""
+    """One row of sidecar.tsv: the values that a key may have."""
 
     kind: str
     low: float = -math.inf
@@ -48,7 +47,7 @@ class Allowed:
 
 @cache
 def table() -> dict[str, Allowed]:
-    """Every key that may stay, with the values it may have."""
+    """Keys that may be released, with their allowed values."""
     with (_HERE / "sidecar.tsv").open(newline="") as f:
         return {
             row["key"]: Allowed(
@@ -61,17 +60,10 @@ def table() -> dict[str, Allowed]:
         }
 
 
-@cache
-def _words(kind: str) -> frozenset[str]:
-    with (_HERE / "words.tsv").open(newline="") as f:
-        rows = [r["words"] for r in csv.DictReader(f, delimiter="\t") if r["kind"] == kind]
-    return frozenset(" ".join(rows).split())
-
-
 def allowed(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a sidecar may be released; keys sorted.
+    """Copy the keys and values of a sidecar that are on the allow-list; keys sorted.
 
-    Numbers must lie in the key's range, words in its list; nested values go.
+    Numbers must be in the range of the key, words in its list. Nested values are removed.
 
     >>> allowed({"EchoTime": 0.03, "SeriesDescription": "Jane Doe", "Units": "Jane"})
     {'EchoTime': 0.03}
@@ -111,14 +103,13 @@ def _checked(value: object, rule: Allowed) -> object:
         return value if value and set(value.split()) <= rule.values else None
     if rule.kind == "label":
         return value if re.fullmatch(r"[A-Za-z0-9]{1,30}", value) else None
-    words, number = _words(rule.kind), {"model": _MODEL_NUMBER, "version": _VERSION}[rule.kind]
-    parts = re.split(r"[\s\\]+", value.strip()) if rule.kind == "model" else _version_parts(value)
-    fits = all(p in words or number.fullmatch(p) for p in parts)
-    return value.strip() if parts and fits else None
+    if rule.kind == "converter":
+        return value if _CONVERTER.fullmatch(value) else None
+    from efface.scrub.technical import is_technical  # late: it imports the whole stage
 
-
-def _version_parts(value: str) -> list[str]:
-    return [p for p in re.split(r"[\s\\]+|(?<=release:)", value.strip()) if p]
+    values = [v.strip() for v in value.split("\\")]
+    known = any(values) and is_technical(_ATTRIBUTES[rule.kind], values)
+    return "\\".join(values) if known else None
 
 
 def _number(value: object, rule: Allowed) -> bool:
@@ -131,9 +122,9 @@ def _number(value: object, rule: Allowed) -> bool:
 
 
 def finite(value: object) -> bool:
-    """Whether a value of JSON is a number that a double can hold.
+    """Whether a JSON value is a finite number in the range of a double.
 
-    Python's reader also takes ``NaN``, ``Infinity`` and integers of any length.
+    The JSON reader of Python also accepts ``NaN``, ``Infinity`` and integers of any length.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
@@ -141,7 +132,7 @@ def finite(value: object) -> bool:
 
 
 def consistent(sidecar: Mapping[str, Any], slices: int) -> dict[str, Any]:
-    """The sidecar without slice times that contradict the image; the validator rejects those."""
+    """Remove slice times that contradict the image, which the BIDS validator rejects."""
     out = dict(sidecar)
     times = out.get("SliceTiming")
     longest = out.get("RepetitionTime", math.inf)
@@ -156,9 +147,9 @@ def consistent(sidecar: Mapping[str, Any], slices: int) -> dict[str, Any]:
 
 
 def text(path: Path) -> str:
-    """Text of a file beside an image: UTF-8, or what its byte order mark says.
+    """Text of a file, decoded as UTF-8 or by its byte order mark.
 
-    Bytes that are no such text become a replacement character.
+    Invalid bytes become a replacement character.
     """
     data = path.read_bytes()
     marks = ((codecs.BOM_UTF8, "utf-8-sig"), *_MARKS)
@@ -167,25 +158,26 @@ def text(path: Path) -> str:
 
 
 _MARKS = (
-    # that of UTF-32 begins with that of UTF-16
+    # first, because the mark of UTF-32 begins with that of UTF-16
     *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
     *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
 )
 
 
 def merged(paths: Iterable[Path]) -> dict[str, Any]:
-    """Sidecars put together, later ones over earlier ones (BIDS inheritance principle).
+    """Merge sidecars; later ones override earlier ones (BIDS inheritance principle).
 
-    One of blanks only says nothing. Raises :class:`EffaceError` for a file that is no JSON object.
+    An empty file counts as an empty object. Raises :class:`EffaceError` for a file that is not a
+    JSON object.
     """
     out: dict[str, Any] = {}
     for path in paths:
         try:
             value = json.loads(text(path).strip() or "{}")
         except (ValueError, RecursionError) as e:
-            raise EffaceError("a .json file that describes the image is no valid JSON") from e
+            raise EffaceError("a .json file that describes the image is not valid JSON") from e
         if not isinstance(value, dict):
-            raise EffaceError("a .json file that describes the image holds no JSON object")
+            raise EffaceError("a .json file that describes the image is not a JSON object")
         out |= value
     return out
 
@@ -211,7 +203,7 @@ CODES = {
 def deidentified(
     sidecar: Mapping[str, Any], methods: Sequence[str], codes: Sequence[str]
 ) -> dict[str, Any]:
-    """The sidecar with DeidentificationMethod and DeidentificationMethodCodeSequence.
+    """Add DeidentificationMethod and DeidentificationMethodCodeSequence to a sidecar.
 
     ``codes`` are keys of :data:`CODES`.
     """

@@ -1,8 +1,9 @@
-"""Distort: the face goes, from the NIfTI and from the DICOM form of every scan, for good.
+"""Distort: remove the face, irreversibly, from the NIfTI and the DICOM form of every scan.
 
-:mod:`~efface.distort.region` says which voxels, :mod:`~efface.distort.methods` what takes their
-place, :mod:`~efface.distort.dicom` brings the new voxels back into the DICOM files, and
-:mod:`~efface.distort.readback` converts these again to see that a reader gets the same images.
+:mod:`~efface.distort.region` computes the voxels to replace, :mod:`~efface.distort.methods` their
+new values. :mod:`~efface.distort.mapping` and :mod:`~efface.distort.dicom` write the new values to
+the DICOM files, and :mod:`~efface.distort.readback` compares these, converted again, with the
+images.
 """
 
 from __future__ import annotations
@@ -16,36 +17,32 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from efface import nifti
-from efface.distort import dicom, methods, mosaic, readback
-from efface.distort.folded import folded, spare_brain_below
-from efface.distort.methods import METHODS, replace
-from efface.distort.region import Bool, coverage, parse_features, region, spare_brain
-from efface.distort.unseen import add_unseen
-from efface.errors import EffaceError, of_machine
+from efface.distort import dicom, frames, mapping, methods, mosaic, readback
+from efface.distort.image import deface_image
+from efface.distort.methods import METHODS
+from efface.distort.region import Bool, coverage, parse_features
+from efface.errors import of_machine
 from efface.inventory.ocr import CLEAR
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
-from efface.segment import orientation, positions, wrap
-from efface.segment import pose as poses
+from efface.segment import segmentation
 from efface.segment.labels import LABELS
-from efface.segment.organs import voxel_sizes
-from efface.segment.pose import Head
-from efface.segment.positions import Position
-from efface.segment.volumes import only
+from efface.segment.segmentation import Segmentation
 from efface.status import (
     BRAIN_TOUCHED,
     DICOM_DIFFERS,
     DICOM_UNMAPPED,
+    METHOD_KEEPS_FACE,
     NOT_CONVERTED,
-    REVIEW,
     STAGE_FAILED,
+    VOXELS_CHANGED_OUTSIDE,
     worst,
 )
 
@@ -54,48 +51,17 @@ __all__ = [
     "Stage",
     "coverage",
     "deface_image",
-    "deface_positions",
     "parse_features",
-    "region",
-    "replace",
     "run",
 ]
 
 Stage = tuple[Path, Manifest]
-"""What an earlier stage left: its folder and its manifest."""
-
-
-class Found(Protocol):
-    """What :func:`deface_positions` needs of a segmentation."""
-
-    @property
-    def labels(self) -> NDArray[np.uint8]:
-        """On the image's grid (X, Y, Z)."""
-
-    @property
-    def head(self) -> Head | None:
-        """How the head lies by the labels, where that is known; in the rolled image."""
-
-    @property
-    def roll(self) -> wrap.Roll:
-        """How the image is rolled to undo a phase wrap (:mod:`efface.segment.wrap`)."""
-
-    @property
-    def negative(self) -> bool:
-        """Whether the face was found in the negative of the image."""
-
-    @property
-    def volumes(self) -> tuple[int, ...]:
-        """Indices of the volumes that this holds for; empty for all of them."""
-
-    @property
-    def moved(self) -> tuple[Found, ...]:
-        """The same for each further position of the head in a 4D image."""
+"""Folder and manifest of an earlier stage."""
 
 
 @dataclass(frozen=True)
 class _Distorted:
-    """A scan's image before and after, kept until its DICOM form is written."""
+    """The image of a scan before and after, kept until its DICOM form is written."""
 
     scan: Scan
     before: nib.Nifti1Image
@@ -103,67 +69,6 @@ class _Distorted:
     mask: Bool
     gradients: tuple[list[list[float]], list[list[float]]] = ([], [])
     """Rows of numbers in the b-value and the b-vector file."""
-
-
-def deface_image(
-    img: nib.Nifti1Image,
-    labels: NDArray[np.uint8],
-    features: str | Iterable[str] = "face",
-    method: str = methods.DEFAULT,
-    seed: int = 0,
-    head: Head | None = None,
-    roll: wrap.Roll = wrap.AS_IT_IS,
-    negative: bool = False,
-    volumes: tuple[int, ...] = (),
-) -> tuple[nib.Nifti1Image, Bool]:
-    """The image without its face, and the mask of what was replaced.
-
-    ``img``: 3D or 4D; ``labels``: on its grid, shape ``img.shape[:3]``, as
-    :data:`efface.segment.labels.LABELS` numbers them; ``features``: ``face``, or any of eyes,
-    nose, ears, mouth; ``seed``: from :meth:`efface.pseudonym.Key.seed`; ``head``: what the labels
-    show, where that is known; ``roll``: undoes a phase wrap (:mod:`efface.segment.wrap`), ``head``
-    is of the rolled image; ``negative``: air is brighter than the head; ``volumes``: indices of the
-    volumes of a 4D image to replace it in, empty for all. Header geometry, dtype and scaling are
-    kept and every voxel outside the mask is the same to the bit.
-
-    Raises :class:`EffaceError` if labels do not fit, or feature or method is unknown.
-    """
-    if labels.shape != img.shape[:3]:
-        raise EffaceError(f"labels of shape {labels.shape} do not fit an image of {img.shape}")
-    whole, affine = wrap.rolled(labels, roll), wrap.affine(img.affine, roll)
-    mask = region(whole, affine, features)
-    if head is None:
-        head = poses.head(whole, orientation.affine(affine, orientation.found(whole, affine)))
-    add_unseen(mask, whole, head, features)
-    rest = folded(wrap.image(only(img, volumes), roll), whole, mask, head, negative)
-    if rest is not None:
-        mask |= rest.region
-    spare_brain_below(mask, head, roll)
-    mask = wrap.rolled(mask, wrap.back(roll))
-    spare_brain(mask, labels, voxel_sizes(img.affine))
-    voxels = replace(nifti.stored(img), mask, method, seed, labels, img.affine, volumes)
-    return nifti.with_stored(img, voxels), mask
-
-
-def deface_positions(
-    img: nib.Nifti1Image,
-    seen: Found,
-    features: str | Iterable[str] = "face",
-    method: str = methods.DEFAULT,
-    seed: int = 0,
-) -> tuple[nib.Nifti1Image, tuple[Bool, ...]]:
-    """The image without its face in any position of the head, and a mask for each position.
-
-    ``seen``: the first position, with the others in ``moved``. In each volume that is replaced
-    which the mask of its own position holds, so that no volume loses brain to another's face.
-    Raises as :func:`deface_image`.
-    """
-    masks = []
-    for one in (seen, *seen.moved):
-        how = (features, method, seed, one.head, one.roll, one.negative, one.volumes)
-        img, mask = deface_image(img, one.labels, *how)
-        masks.append(mask)
-    return img, tuple(masks)
 
 
 def run(
@@ -177,10 +82,10 @@ def run(
     method: str = methods.DEFAULT,
     log: Path | None = None,
 ) -> tuple[Scan, ...]:
-    """Distort a session's scans: both forms, NIfTI and DICOM.
+    """Distort the scans of a session in both forms, NIfTI and DICOM.
 
-    ``session``: as inventory describes it; ``convert``, ``segment``, ``scrub``: what these stages
-    left; ``log``: where faults go in full (restricted zone), else standard error. Writes
+    ``session``: the inventory's entry; ``convert``, ``segment``, ``scrub``: folders and manifests
+    of these stages; ``log``: file for tracebacks (restricted zone), else standard error. Writes
     ``folder/nifti/{scan}.nii.gz``, ``folder/nifti/{scan}_mask.nii.gz`` and
     ``folder/dicom/{series}/``. Returns one scan for each converted one, and one for each series of
     DICOM images (its DICOM form, named as the series). A scan that fails, here or before, leaves
@@ -195,7 +100,7 @@ def run(
     for scan in convert[1].scans:
         by_series.setdefault(scan.series, []).append(scan)
     out: list[Scan] = []
-    # one series after the other: both forms need the same voxels, and a session's may be many
+    # series by series: both forms need the same voxels, too many for a whole session
     for name, scans in by_series.items():
         images: list[Scan] = []
         done: list[_Distorted] = []
@@ -209,7 +114,7 @@ def run(
         if session["source"] == "dicom" and of["status"] != "fail":
             failed = [s for s in images if s.status == "fail"]
             form = _dicom(task, of, (scrubbed.get(name), scrub[0]), done, failed)
-            # a series that yielded no image is already named as its DICOM form is
+            # a series without an image has the name of its DICOM form
             images = [s for s in images if s.scan != form.scan] + [form]
         out += images
     with log.open("a") if log else nullcontext(sys.stderr) as stream:
@@ -220,7 +125,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Task:
-    """What holds for all scans of a session, and the faults met on the way."""
+    """Parameters for all scans of a session, and the exceptions raised so far."""
 
     folder: Path
     features: tuple[str, ...]
@@ -229,9 +134,9 @@ class _Task:
     faults: list[Exception] = field(default_factory=list)
 
     def failed(self, scan: Scan, fault: Exception, *written: str) -> Scan:
-        """The scan failed, what was written of it removed.
+        """Return the failed scan, and delete the files written for it.
 
-        The reason names only the kind of fault, because messages may hold paths.
+        The reason names only the type of the exception, because messages may hold paths.
         """
         self.faults.append(fault)
         for name in written:
@@ -255,20 +160,19 @@ def _nifti(
     files = {"nifti": image, "mask": f"nifti/{scan.scan}_mask.nii.gz"}
     try:
         before = nifti.load(folders[0] / scan.files["nifti"])
-        seen = positions.read(folders[1], labelled, before)
-        seen = _laid(seen, before)
-        after, masks = deface_positions(before, seen, task.features, task.method, seed)
+        given = segmentation.read(folders[1], labelled, before)
+        after, masks = deface_image(before, given, task.features, task.method, seed)
         measures = {
             "method": task.method,
             "features": list(task.features),
             "depends_on_face": METHODS[task.method].depends_on_face,
-            **_measure(before, after, seen, masks),
+            **_measure(before, after, given, masks),
         }
         result = dataclasses.replace(result, measures=measures)
         if measures["brain_voxels_changed"]:
             return result.mark("fail", BRAIN_TOUCHED), None
         if measures["outside_changed"]:
-            return result.mark("fail", f"{STAGE_FAILED}: voxels outside the face changed"), None
+            return result.mark("fail", VOXELS_CHANGED_OUTSIDE), None
         nifti.save(after, task.folder / image)
         mask = np.logical_or.reduce(masks)
         nifti.save(nifti.like(before, mask), task.folder / files["mask"])
@@ -280,7 +184,7 @@ def _nifti(
             raise
         return task.failed(result, e, *files.values()), None
     if METHODS[task.method].depends_on_face:
-        reason = f"{REVIEW}: method {task.method} keeps something of the face"
+        reason = f"{METHOD_KEEPS_FACE}: {task.method}"
         result = result.mark("review", reason)
     result = dataclasses.replace(result, files=files)
     gradients = scan.measures.get("gradients", ([], []))
@@ -310,7 +214,7 @@ def _dicom(
     target = f"dicom/{name}"
     released = [_released(d) for d in done]
     try:
-        measures, places = _write_series(
+        measures, mapped = _write_series(
             headers.measures["sources"],
             headers_folder,
             task.folder / target,
@@ -319,11 +223,11 @@ def _dicom(
             says_so=task.features == ("face",) and any(d.mask.any() for d in done),
             no_text=series.get("text") == CLEAR,
         )
-        what = readback.check(task.folder / target, places, released)
-    except dicom.Unmapped as e:
+        what = readback.check(task.folder / target, mapped, released)
+    except frames.UnmappedError as e:
         _remove(task.folder / target)
         scan = scan.mark("fail", f"{DICOM_UNMAPPED}: {e}")
-        # frames of an image that failed before have no distorted voxels: say why
+        # frames of an image that failed before have no distorted voxels: add its reasons
         for image in failed:
             scan = _inherit(scan, image)
         return scan
@@ -338,7 +242,7 @@ def _dicom(
 
 
 def _inherit(scan: Scan, other: Scan) -> Scan:
-    """The scan with what another stage or form of it has said."""
+    """Return the scan with the status and reasons of another stage or form of it too."""
     new = tuple(r for r in other.reasons if r not in scan.reasons)
     return dataclasses.replace(
         scan, status=worst(scan.status, other.status), reasons=(*scan.reasons, *new)
@@ -349,49 +253,51 @@ def _write_series(
     sources: list[list[str]],
     scrubbed: Path,
     target: Path,
-    converted: list[dicom.Converted],
+    converted: list[mapping.ConvertedImage],
     key: Key,
     says_so: bool,
     no_text: bool,
-) -> tuple[dict[str, Any], dict[str, tuple[dicom.Placed, ...]]]:
+) -> tuple[dict[str, Any], dict[str, tuple[mapping.MappedFrame, ...]]]:
     """Write each scrubbed file with the distorted pixels of its raw one.
 
-    A mosaic whose scrubbed header no longer says how its tiles lie becomes one file a slice;
-    ``key`` gives these their UIDs. ``says_so``: the headers shall state that the face was removed;
+    A mosaic whose scrubbed header no longer holds the positions of its tiles becomes one file a
+    slice, with UIDs from ``key``. ``says_so``: state in the headers that the face was removed;
     ``no_text``: and that the pictures were searched for text and have none. Returns measures and,
-    by name of the file, where its frames lie in the images.
+    by name of the file, its mapped frames.
     """
     from efface.scrub import state_face_removed
 
     replaced = pixels = 0
-    places: dict[str, tuple[dicom.Placed, ...]] = {}
+    mapped: dict[str, tuple[mapping.MappedFrame, ...]] = {}
     derived = any(c.mask.any() for c in converted)
+    matcher = mapping.FrameMatcher(converted)
     for source, scrubbed_name in sources:
-        raw = dicom.read(Path(source))
-        values = dicom.pixels(raw)
-        new, mask, found = dicom.placed(raw, values, converted)
-        if not np.array_equal(new[~mask], values[~mask]):
-            raise dicom.Unmapped("pixels outside the face changed")
-        where = target / f"{len(places) + 1:06d}.dcm"
-        state = partial(state_face_removed, no_text=no_text) if says_so else None
-        dicom.write(scrubbed / scrubbed_name, where, raw, new, state, derived)
-        places[where.name] = found
-        if mosaic.is_mosaic(raw) and mosaic.is_lost(written := dicom.read(where)):
-            where.unlink()
-            del places[where.name]
-            for one, place in mosaic.split(written, found, key, len(places)):
-                where = target / f"{len(places) + 1:06d}.dcm"
-                where.write_bytes(dicom.encoded(one))
-                places[where.name] = (place,)
-        replaced += int(mask.sum())
-        pixels += mask.size
+        raw = frames.read(Path(source))
+        values = frames.pixels(raw)
+        new = mapping.distorted_pixels(raw, values, matcher)
+        if not np.array_equal(new.values[~new.mask], values[~new.mask]):
+            raise frames.UnmappedError("pixels outside the face changed")
+        path = target / f"{len(mapped) + 1:06d}.dcm"
+        annotate = partial(state_face_removed, no_text=no_text) if says_so else None
+        dicom.write(scrubbed / scrubbed_name, path, raw, new.values, annotate, derived)
+        written = frames.read(path) if frames.is_mosaic(raw) else None
+        if written is None or mosaic.has_tile_positions(written):
+            mapped[path.name] = new.frames
+        else:
+            path.unlink()
+            for ds, slice_frame in mosaic.split(written, new.frames, key, len(mapped)):
+                path = target / f"{len(mapped) + 1:06d}.dcm"
+                path.write_bytes(dicom.encode(ds))
+                mapped[path.name] = (slice_frame,)
+        replaced += int(new.mask.sum())
+        pixels += new.mask.size
     measures = {
-        "files": len(places),
+        "files": len(mapped),
         "region_voxels": replaced,
         "region_fraction": round(replaced / max(pixels, 1), 6),
         "outside_changed": 0,
     }
-    return measures, places
+    return measures, mapped
 
 
 def _released(done: _Distorted) -> readback.Image:
@@ -399,16 +305,15 @@ def _released(done: _Distorted) -> readback.Image:
     bval, bvec = done.gradients
     # where frames differ in scale, DICOM holds the new voxels rounded to the frame's slope
     floats = nifti.stored(done.after).dtype.kind == "f"
-    free = done.mask if floats else None
-    return readback.image(done.after, bval[0] if bval else (), bvec, free)
+    excluded = done.mask if floats else None
+    return readback.from_nifti(done.after, bval[0] if bval else (), bvec, excluded)
 
 
-def _converted(done: _Distorted, image: readback.Image) -> dicom.Converted:
+def _converted(done: _Distorted, image: readback.Image) -> mapping.ConvertedImage:
     def four(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
         return voxels if voxels.ndim == 4 else voxels[..., None]
 
-    return dicom.Converted(
-        done.scan.scan,
+    return mapping.ConvertedImage(
         four(nifti.stored(done.before)),
         four(nifti.stored(done.after)),
         done.mask,
@@ -418,29 +323,18 @@ def _converted(done: _Distorted, image: readback.Image) -> dicom.Converted:
     )
 
 
-def _laid(seen: Position, img: nib.Nifti1Image) -> Position:
-    """The positions with how the head lies in each, its turn undone."""
-
-    def laid(one: Position) -> Position:
-        straight = orientation.affine(wrap.affine(img.affine, one.roll), one.turn)
-        head = poses.head(wrap.rolled(one.labels, one.roll), straight)
-        return dataclasses.replace(one, head=head)
-
-    return dataclasses.replace(laid(seen), moved=tuple(map(laid, seen.moved)))
-
-
 def _measure(
-    before: nib.Nifti1Image, after: nib.Nifti1Image, seen: Position, masks: Sequence[Bool]
+    before: nib.Nifti1Image, after: nib.Nifti1Image, given: Segmentation, masks: Sequence[Bool]
 ) -> dict[str, Any]:
-    """Counts that prove what changed; voxels are compared by their bytes, NaN included.
+    """Count the voxels that changed, compared by their bytes, NaN included.
 
-    Coverage is the least of all positions of the head.
+    Coverage is the lowest of all positions of the head.
     """
     old, new = nifti.stored(before), nifti.stored(after)
     bits = np.dtype(f"u{old.dtype.itemsize}")
     in_brain = outside = 0
     covered: dict[str, float] = {}
-    for one, mask in zip((seen, *seen.moved), masks, strict=True):
+    for one, mask in zip(given.positions, masks, strict=True):
         changed = np.zeros(mask.shape, dtype=bool)
         for t in one.volumes or range(1 if old.ndim == 3 else old.shape[3]):
             a, b = (old, new) if old.ndim == 3 else (old[..., t], new[..., t])

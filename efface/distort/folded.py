@@ -1,7 +1,7 @@
-"""What of a face the edge of the field of view cuts off and shows at the opposite edge.
+"""Parts of a face that a phase wrap folds over onto the opposite edge of the image.
 
-A nose tip beyond the front edge appears behind the head. :func:`folded` follows the signal of what
-the region replaces through an edge, and gives the voxels at the opposite edge that show the rest.
+A nose tip beyond the front edge appears behind the head. :func:`folded` follows the signal of the
+region through an edge, and returns the voxels at the opposite edge that show the rest of the face.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from scipy import ndimage
 
 from efface import nifti
 from efface.distort.region import Bool, Box, Float
-from efface.segment import anatomy as anatomies
+from efface.segment import anatomy
 from efface.segment import grid as grids
-from efface.segment.anatomy import PARTS, Anatomy
+from efface.segment.geometry import View, voxel_sizes
 from efface.segment.labels import LABELS
-from efface.segment.organs import voxel_sizes
-from efface.segment.pose import MISFIT, Head
+from efface.segment.pose import Pose
 from efface.segment.wrap import EDGE_MM, Roll, signal
 
 SHORTEST_MM = 150.0
@@ -46,11 +45,14 @@ ORGAN_MM = 30.0
 the outermost organ."""
 
 
-def spare_brain_below(mask: Bool, head: Head, roll: Roll, anatomy: Anatomy | None = None) -> None:
-    """Clear the mask of a rolled image, in place, where the mean brain lies below the face.
+def spare_brain_below(
+    mask: Bool, affine: NDArray[np.float64], pose: Pose | None, roll: Roll
+) -> None:
+    """Clear the mask of a rolled image, in place, where the mean brain adds to the face.
 
     In an image smaller than the head, what a roll carries over an edge is the sum of the face and
-    of what lies one field of view away. ``mask``: (X, Y, Z); ``head``: of the rolled image.
+    of what lies one field of view away. ``mask``: (X, Y, Z); ``affine`` (4, 4): voxel to world, mm;
+    ``pose``: of the head in the rolled image.
     """
     for axis, (by, n) in enumerate(zip(roll, mask.shape, strict=True)):
         carried = [slice(None)] * 3
@@ -59,16 +61,16 @@ def spare_brain_below(mask: Bool, head: Head, roll: Roll, anatomy: Anatomy | Non
         at = np.nonzero(part)
         index = np.stack(at, axis=1)
         index[:, axis] += -n if by < 0 else n
-        brain = _in_mean_brain(head, index, anatomy)
+        brain = _in_mean_brain(pose, affine, index)
         part[tuple(a[brain] for a in at)] = False
 
 
 @dataclass(frozen=True)
 class Folded:
-    """What of a face is folded over."""
+    """The parts of a face that are folded over."""
 
     region: Bool
-    """The voxels to replace (X, Y, Z); without the mean brain, labelled brain not considered."""
+    """The voxels to replace (X, Y, Z), without the mean brain; labels are not considered."""
     face: Bool
     """The voxels that show the face."""
 
@@ -89,23 +91,23 @@ def folded(
     img: nib.Nifti1Image,
     labels: NDArray[np.uint8],
     mask: Bool,
-    head: Head,
-    negative: bool = False,
-    anatomy: Anatomy | None = None,
+    pose: Pose | None,
+    inverted: bool = False,
 ) -> Folded | None:
-    """What of the face the edges cut off and show at the opposite edges; None if nothing is.
+    """Return what of the face is folded over onto the opposite edges, None if nothing is.
 
-    ``img``: 3D or 4D; ``labels`` and ``mask``, the region: on its grid; ``head``: what the labels
-    show; ``negative``: whether air is bright. A piece that is separate from the head is replaced
-    in a box about it; where it lies over the head, before each part of the face to the depth to
-    which this is expected to reach beyond the edge.
+    ``img``: 3D or 4D; ``labels`` and ``mask``, the region: on its grid; ``pose``: of the head in
+    ``labels``; ``inverted``: whether air is bright. A piece that is separate from the head is
+    replaced in a box about it. Where it lies over the head, a box is replaced in front of each
+    landmark, as deep as the landmark is expected to reach beyond the edge.
     """
     spacing = voxel_sizes(img.affine)
-    ends = list(_ends(labels, mask, spacing, _shortest(head)))
+    view = View(np.asarray(img.affine, np.float64), labels.shape)
+    ends = list(_ends(labels, mask, spacing, _shortest(pose, view)))
     if not ends:
         return None
     v = grids.volume(nifti.stored(img), *nifti.scaling(img))
-    sig, steps = signal(-v if negative else v, spacing)
+    sig, steps = signal(-v if inverted else v, spacing)
     size = spacing * steps
     region, face = np.zeros(sig.shape, bool), np.zeros(sig.shape, bool)
     for end in ends:
@@ -116,7 +118,7 @@ def folded(
         order = [end.axis, *(a for a in range(3) if a != end.axis)]
         across_steps = steps[order[1:]]
         cuts = [(_coarse(end.organs, across_steps), EDGE_MM)]
-        cuts += [(_coarse(a, across_steps), mm) for a, mm in _parts(head, end, anatomy)]
+        cuts += [(_coarse(a, across_steps), mm) for a, mm in _landmarks(pose, view, end)]
         section = _coarse(end.section, across_steps)
         for depth, group, show in _pieces(seen, section, cuts, size[order]):
             (first, *across) = group
@@ -127,16 +129,17 @@ def folded(
         return None
     # signal that is the sum of face and brain is labelled as neither
     at = np.nonzero(region)
-    region[at] = ~_in_mean_brain(head, np.stack(at, axis=1) * steps + (steps - 1) / 2, anatomy)
+    index = np.stack(at, axis=1) * steps + (steps - 1) / 2
+    region[at] = ~_in_mean_brain(pose, view.affine, index)
     return Folded(_fine(region, steps, mask.shape), _fine(face & sig, steps, mask.shape))
 
 
-def _shortest(head: Head) -> Float:
+def _shortest(pose: Pose | None, view: View) -> Float:
     """Lengths of the image's axes in mm (3,) below which both edges lie in the head."""
     shortest = np.full(3, SHORTEST_MM)
-    if head.laid is not None and head.laid.pose.misfit <= MISFIT:
-        up = (head.scene.view.normals()[:3] @ head.laid.pose.turn)[:, 2]
-        shortest[np.argmax(np.abs(up))] = CROWN_TO_CHIN_MM * head.laid.pose.size
+    if pose is not None and pose.consistent:
+        up = (view.normals()[:3] @ pose.rotation)[:, 2]
+        shortest[np.argmax(np.abs(up))] = CROWN_TO_CHIN_MM * pose.size
     return shortest
 
 
@@ -196,19 +199,17 @@ def _wider(box: tuple[slice, ...], size: Float) -> tuple[slice, ...]:
     return tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True))
 
 
-def _parts(head: Head, end: _End, anatomy: Anatomy | None) -> Iterator[tuple[Bool, float]]:
-    """For parts of the face expected beyond an edge: where at it, and how far beyond in mm."""
-    laid, view = head.laid, head.scene.view
-    if laid is None or laid.pose.misfit > MISFIT:
+def _landmarks(pose: Pose | None, view: View, end: _End) -> Iterator[tuple[Bool, float]]:
+    """Where at an edge landmarks are expected beyond it, and how far beyond in mm."""
+    if pose is None or not pose.consistent:
         yield np.ones_like(end.section), DEEP_MM
         return
-    anatomy = anatomies.load() if anatomy is None else anatomy
     others = [a for a in range(3) if a != end.axis]
-    for part in (anatomy.parts[name] for name in PARTS):
-        low, high = view.distances(laid.pose.to_world(part.mean[None]))[0].reshape(2, 3)
-        # half extents along the axes of the image, of the part as an ellipsoid
-        axes = view.normals()[:3] @ laid.pose.turn
-        half = laid.pose.size * np.linalg.norm(axes * part.half, axis=1)
+    for part in anatomy.load().parts.values():
+        low, high = view.distances(pose.to_world(part.mean[None]))[0].reshape(2, 3)
+        # half extents along the axes of the image, of the landmark as an ellipsoid
+        axes = view.normals()[:3] @ pose.rotation
+        half = pose.size * np.linalg.norm(axes * part.half, axis=1)
         beyond = float((half - (high if end.last else low))[end.axis])
         if beyond <= 0:
             continue
@@ -220,13 +221,13 @@ def _parts(head: Head, end: _End, anatomy: Anatomy | None) -> Iterator[tuple[Boo
         yield where, min(beyond, DEEP_MM)
 
 
-def _in_mean_brain(head: Head, index: Float | NDArray[np.intp], anatomy: Anatomy | None) -> Bool:
-    """Which voxels (n, 3) of the whole image lie in the mean brain; they may lie outside of it."""
-    if head.laid is None or head.laid.pose.misfit > MISFIT or not len(index):
+def _in_mean_brain(
+    pose: Pose | None, affine: NDArray[np.float64], index: Float | NDArray[np.intp]
+) -> Bool:
+    """Which voxels (n, 3) lie in the mean brain; they may lie outside of the image."""
+    if pose is None or not pose.consistent or not len(index):
         return np.zeros(len(index), bool)
-    anatomy = anatomies.load() if anatomy is None else anatomy
-    points = apply_affine(head.scene.view.affine, index)
-    return anatomies.in_mean_brain(anatomy, head.laid.pose, points)
+    return pose.in_mean_brain(apply_affine(affine, index))
 
 
 def _coarse(section: Bool, steps: NDArray[np.intp]) -> Bool:

@@ -1,9 +1,9 @@
-"""What takes the face's place.
+"""Methods that replace the voxels of the face.
 
-A method gets the stored voxels of one volume with the mask of what goes, and returns new values
-for the voxels under the mask. The rule (docs/distortion.md): the new values depend on the region,
-on statistics from outside the region and on a keyed seed, never on what was under the mask. A
-method that breaks it says so with ``depends_on_face`` and the gate sends its scans to review.
+A method computes new values for the masked voxels of one volume. The new values must depend only on
+the region, on statistics from outside the region and on a keyed seed, and not on the original
+values under the mask (docs/distortion.md). Methods that break this rule are marked with
+``depends_on_face``, and the gate sends their scans to review.
 """
 
 from __future__ import annotations
@@ -19,70 +19,71 @@ from scipy import ndimage
 
 from efface.distort.region import Bool, Box, Float
 from efface.errors import EffaceError
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import LABELS
 from efface.segment.masks import box_of
-from efface.segment.organs import voxel_sizes
 
-CORRELATION = 1.0
-"""Sd of the Gaussian that correlates the noise, in mm but at least 0.7 voxels on each axis."""
+NOISE_MM = 1.0
+"""Standard deviation of the Gaussian that correlates noise; at least 0.7 voxels on each axis."""
 
-BLUR = 8.0
-"""Sd of the blur, in mm."""
+BLUR_MM = 8.0
+"""Standard deviation of the Gaussian of the blur."""
 
-_SAMPLE = 400_000
-"""About how many voxels outside the region the statistics are taken from."""
+_SAMPLE_SIZE = 400_000
+"""Approximate number of voxels outside the region from which statistics are computed."""
 
-_BRAIN_ENOUGH = 200
-"""So many brain voxels say what the head's intensities are."""
+_MIN_BRAIN_VOXELS = 200
+"""Fewest brain voxels from which the statistics of the head are computed."""
 
 
 @dataclass(frozen=True)
-class Outside:
-    """What is known of the voxels outside the region; all of it order statistics.
+class Statistics:
+    """Intensities of the finite voxels outside the region.
 
-    Order statistics, not sums: they come out the same to the last bit on every machine.
+    These are order statistics, not sums, so that they are equal to the last bit on every machine.
     """
 
     low: float
-    """Least and greatest finite value outside."""
+    """Minimum."""
     high: float
+    """Maximum."""
     head: float
-    """Median of the head's voxels, and half the width between their 16th and 84th percentile."""
+    """Median of the head's voxels."""
     spread: float
+    """Half the difference between the 84th and the 16th percentile of the head's voxels."""
     background: float
-    """Median of what is not head."""
+    """Median of the other voxels."""
 
 
-Fill = Callable[[NDArray[np.generic], Bool, Outside, Float, np.random.Generator], Float]
-"""(one volume, mask, outside, voxel sizes in mm, generator) to the new values where the mask is
-True, in the order of ``volume[mask]``. What it may use of ``volume`` under the mask: nothing,
-unless it is entered in :data:`METHODS` as depending on the face."""
+Fill = Callable[[NDArray[np.generic], Bool, Statistics, Float, np.random.Generator], Float]
+"""Function of one volume, mask, statistics, voxel sizes in mm and random generator, to the new
+values in the order of ``volume[mask]``. It must not use the values of ``volume`` under the mask,
+unless :data:`METHODS` marks it with ``depends_on_face``."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to replace a face."""
+    """A method that replaces a face."""
 
     fill: Fill
     depends_on_face: bool
-    help: str
 
 
 def _noise(
     volume: NDArray[np.generic],
     mask: Bool,
-    outside: Outside,
+    outside: Statistics,
     spacing: Float,
     random: np.random.Generator,
 ) -> Float:
-    """Gaussian random field around the head's median."""
-    sigma = np.maximum(CORRELATION / spacing, 0.7)
+    """Gaussian random field around the median of the head."""
+    sigma = np.maximum(NOISE_MM / spacing, 0.7)
     field = random.standard_normal(mask.shape, dtype=np.float32)
     norm = 1.0
     for axis in range(3):
         radius = ceil(3 * sigma[axis])
         kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma[axis]) ** 2)
-        # rounded, so that the last bits of one machine's exp decide nothing
+        # rounded, because the last bits of exp differ between machines
         kernel = np.round(kernel / kernel.sum(), 6)
         field = ndimage.convolve1d(field, kernel, axis=axis, mode="wrap")
         norm *= float(np.sqrt((kernel**2).sum()))
@@ -92,51 +93,47 @@ def _noise(
 def _remove(
     volume: NDArray[np.generic],
     mask: Bool,
-    outside: Outside,
+    outside: Statistics,
     spacing: Float,
     random: np.random.Generator,
 ) -> Float:
-    """The level of the background."""
+    """Median of the background."""
     return np.full(int(mask.sum()), outside.background)
 
 
 def _blur(
     volume: NDArray[np.generic],
     mask: Bool,
-    outside: Outside,
+    outside: Statistics,
     spacing: Float,
     random: np.random.Generator,
 ) -> Float:
-    """The face itself, smoothed."""
+    """The face, smoothed."""
     clean = np.nan_to_num(volume.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    smooth: NDArray[np.float32] = ndimage.gaussian_filter(clean, BLUR / spacing, truncate=3.0)
+    smooth: NDArray[np.float32] = ndimage.gaussian_filter(clean, BLUR_MM / spacing, truncate=3.0)
     return smooth[mask].astype(np.float64)
 
 
 METHODS: dict[str, Method] = {
-    "noise": Method(_noise, False, "smooth random noise with the intensities of the head's rest"),
-    "remove": Method(_remove, False, "one value, that of the background"),
-    "blur": Method(_blur, True, "the face smoothed; can be undone in part, for comparison only"),
+    "noise": Method(_noise, depends_on_face=False),
+    "remove": Method(_remove, depends_on_face=False),
+    "blur": Method(_blur, depends_on_face=True),  # for comparison only: it can be undone in part
 }
-"""Name to method. To add one: write a :data:`Fill`, say whether it depends on the face, enter it.
-tests/test_distort.py then runs the properties on it."""
+"""Methods by name. A new entry is tested by the property tests of tests/test_distort.py."""
 
 DEFAULT = "noise"
 
 
 def method(name: str) -> Method:
-    """The method of that name.
-
-    Raises :class:`EffaceError` if there is none.
-    """
+    """Look up a method; raises :class:`EffaceError` for an unknown name."""
     try:
         return METHODS[name]
     except KeyError:
         raise EffaceError(f"{name!r} is no method; choose from {', '.join(METHODS)}") from None
 
 
-_MOST_PIECES = 16
-"""A mask in more pieces than these is filled as one: a face has one, and two ears."""
+_MAX_PIECES = 16
+"""A mask with more pieces is filled as a whole: a face has three, itself and two ears."""
 
 
 def replace(
@@ -148,16 +145,16 @@ def replace(
     affine: NDArray[np.floating] | None = None,
     volumes: Sequence[int] = (),
 ) -> NDArray[np.generic]:
-    """A copy of the stored voxels with those under the mask replaced.
+    """Replace the voxels under the mask in a copy of stored voxels.
 
-    ``stored``: 3D or 4D, any integer or float type; ``mask``: 3D, applied to every volume, or to
-    those of a 4D image whose indices are in ``volumes``; ``seed``: from
-    :meth:`efface.pseudonym.Key.seed`. ``labels`` (3D) say where the brain is, which then gives the
-    statistics; without them a threshold finds the head. ``affine`` gives the voxel size; without
-    it voxels count as 1 mm.
+    ``stored``: (X, Y, Z) or (X, Y, Z, T), any integer or float type; ``mask``: (X, Y, Z);
+    ``seed``: from :meth:`efface.pseudonym.Key.seed`; ``labels``: (X, Y, Z), whose brain gives the
+    statistics of the head, which otherwise is segmented by a threshold; ``affine``: 4 × 4, gives
+    voxel sizes in mm, which otherwise are 1; ``volumes``: indices of the volumes to change, empty
+    for all.
 
-    Returns the same dtype, byte order and memory order; every voxel outside the mask is the same
-    to the bit. Raises :class:`EffaceError` for an unknown method, or shapes that do not fit.
+    Returns the same dtype, byte order and memory order; voxels outside the mask keep their bits.
+    Raises :class:`EffaceError` for an unknown method, or shapes that do not match.
     """
     chosen = method(method_name)
     if stored.ndim not in (3, 4) or stored.shape[:3] != mask.shape:
@@ -166,8 +163,9 @@ def replace(
         raise EffaceError(f"labels of shape {labels.shape} do not fit an image of {stored.shape}")
     spacing = np.ones(3) if affine is None else voxel_sizes(affine)
     out = stored.copy(order="K")
-    # blur looks past the region's edge; for the others the margin is small and does no harm
-    margin = np.ceil(3 * BLUR / spacing).astype(int) if chosen.depends_on_face else np.zeros(3, int)
+    # blur uses voxels beyond the mask
+    margin_mm = 3 * BLUR_MM if chosen.depends_on_face else 0.0
+    margin = np.ceil(margin_mm / spacing).astype(int)
     pieces = list(_pieces(mask, margin))
     if not pieces:
         return out
@@ -178,44 +176,44 @@ def replace(
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, t])))
         for box, part in pieces:
             values = chosen.fill(source[box], part, outside, spacing, random)
-            target[box][part] = _as_stored(values, outside, stored.dtype)
+            target[box][part] = _to_stored(values, outside, stored.dtype)
     return out
 
 
 def _pieces(mask: Bool, margin: NDArray[np.intp]) -> Iterator[tuple[Box, Bool]]:
-    """The connected pieces of a mask, each in its box and so much about it: face, ear, ear.
+    """Box of each connected piece of a mask, with a margin in voxels (3,), and its mask in the box.
 
-    The box of all of them holds the brain, where there is nothing to fill. What two voxels or less
-    part may count as one piece.
+    The pieces are the face and both ears. One box of all three would hold the brain, which is not
+    filled. Pieces at most two voxels apart may be combined.
     """
     whole = box_of(mask)
     if whole is None:
         return
-    every = mask[whole].T  # row by row: masks lie in Fortran order
+    every = mask[whole].T  # masks are in Fortran order
     halved = _halved(every)
     numbered, count = ndimage.label(halved)
-    if count > _MOST_PIECES:
+    if count > _MAX_PIECES:
         numbered = halved.astype(np.uint8)
-    for n, found in enumerate(ndimage.find_objects(numbered), 1):
-        own = numbered[found] == n
-        fine = tuple(slice(2 * s.start, 2 * s.stop) for s in found)
+    for n, halved_box in enumerate(ndimage.find_objects(numbered), 1):
+        own = numbered[halved_box] == n
+        fine = tuple(slice(2 * s.start, 2 * s.stop) for s in halved_box)
         part = every[fine]
         for axis in range(3):
             own = np.repeat(own, 2, axis).take(range(part.shape[axis]), axis)
         part = (part & own).T
-        box, room = [], []
+        box, padding = [], []
         sizes = zip(fine[::-1], part.shape, whole, mask.shape, margin.tolist(), strict=True)
-        for s, long, w, size, m in sizes:
+        for s, length, w, size, m in sizes:
             start = w.start + s.start
-            stop = start + long
+            stop = start + length
             wide = slice(max(0, start - m), min(size, stop + m))
             box.append(wide)
-            room.append((start - wide.start, wide.stop - stop))
-        yield (box[0], box[1], box[2]), np.pad(part, room)
+            padding.append((start - wide.start, wide.stop - stop))
+        yield (box[0], box[1], box[2]), np.pad(part, padding)
 
 
 def _halved(mask: Bool) -> Bool:
-    """On a grid of half the size: True where any of 2x2x2 voxels is."""
+    """Mask on a grid of half the size: True if any of 2 × 2 × 2 voxels is."""
     for axis in range(3):
         even: list[slice] = [slice(None)] * mask.ndim
         odd = even.copy()
@@ -230,32 +228,32 @@ def _halved(mask: Bool) -> Bool:
 
 def statistics(
     volume: NDArray[np.generic], mask: Bool, labels: NDArray[np.uint8] | None = None
-) -> Outside:
-    """What is known of a 3D volume's voxels outside the mask.
+) -> Statistics:
+    """Statistics of a 3D volume's voxels outside the mask.
 
-    The head is what is labelled brain, else what a threshold finds: images with signs (phase,
-    field maps) have no threshold, and the brain is there in every contrast.
+    The head's voxels are those labelled brain, which is present in every contrast. Without enough
+    of them they are separated by a threshold, which fails for signed images (phase, field maps).
     """
     fortran = volume.flags.f_contiguous
-    flat, free = _line(volume, fortran), ~_line(mask, fortran)
-    every = flat[free]
+    flat, outside = _flat(volume, fortran), ~_flat(mask, fortran)
+    every = flat[outside]
     usable = every[np.isfinite(every)] if every.dtype.kind == "f" else every
     if not usable.size:
-        return Outside(0.0, 0.0, 0.0, 0.0, 0.0)
+        return Statistics(0.0, 0.0, 0.0, 0.0, 0.0)
     low, high = float(usable.min()), float(usable.max())
-    # an odd step shares no factor with usual matrix sizes and so meets all rows and columns
-    step = max(1, usable.size // _SAMPLE) | 1
+    # an odd step has no common factor with usual matrix sizes, and so samples all rows and columns
+    step = max(1, usable.size // _SAMPLE_SIZE) | 1
     values = usable[::step].astype(np.float64)
     is_head = values > _threshold(values)
     head = values[is_head] if is_head.any() else values
     rest = values[~is_head] if (~is_head).any() else values
     if labels is not None:
-        brain = flat[free & (_line(labels, fortran) == LABELS["brain"])]
-        brain = brain[np.isfinite(brain)][:: max(1, brain.size // _SAMPLE) | 1]
-        if brain.size >= _BRAIN_ENOUGH:
+        brain = flat[outside & (_flat(labels, fortran) == LABELS["brain"])]
+        brain = brain[np.isfinite(brain)][:: max(1, brain.size // _SAMPLE_SIZE) | 1]
+        if brain.size >= _MIN_BRAIN_VOXELS:
             head = brain.astype(np.float64)
     p16, p50, p84 = np.percentile(head, (16, 50, 84))
-    return Outside(low, high, float(p50), float(p84 - p16) / 2, float(np.median(rest)))
+    return Statistics(low, high, float(p50), float(p84 - p16) / 2, float(np.median(rest)))
 
 
 def _threshold(values: Float) -> float:
@@ -276,17 +274,17 @@ def _threshold(values: Float) -> float:
     return float(edges[1 + int(np.nanargmax(between[:-1]))])
 
 
-def _as_stored(values: Float, outside: Outside, dtype: np.dtype[Any]) -> NDArray[np.generic]:
-    """Clip to the range outside and bring to the stored type."""
+def _to_stored(values: Float, outside: Statistics, dtype: np.dtype[Any]) -> NDArray[np.generic]:
+    """Clip values to the range outside the region and convert them to the stored type."""
     low, high = outside.low, outside.high
     if dtype.kind in "iu":
         info = np.iinfo(dtype)
-        # a double cannot hold the greatest 64-bit integers: stay below them
+        # a double cannot hold the largest 64-bit integers
         high = min(high, float(np.nextafter(float(info.max), 0)) if info.bits == 64 else info.max)
         values = np.rint(values)
     return np.clip(values, low, high).astype(dtype)
 
 
-def _line(array: NDArray[np.generic], fortran: bool) -> NDArray[Any]:
-    """The voxels in one row, without a copy where memory lies so."""
+def _flat(array: NDArray[np.generic], fortran: bool) -> NDArray[Any]:
+    """Voxels as a 1D array, without a copy if they are in this memory order."""
     return array.ravel(order="F" if fortran else "C")

@@ -1,52 +1,49 @@
-"""A Siemens mosaic as one file a slice.
+"""Siemens mosaics as one file per slice.
 
-Only private elements say how the tiles of a mosaic lie in space. Without them no reader can tell,
-while a file with one slice says it in standard attributes (PS3.3 C.7.6.2).
+Only private elements describe the position of a mosaic's tiles. Without them a mosaic cannot be
+read, while a file of one slice holds its position in standard attributes (PS3.3 C.7.6.2).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 
-from efface.distort.dicom import LPS_TO_RAS, Frame, Placed, pixels
+from efface.distort.frames import LPS_TO_RAS, Frame, pixels
+from efface.distort.mapping import MappedFrame
 from efface.pseudonym import Key
 
 
-def is_mosaic(ds: Dataset) -> bool:
-    """Whether the slices of a volume are the tiles of one picture."""
-    return "MOSAIC" in (ds.get("ImageType") or ())
-
-
-def is_lost(mosaic: Dataset) -> bool:
-    """Whether a mosaic does not say how its tiles lie, as a private header does."""
+def has_tile_positions(mosaic: Dataset) -> bool:
+    """Whether a mosaic still has the private header that describes the position of its tiles."""
     creators = (mosaic.get((0x0029, n)) for n in range(0x10, 0x100))
-    return not any(c is not None and c.value == "SIEMENS CSA HEADER" for c in creators)
+    return any(c is not None and c.value == "SIEMENS CSA HEADER" for c in creators)
 
 
 def split(
-    mosaic: FileDataset, places: Sequence[Placed], key: Key, before: int
-) -> Iterator[tuple[FileDataset, Placed]]:
-    """The slices of a mosaic, each with its place as a file of one frame.
+    mosaic: FileDataset, tiles: Sequence[MappedFrame], key: Key, before: int
+) -> Iterator[tuple[FileDataset, MappedFrame]]:
+    """Split a mosaic into datasets of one slice, each with its mapping as a file of one frame.
 
-    ``mosaic``: scrubbed, with the pixels to be released; ``places``: of its tiles; ``before``: how
-    many slices of the series come before it, which gives instance numbers. Files of slices have
-    the mosaic's attributes, but for those that say where it lies and which file it is.
+    ``mosaic``: scrubbed, with the pixels to release; ``tiles``: its mapped tiles; ``before``:
+    number of slices of the series that precede it, from which instance numbers follow. Slices keep
+    the mosaic's attributes, except position, size and identifiers of the instance.
     """
     values = pixels(mosaic)
     common = copy.deepcopy(mosaic)
     del common.PixelData
-    common.remove_private_tags()  # what is left of them may describe the mosaic
+    common.remove_private_tags()  # remaining ones may describe the mosaic
     common.ImageType = [t for t in common.ImageType if t != "MOSAIC"]
     common.pop("SliceLocation", None)
-    if len(places) > 1:
-        first, second = (p.frame.plane[:, 2] for p in places[:2])
+    if len(tiles) > 1:
+        first, second = (t.frame.plane[:, 2] for t in tiles[:2])
         common.SpacingBetweenSlices = f"{np.linalg.norm(second - first):.8g}"
-    for n, place in enumerate(places, 1):
-        frame, ds = place.frame, copy.deepcopy(common)
+    for n, mapped in enumerate(tiles, 1):
+        frame, ds = mapped.frame, copy.deepcopy(common)
         tile = np.ascontiguousarray(values[frame.number, frame.rows, frame.columns])
         ds.InstanceNumber = before + n
         ds.SOPInstanceUID = key.uid(f"{mosaic.SOPInstanceUID} {n}")
@@ -59,5 +56,5 @@ def split(
         data = tile.tobytes()
         ds.add_new(0x7FE00010, mosaic["PixelData"].VR, data + b"\0" * (len(data) % 2))
         rows, columns = (slice(0, size) for size in frame.shape)
-        alone = Frame(0, rows, columns, frame.plane, frame.slope, frame.intercept)
-        yield ds, Placed(alone, place.image, place.volume)
+        single = Frame(0, rows, columns, frame.plane, frame.slope, frame.intercept)
+        yield ds, replace(mapped, frame=single)

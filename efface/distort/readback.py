@@ -1,8 +1,8 @@
-"""The DICOM form of a series, converted again and compared with the NIfTI images released with it.
+"""Comparison of a series' DICOM form, converted again, with the NIfTI images released with it.
 
-A reader gets a series as dcm2niix makes it. What a scrubbed header no longer says (private elements
-held the order of the slices, the scaling, the gradients) shows here and nowhere else. Images are
-compared in the world: a reader may store the axes in another order, as long as the affine says so.
+A user converts a series with dcm2niix. Attributes that scrubbing removed (private elements with
+the order of the slices, the scaling, the gradients) can change the result. Images are compared in
+world coordinates: the order and direction of their axes may differ if the affine differs with them.
 """
 
 from __future__ import annotations
@@ -20,75 +20,84 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.convert import dcm2niix, numbers
-from efface.distort.dicom import Placed
+from efface.distort.mapping import MappedFrame
 from efface.distort.region import Bool, Float
 from efface.distort.restore import restore
 from efface.errors import EffaceError, of_machine
 
 TIMEOUT = 1800.0
-"""Seconds that dcm2niix may take for one series."""
+"""Time limit of dcm2niix for one series, in seconds."""
 
-_PLACE = 0.1
-"""Largest distance of a voxel's centre from where the NIfTI has it, as a share of its size.
+_POSITION_TOLERANCE = 0.1
+"""Largest distance between the centres of equal voxels, in voxels.
 
 dcm2niix reads positions in single precision: 0.001 voxels were measured in the real series of the
-tests. A slice that is missing or a flip that the affine does not say moves voxels by one or more.
+tests. A missing slice, or a flip that the affine does not show, moves voxels by one or more.
 """
-_SCALE = 1e-5
+_SCALE_TOLERANCE = 1e-5
 """Largest relative difference of slopes: they are single precision numbers in the NIfTI header."""
-_B_VALUE = 0.5
+_B_VALUE_TOLERANCE = 0.5
 """Largest difference of b-values, s/mm²: b-values are whole numbers."""
-_DIRECTION = 0.01
-"""Largest distance of the tips of unit vectors: text files of both hold six digits, and dcm2niix
-orthogonalises the axes (measured: 0.0005)."""
+_DIRECTION_TOLERANCE = 0.01
+"""Largest distance between the tips of unit vectors: text files of both hold six digits, and
+dcm2niix orthogonalises the axes (measured: 0.0005)."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """What of an image must come back."""
+    """Content of an image that must be the same after converting the DICOM form again."""
 
     voxels: NDArray[np.generic]
     """Stored values, shape (x, y, z, t)."""
     affine: Float
+    """4 × 4, voxel to RAS in mm."""
     slope: float = 1.0
     intercept: float = 0.0
     gradients: Float | None = None
     """Shape (t, 4): b-value in s/mm² and direction, unit vector in RAS; None without b-values."""
-    free: Bool | None = None
-    """Voxels, shape (x, y, z), which need not be the same: DICOM holds them rounded."""
+    excluded: Bool | None = None
+    """Voxels that are not compared, shape (x, y, z): DICOM holds them rounded."""
 
 
-def image(
+def from_nifti(
     img: nib.Nifti1Image,
     bval: Sequence[float] = (),
     bvec: Sequence[Sequence[float]] = (),
-    free: Bool | None = None,
+    excluded: Bool | None = None,
 ) -> Image:
-    """An :class:`Image` of a NIfTI and the numbers of its gradient files (one, and three rows).
+    """Content of a NIfTI image and of its gradient files, of one row and of three rows.
 
-    Floats come scaled, with a slope of 1.
+    Floats are scaled, with a slope of 1.
     """
     voxels = nifti.stored(img)
     affine = np.asarray(img.affine, dtype=np.float64)
     slope, intercept = nifti.scaling(img)
     if voxels.dtype.kind == "f" and (slope, intercept) != (1, 0):
-        # the converter may scale floats itself, or leave it to the header
+        # the converter scales floats itself, or leaves it to the header
         scale = np.array([slope, intercept], voxels.dtype)
         voxels = np.asarray(voxels * scale[0] + scale[1])
         slope, intercept = 1.0, 0.0
     gradients = None
     volumes = 1 if voxels.ndim == 3 else voxels.shape[3]
     if len(bval) == volumes and len(bvec) == 3 and all(len(r) == volumes for r in bvec):
-        directions = world(np.array(bvec, dtype=np.float64).T, affine)
+        directions = world_directions(np.array(bvec, dtype=np.float64).T, affine)
         gradients = np.column_stack([np.array(bval, dtype=np.float64), directions])
-    return Image(voxels.reshape(*voxels.shape[:3], -1), affine, slope, intercept, gradients, free)
+    voxels = voxels.reshape(*voxels.shape[:3], -1)
+    return Image(voxels, affine, slope, intercept, gradients, excluded)
 
 
-def world(directions: Float, affine: Float) -> Float:
-    """Directions of a .bvec file, shape (n, 3), as unit vectors in RAS; zeros stay zeros.
+def from_conversion(converted: dcm2niix.Converted) -> Image:
+    """Content of an image that dcm2niix made; raises :class:`EffaceError` if it is no volume."""
+    bval = numbers(converted.bval)
+    img = nifti.load(converted.nifti)
+    return from_nifti(img, bval[0] if bval else (), numbers(converted.bvec))
 
-    They are along the voxel axes, the first of them reversed where the affine's determinant is
-    positive (FSL's convention, which BIDS has taken over).
+
+def world_directions(directions: Float, affine: Float) -> Float:
+    """Unit vectors in RAS of the directions in a .bvec file, shape (n, 3); zeros stay zeros.
+
+    The file holds directions along the voxel axes, the first of them reversed if the affine's
+    determinant is positive (FSL's convention, adopted by BIDS).
     """
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     first = -1.0 if np.linalg.det(axes) > 0 else 1.0
@@ -97,133 +106,143 @@ def world(directions: Float, affine: Float) -> Float:
     return out / np.where(length > 0, length, 1)
 
 
-def check(folder: Path, places: Mapping[str, Sequence[Placed]], released: Sequence[Image]) -> str:
-    """What a reader of a series' files gets otherwise than it is released, or nothing.
+def check(
+    folder: Path, frames: Mapping[str, Sequence[MappedFrame]], released: Sequence[Image]
+) -> str:
+    """Difference between a series' files, converted again, and the released images; empty if none.
 
-    ``places``: by name of the file in ``folder``, where its frames lie in the images. Where
-    something differs, gradients and scaling are written into the files
-    (:func:`efface.distort.restore.restore`), and the files are converted once more.
+    ``frames``: by name of the file in ``folder``, its mapped frames. If something differs,
+    gradients and scaling are written to the files (:func:`efface.distort.restore.restore`), and the
+    files are converted once more.
     """
 
-    def read() -> str:
+    def difference() -> str:
         try:
-            again = convert([folder / name for name in places], folder.parent)
+            converted = convert([folder / name for name in frames], folder.parent)
         except EffaceError as e:
             if of_machine(e):
                 raise
             return str(e)
-        return differences(released, again)
+        return first_difference(released, converted)
 
-    what = read()
-    if what:
-        changed = [restore(folder / name, where) for name, where in places.items()]
-        what = read() if any(changed) else what
-    return what
+    text = difference()
+    if text:
+        changed = [restore(folder / name, mapped) for name, mapped in frames.items()]
+        text = difference() if any(changed) else text
+    return text
 
 
-def differences(released: Sequence[Image], again: Sequence[Image]) -> str:
-    """What a reader gets otherwise than it is released, or nothing.
+def first_difference(released: Sequence[Image], converted: Sequence[Image]) -> str:
+    """First difference between released images and those of the DICOM form; empty if none.
 
-    Each released image must be one of those converted again, and there must be no others. Which
-    one it is follows from the content; names and order do not count.
+    Each released image must equal one converted image, and none may be left over. Images are
+    paired by content, not by name or order.
     """
-    left = [_upright(i) for i in again]
-    found = []
-    for one in (_upright(i) for i in released):
-        if not left:
-            return f"{len(again)} images instead of {len(released)}" if again else "no image"
-        compared = [_compare(one, other) for other in left]
-        # the one that agrees in most
-        best = max(range(len(left)), key=lambda i: compared[i][0])
-        found.append(compared[best])
-        if not compared[best][1]:
-            del left[best]
-    for _, what in found:
-        if what and len(released) == len(again):
-            return what
-    if len(released) != len(again):
-        return f"{len(again)} images instead of {len(released)}"
+    if len(released) != len(converted):
+        return f"{len(converted)} images instead of {len(released)}" if converted else "no image"
+    unpaired = [_to_ras(i) for i in converted]
+    for one in (_to_ras(i) for i in released):
+        compared = [_compare(one, other) for other in unpaired]
+        best = max(range(len(unpaired)), key=lambda i: compared[i].steps)
+        if compared[best].difference:
+            return compared[best].difference
+        del unpaired[best]
     return ""
 
 
-def _upright(img: Image) -> Image:
-    """The image with its axes in the order and direction of RAS, as near as they come to it."""
+def _to_ras(img: Image) -> Image:
+    """Reorder the axes to the order and direction closest to RAS."""
     to_ras = nib.orientations.io_orientation(img.affine)
     if np.isnan(to_ras).any():
         return img
     voxels = nib.orientations.apply_orientation(img.voxels, to_ras)
     affine = img.affine @ nib.orientations.inv_ornt_aff(to_ras, img.voxels.shape[:3])
-    free = img.free
-    if free is not None:
-        free = nib.orientations.apply_orientation(free, to_ras)
-    return replace(img, voxels=voxels, affine=affine, free=free)
+    excluded = img.excluded
+    if excluded is not None:
+        excluded = nib.orientations.apply_orientation(excluded, to_ras)
+    return replace(img, voxels=voxels, affine=affine, excluded=excluded)
 
 
-def _compare(one: Image, other: Image) -> tuple[int, str]:
-    """How many steps two images agree in, and the first difference in words."""
-    shape, other_shape = one.voxels.shape, other.voxels.shape
+@dataclass(frozen=True)
+class _Comparison:
+    steps: int
+    """Number of comparisons in which both images agree, before the first difference."""
+    difference: str
+    """Empty if there is none."""
+
+
+def _compare(released: Image, converted: Image) -> _Comparison:
+    shape, other_shape = released.voxels.shape, converted.voxels.shape
     if shape != other_shape:
-        return 0, f"{_by(other_shape)} voxels instead of {_by(shape)}"
-    same_voxels = _same(one.voxels, other.voxels, one.free)
-    if not _same_place(one.affine, other.affine, shape[:3]):
-        what = "in another place" if same_voxels else _reordered(one, other)
-        return 1, what or "in another place, with other voxels"
+        difference = f"{_shape_text(other_shape)} voxels instead of {_shape_text(shape)}"
+        return _Comparison(0, difference)
+    same_voxels = _same_voxels(released.voxels, converted.voxels, released.excluded)
+    if not _same_position(released.affine, converted.affine, shape[:3]):
+        if same_voxels:
+            return _Comparison(1, "different position")
+        reordering = _reordering(released, converted)
+        return _Comparison(1, reordering or "different position and voxel values")
     if not same_voxels:
-        return 2, _reordered(one, other) or "other voxels"
-    scale = max(abs(one.slope), abs(other.slope))
-    reach = scale * max(float(np.abs(one.voxels).max()), 1.0)
-    if abs(one.slope - other.slope) > _SCALE * scale or (
-        abs(one.intercept - other.intercept) > _SCALE * max(abs(one.intercept), reach)
+        return _Comparison(2, _reordering(released, converted) or "different voxel values")
+    scale = max(abs(released.slope), abs(converted.slope))
+    largest = scale * max(float(np.abs(released.voxels).max()), 1.0)
+    tolerance = _SCALE_TOLERANCE * max(abs(released.intercept), largest)
+    if (
+        abs(released.slope - converted.slope) > _SCALE_TOLERANCE * scale
+        or abs(released.intercept - converted.intercept) > tolerance
     ):
-        return 3, (
-            f"slope {other.slope:.6g} and intercept {other.intercept:.6g} "
-            f"instead of {one.slope:.6g} and {one.intercept:.6g}"
+        difference = (
+            f"slope {converted.slope:.6g} and intercept {converted.intercept:.6g} "
+            f"instead of {released.slope:.6g} and {released.intercept:.6g}"
         )
-    if one.gradients is None:
-        return 5, ""
-    if other.gradients is None:
-        return 4, "no gradients"
-    b = one.gradients[:, 0]
-    if (np.abs(b - other.gradients[:, 0]) > _B_VALUE).any():
-        return 4, "other b-values"
-    mine, theirs = (g[b > 0, 1:] for g in (one.gradients, other.gradients))
-    # all of them reversed is the same: dcm2niix reverses them where slices run against the normal
-    apart = [np.linalg.norm(mine - sign * theirs, axis=1).max(initial=0) for sign in (1, -1)]
-    if min(apart) > _DIRECTION:
-        return 4, "other gradient directions"
-    return 5, ""
+        return _Comparison(3, difference)
+    if released.gradients is None:
+        return _Comparison(5, "")
+    if converted.gradients is None:
+        return _Comparison(4, "no gradients")
+    b = released.gradients[:, 0]
+    if (np.abs(b - converted.gradients[:, 0]) > _B_VALUE_TOLERANCE).any():
+        return _Comparison(4, "different b-values")
+    ours, theirs = (g[b > 0, 1:] for g in (released.gradients, converted.gradients))
+    # dcm2niix reverses all directions if slices run against the normal: that is equivalent
+    distances = [np.linalg.norm(ours - sign * theirs, axis=1).max(initial=0) for sign in (1, -1)]
+    if min(distances) > _DIRECTION_TOLERANCE:
+        return _Comparison(4, "different gradient directions")
+    return _Comparison(5, "")
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return "×".join(str(n) for n in (shape if shape[3] > 1 else shape[:3]))
 
 
-def _same(one: NDArray[np.generic], other: NDArray[np.generic], free: Bool | None = None) -> bool:
-    """Whether all voxels outside ``free`` are equal: floats to single precision, NaN to NaN."""
+def _same_voxels(
+    one: NDArray[np.generic], other: NDArray[np.generic], excluded: Bool | None
+) -> bool:
+    """Whether all compared voxels are equal: floats to single precision, NaN to NaN."""
     for t in range(one.shape[3]):
         a, b = one[..., t], other[..., t]
         if a.dtype.kind == "f" or b.dtype.kind == "f":
-            close = np.isclose(
+            equal = np.isclose(
                 a.astype(np.float64), b.astype(np.float64), rtol=1e-5, atol=1e-6, equal_nan=True
             )
         else:
-            close = a == b
-        if not (close if free is None else close | free).all():
+            equal = a == b
+        if not (equal if excluded is None else equal | excluded).all():
             return False
     return True
 
 
-def _same_place(one: Float, other: Float, shape: tuple[int, ...]) -> bool:
-    """Whether the corners of both grids lie at the same places."""
+def _same_position(one: Float, other: Float, shape: tuple[int, ...]) -> bool:
+    """Whether the corners of two grids of this shape have the same positions."""
     corners = np.array([(*c, 1) for c in product(*((0, n - 1) for n in shape))])
-    apart = np.linalg.inv(one) @ (other - one) @ corners.T
-    return bool((np.abs(apart[:3]) <= _PLACE).all())
+    voxels = np.linalg.inv(one) @ (other - one) @ corners.T
+    return bool((np.abs(voxels[:3]) <= _POSITION_TOLERANCE).all())
 
 
-def _reordered(one: Image, other: Image) -> str:
-    """In words, how the voxels of an image are those of the other in another order, or nothing."""
+def _reordering(one: Image, other: Image) -> str:
+    """How the voxels of ``one`` are reordered in ``other``, in words; empty if they are not."""
     for axis, name in enumerate(("left and right", "back and front", "bottom and top")):
-        if _same(one.voxels, np.flip(other.voxels, axis), one.free):
+        if _same_voxels(one.voxels, np.flip(other.voxels, axis), one.excluded):
             return f"{name} exchanged"
     if one.voxels.shape[3] > 1:
         sums = [
@@ -231,29 +250,24 @@ def _reordered(one: Image, other: Image) -> str:
             for v in (one.voxels, other.voxels)
         ]
         if sums[0] == sums[1]:
-            return "volumes in another order"
+            return "different order of volumes"
     return ""
 
 
 def convert(files: Sequence[Path], folder: Path) -> tuple[Image, ...]:
-    """What dcm2niix makes of DICOM files; ``folder``: where it may work.
+    """Convert DICOM files with dcm2niix, in a temporary folder within ``folder``.
 
-    Raises :class:`EffaceError` if it crashes, takes longer than :data:`TIMEOUT`, or makes of them
-    what is no image.
+    Raises :class:`EffaceError` if dcm2niix crashes or takes longer than :data:`TIMEOUT`, or if its
+    output is no volume.
     """
     with tempfile.TemporaryDirectory(dir=folder) as work:
         try:
-            made = dcm2niix.convert([str(f) for f in files], Path(work), TIMEOUT)
+            run = dcm2niix.convert([str(f) for f in files], Path(work), TIMEOUT)
         except subprocess.TimeoutExpired as e:
             raise EffaceError(f"dcm2niix took longer than {TIMEOUT:.0f} s") from e
-        if made.code < 0:
+        if run.code < 0:
             raise EffaceError("dcm2niix crashed")
         try:
-            return tuple(_read(one) for one in made.images)
-        except EffaceError as e:  # the message starts with a path
-            raise EffaceError("an image that is no volume") from e
-
-
-def _read(one: dcm2niix.Converted) -> Image:
-    bval = numbers(one.bval)
-    return image(nifti.load(one.nifti), bval[0] if bval else (), numbers(one.bvec))
+            return tuple(from_conversion(one) for one in run.images)
+        except EffaceError as e:  # its message names a path
+            raise EffaceError("dcm2niix wrote an image that is no volume") from e

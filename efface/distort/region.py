@@ -1,14 +1,12 @@
 """Where the face is: from the organs' labels to the voxels that are replaced.
 
 The region is a smooth hull of the organs that reaches into the air in front of the face and beside
-the ears, so that its outline does not trace the skin. It is the intersection of a few dozen half
-spaces (a discrete oriented polytope): all it says of a face is how far the organs reach in these
-directions. The directions belong to the head, not to the scanner: they are fitted to where the
-organs lie to one another, because headers can lie, and fall back to the affine where few organs
-are in the field of view.
+the ears, so that its outline does not follow the skin. It is the intersection of a few dozen half
+spaces (a discrete oriented polytope): all that it tells of a face is how far the organs extend in
+these directions. The directions are the head's, by its pose, since headers can be wrong; they are
+the header's where the pose is not known.
 
-Lengths are millimetres. Inside, a point is index times voxel size ("voxel millimetres"), and the
-head's own axes are right, anterior, superior, as in :data:`efface.segment.organs.LANDMARKS`.
+Lengths are millimetres. Inside, a point is index times voxel size ("voxel millimetres").
 """
 
 from __future__ import annotations
@@ -21,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from efface.distort.organs import Organ, find_organs
 from efface.errors import EffaceError
+from efface.segment.geometry import voxel_sizes, world_to_voxel_axes
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.masks import BRAIN_MARGIN, ball, box_of, set_around, wider, within
-from efface.segment.organs import Organ, find_organs, head_axes, voxel_sizes
+from efface.segment.pose import Pose
 
 Bool = NDArray[np.bool_]
 Float = NDArray[np.float64]
@@ -47,8 +47,8 @@ class Margins:
     back: float
     """Into the head."""
     brain: float
-    """What of the hull is no organ stays this far from the brain: its border is known to about
-    2 mm, and bone lies there, not skin."""
+    """Voxels of the hull without an organ label stay this far from the brain: its border is known
+    to about 2 mm, and bone lies there, not skin."""
     air: float = 25.0
     """Out of the head, beyond the outermost organ voxel."""
 
@@ -63,55 +63,68 @@ ORGAN_MARGINS = {
 
 
 def parse_features(features: str | Iterable[str]) -> tuple[str, ...]:
-    """``("face",)`` or the named organs in the order of :data:`efface.segment.labels.FEATURES`.
+    """Return ``("face",)`` or the named organs, in the order of ``FEATURES``.
 
     >>> parse_features("mouth,eyes")
     ('eyes', 'mouth')
 
-    Raises :class:`EffaceError` for a name that is none of them, or for no name.
+    Raises :class:`EffaceError` for an unknown name, or for none.
     """
     names = features.split(",") if isinstance(features, str) else list(features)
     asked = {name.strip() for name in names if name.strip()}
     unknown = sorted(asked - {"face", *FEATURES})
     if unknown or not asked:
-        what = f"{unknown[0]!r} is no feature" if unknown else "no feature named"
+        what = f"unknown feature {unknown[0]!r}" if unknown else "no feature given"
         raise EffaceError(f"{what}; choose from face, {', '.join(FEATURES)}")
     return ("face",) if "face" in asked else tuple(f for f in FEATURES if f in asked)
 
 
 def region(
-    labels: NDArray[np.uint8], affine: NDArray[np.floating], features: str | Iterable[str] = "face"
+    labels: NDArray[np.uint8],
+    affine: NDArray[np.floating],
+    pose: Pose | None,
+    features: str | Iterable[str] = "face",
 ) -> Bool:
-    """The voxels to replace: hull of the chosen organs, less the brain and 2 mm around it.
+    """Return the voxels to replace: hulls of the chosen organs, less the brain and 2 mm about it.
 
-    ``labels``: 3D, values as in :data:`efface.segment.labels.LABELS`; ``affine``: 4 × 4, voxel to
-    world in mm. Returns a 3D mask, Fortran order, all False where none of the organs is labelled.
-    Every voxel of the organs is in it, save where brain and its margin lie.
+    ``labels``: 3D, values as in :data:`efface.segment.labels.LABELS`; ``affine`` (4, 4): voxel to
+    world, mm; ``pose``: of the head in ``labels``. Returns a 3D mask, Fortran order, all False
+    where none of the organs is labelled. It holds every voxel of the organs but those in the brain
+    and its margin.
 
     Raises :class:`EffaceError` for unknown features, labels that are not 3D, or an unusable affine.
     """
     chosen = parse_features(features)
     spacing = voxel_sizes(affine)
     if labels.ndim != 3:
-        raise EffaceError(f"labels: expected a 3D volume, found shape {labels.shape}")
+        raise EffaceError(f"labels: expected a 3D volume, got shape {labels.shape}")
     mask = np.zeros(labels.shape, dtype=bool, order="F")
     organs = find_organs(labels, spacing)
     if not organs:
         return mask
-    axes = head_axes(labels, organs, affine)
+    axes = _head_axes(affine, pose)
     for group, outward, margins in _hulls(organs, chosen, axes):
         points = np.concatenate([o.points for o in group])
         _add_hull(mask, labels, spacing, points, outward, axes, margins)
-    wanted = [o for o in organs if chosen == ("face",) or o.name in chosen]
-    for organ in wanted:
+    for organ in (o for o in organs if chosen == ("face",) or o.name in chosen):
         mask[tuple(np.rint(organ.points / spacing).astype(np.intp).T)] = True
         set_around(mask, organ.stray, ball(GRID, spacing))
     spare_brain(mask, labels, spacing)
     return mask
 
 
+def _head_axes(affine: NDArray[np.floating], pose: Pose | None) -> Float:
+    """The head's right, anterior and superior in voxel millimetres: rows of a matrix (3, 3)."""
+    to_voxel = world_to_voxel_axes(affine)
+    known = pose is not None and pose.consistent
+    head = pose.rotation if pose is not None and known else np.eye(3)
+    # rounded, so that the last bits of one machine's arithmetic decide nothing
+    axes: Float = np.round(head.T @ to_voxel.T, 6)
+    return axes
+
+
 def coverage(labels: NDArray[np.uint8], mask: Bool) -> dict[str, float]:
-    """Share of each labelled organ's voxels that the mask holds, by name; absent ones left out."""
+    """Return the share of each labelled organ's voxels in the mask, by name."""
     shares = {}
     for name in FEATURES:
         organ = labels == LABELS[name]
@@ -123,7 +136,7 @@ def coverage(labels: NDArray[np.uint8], mask: Bool) -> dict[str, float]:
 def _hulls(
     organs: list[Organ], chosen: tuple[str, ...], axes: Float
 ) -> Iterable[tuple[list[Organ], Float, Margins]]:
-    """Organs of each hull, the direction in which it opens into the air, and its margins."""
+    """Yield the organs of each hull, the direction in which it opens, and its margins."""
     right, anterior = axes[0], axes[1]
     middle = [o for o in organs if o.name != "ears"]
     if chosen == ("face",) and middle:
@@ -142,7 +155,7 @@ def _hulls(
 
 
 def _directions(outward: Float, axes: Float) -> Float:
-    """Unit normals (n, 3) of a hull that is open towards ``outward``: sides, slants, back."""
+    """Unit normals (n, 3) of a hull that is open towards ``outward``."""
     across = [a for a in axes if abs(a @ outward) < 0.5]
     normals = []
     for tilt, count in ((0, 16), (30, 16), (60, 8), (90, 1)):
@@ -205,9 +218,9 @@ def _add_hull(
 
 
 def _from_brain(labels: NDArray[np.uint8], spacing: Float, at: list[Float]) -> Float:
-    """Distance in mm to the brain from the points of a grid; ``at``: its ticks along x, y, z.
+    """Distance in mm to the brain from the points of a grid, shape (z, y, x).
 
-    Returns shape (z, y, x). As good as the grid: half a step.
+    ``at``: ticks of the grid along x, y, z. Exact to half a step.
     """
     ticks = [np.rint(t / s).astype(np.intp) for t, s in zip(at, spacing, strict=True)]
     brain = (labels[np.ix_(*ticks)] == LABELS["brain"]).T

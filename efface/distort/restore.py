@@ -1,8 +1,8 @@
-"""What the conversion read from private elements, written into standard attributes of a file.
+"""Standard attributes for gradients and scaling that the conversion read from private elements.
 
-Gradients go into the attributes of the MR Diffusion macro (PS3.3 C.8.13.5.9), at the top level of
-classic objects, where scanners have them too. The scaling goes into Rescale Slope and Intercept
-(C.7.6.16.2.9), which readers apply; dcm2niix does not apply a Real World Value Mapping.
+Gradients are written to the attributes of the MR Diffusion macro (PS3.3 C.8.13.5.9). In classic
+objects they are at the top level, as scanners write them. The scaling is written to Rescale Slope
+and Intercept (C.7.6.16.2.9), because dcm2niix does not apply a Real World Value Mapping.
 """
 
 from __future__ import annotations
@@ -12,43 +12,44 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as Items
+from pydicom.sequence import Sequence as DicomSequence
 
-from efface.distort import dicom
+from efface.distort.dicom import encode
+from efface.distort.frames import read, rescale
+from efface.distort.mapping import MappedFrame
 
-_CLOSE = 1e-6
-"""Relative difference of scalings that is none: the NIfTI header holds single precision."""
+_SCALE_TOLERANCE = 1e-6
+"""Relative tolerance for equal scalings: the NIfTI header holds single precision."""
 
 
-def restore(path: Path, places: Sequence[dicom.Placed]) -> bool:
+def restore(path: Path, frames: Sequence[MappedFrame]) -> bool:
     """Write gradients and scaling of the images that hold a file's frames into the file.
 
-    ``places``: as :func:`efface.distort.dicom.placed` returns them for the raw file. An attribute
-    that has a value is left as it is, but for a scaling that differs. Returns whether anything was
-    changed.
+    ``frames``: from :func:`efface.distort.mapping.distorted_pixels` for the raw file. Attributes
+    that have a value are kept, except a scaling that differs. Returns whether the file changed.
     """
-    ds = dicom.read(path)
-    own = ds.get("PerFrameFunctionalGroupsSequence")
+    ds = read(path)
+    groups = ds.get("PerFrameFunctionalGroupsSequence")
     changed = False
-    for place in places:
-        group = own[place.frame.number] if own else None
-        changed |= _gradient(ds, group, place)
-        changed |= _scaling(ds, group, place)
+    for mapped in frames:
+        group = groups[mapped.frame.number] if groups else None
+        changed |= _write_gradient(ds, group, mapped)
+        changed |= _write_scaling(ds, group, mapped)
     if changed:
-        path.write_bytes(dicom.encoded(ds))
+        path.write_bytes(encode(ds))
     return changed
 
 
-def _gradient(ds: Dataset, group: Dataset | None, place: dicom.Placed) -> bool:
-    if place.image.gradients is None:
+def _write_gradient(ds: Dataset, group: Dataset | None, mapped: MappedFrame) -> bool:
+    if mapped.image.gradients is None:
         return False
-    b, *direction = place.image.gradients[place.volume]
-    # RAS to the patient's coordinates
+    b, *direction = mapped.image.gradients[mapped.volume]
+    # from RAS to patient coordinates (LPS)
     x, y, z = np.array(direction) * (-1, -1, 1)
     target = ds
     if group is not None:
         if not group.get("MRDiffusionSequence"):
-            group.MRDiffusionSequence = Items([Dataset()])
+            group.MRDiffusionSequence = DicomSequence([Dataset()])
         target = group.MRDiffusionSequence[0]
     before = len(target)
     if target.get("DiffusionBValue") is None:
@@ -60,18 +61,18 @@ def _gradient(ds: Dataset, group: Dataset | None, place: dicom.Placed) -> bool:
     holder = target
     if group is not None and kind == "DIRECTIONAL":
         if not target.get("DiffusionGradientDirectionSequence"):
-            target.DiffusionGradientDirectionSequence = Items([Dataset()])
+            target.DiffusionGradientDirectionSequence = DicomSequence([Dataset()])
         holder = target.DiffusionGradientDirectionSequence[0]
-    # zeros in classic objects without weighting, as scanners write them: dcm2niix believes that
-    # directions are the patient's, and not the image's, only if the first file has one
+    # zeros in classic objects without weighting, as scanners write them: dcm2niix takes directions
+    # as relative to the patient, and not to the image, only if the first file has one
     if (group is None or kind == "DIRECTIONAL") and not holder.get("DiffusionGradientOrientation"):
         holder.DiffusionGradientOrientation = [float(v) for v in (x, y, z)]
         return True
     return len(target) != before
 
 
-def _scaling(ds: Dataset, group: Dataset | None, place: dicom.Placed) -> bool:
-    image = place.image
+def _write_scaling(ds: Dataset, group: Dataset | None, mapped: MappedFrame) -> bool:
+    image = mapped.image
     name = "PixelValueTransformationSequence"
     target, windows = ds, ds
     if group is not None:
@@ -81,25 +82,26 @@ def _scaling(ds: Dataset, group: Dataset | None, place: dicom.Placed) -> bool:
             for n in (name, "FrameVOILUTSequence")
         )
         if not group.get(name) and not shared[0].get(name):
-            group.PixelValueTransformationSequence = Items([target])
-    old = dicom.rescale(target)
+            group.PixelValueTransformationSequence = DicomSequence([target])
+    old = rescale(target)
     new = image.slope, image.intercept
     if image.raw.dtype.kind == "f":
-        # the converter has applied the frame's own scaling, because frames differ in it
-        frame = place.frame
+        # the converter has applied the scaling of each frame, because frames differ in it
+        frame = mapped.frame
         new = frame.slope * new[0], frame.intercept * new[0] + new[1]
     largest = 2.0 ** int(ds.get("BitsStored", 16)) * abs(new[0])
-    if abs(old[0] - new[0]) <= _CLOSE * abs(new[0]) and abs(old[1] - new[1]) <= _CLOSE * largest:
+    same_slope = abs(old[0] - new[0]) <= _SCALE_TOLERANCE * abs(new[0])
+    if same_slope and abs(old[1] - new[1]) <= _SCALE_TOLERANCE * largest:
         return False
     target.RescaleSlope, target.RescaleIntercept = (f"{v:.10g}" for v in new)
     if not target.get("RescaleType"):
         target.RescaleType = "US"
-    for window, shift in (("WindowCenter", True), ("WindowWidth", False)):
-        values = windows.get(window)
+    for keyword, is_level in (("WindowCenter", True), ("WindowWidth", False)):
+        values = windows.get(keyword)
         if values in (None, ""):
             continue
         factor = new[0] / old[0]
         numbers = np.atleast_1d(np.array(values, dtype=np.float64))
-        moved = (numbers - old[1]) * factor + new[1] if shift else numbers * abs(factor)
-        setattr(windows, window, [f"{v:.8g}" for v in moved])
+        scaled = (numbers - old[1]) * factor + new[1] if is_level else numbers * abs(factor)
+        setattr(windows, keyword, [f"{v:.8g}" for v in scaled])
     return True

@@ -1,8 +1,8 @@
-"""What a source holds: people, sessions and series; and what is no MR image, and why.
+"""Inventory of a source: people, sessions and series, and the files that are not MR images.
 
 The source is walked one top-level entry at a time (:func:`run_entry`), so that adding a person
-runs one small job; :func:`merge` puts the entries together. Every file of the source is accounted
-for exactly once, with the series it belongs to or the reason why it stays out.
+runs one small job; :func:`merge` combines the entries. Every file of the source is listed exactly
+once, with its series or with the reason why it is excluded.
 """
 
 from efface.inventory.bids import is_bids

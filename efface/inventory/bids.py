@@ -1,7 +1,7 @@
-"""A source that is a BIDS dataset already: each NIfTI with its sidecars counts as a series.
+"""Inventory of a BIDS source: each NIfTI image with its sidecars is a series.
 
-An image that cannot be taken (a name that BIDS does not allow, a link without content, another
-datatype) is a series too, with status fail and its reason, so that the audit lists it.
+An image that cannot be converted (a name that BIDS does not allow, a link without content, another
+datatype) is a series with status fail and a reason, so that the audit lists it.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from efface.inventory.identity import Statement
-from efface.inventory.walk import Found
+from efface.inventory.walk import SourceFile
 from efface.pseudonym import Key, series_label, session_label, subject_label
-from efface.status import EMPTY, LINK, NO_FILES, NO_IMAGE, NOT_BIDS, NOT_MR
+from efface.status import EMPTY_FILE, LINK_NOT_FOLLOWED, NO_FILES, NO_IMAGE, NOT_BIDS, NOT_MR
 
 MR_DATATYPES = ("anat", "dwi", "fmap", "func", "perf")
 OTHER_DATATYPES = ("beh", "eeg", "ieeg", "meg", "micr", "motion", "mrs", "nirs", "pet")
 
 IMAGE = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
-"""Endings of the files that hold NIfTI or Analyze images."""
+"""File name extensions of NIfTI and ANALYZE images."""
 _OTHER_IMAGE = re.compile(
-    # packed by another program, encrypted, half-copied, or a copy that an editor or a user kept
+    # compressed by another program, encrypted, partly copied, or a backup copy
     r"\.(nii|hdr|img)(\.\w+)?\.(bz2|xz|zst|lz4|lzma|zip|7z|z|gpg|part|tmp|bak|orig|old|\d+)$"
     r"|\.(nii|hdr|img)(\.gz)?~$"
     # FreeSurfer, MINC, NRRD, MetaImage, AFNI
     r"|\.(mgh|mgz|mnc|mnc\.gz|nrrd|nhdr|mha|mhd|head|brik|brik\.gz)$",
     re.IGNORECASE,
 )
-"""Ends of the names of images that efface does not read."""
+"""Extensions of images that efface does not read."""
 _SIDECAR = (".json", ".bval", ".bvec")
-_TABLES = {"events": ("bold", "cbv"), "aslcontext": ("asl",)}
-"""Suffix of a table, to the suffixes of the images that it describes."""
+TABLES = {"events": ("bold", "cbv"), "aslcontext": ("asl",)}
+"""Suffixes of the tables that are released beside an image, with the suffixes of these images."""
 SHARED = f"{NOT_BIDS}: its metadata went into the scans it describes"
 OUTSIDE = (
-    f"{NOT_BIDS}: the source is no BIDS dataset; name the image"
+    f"{NOT_BIDS}: the source is not a BIDS dataset; name the image"
     " sub-LABEL/anat/sub-LABEL_T1w.nii.gz, or use efface deface for a single image"
 )
 NESTED = (
-    f"{NOT_BIDS}: the source is no BIDS dataset, but a folder inside it may be; run efface on the"
-    " folder that holds the sub-LABEL folders"
+    f"{NOT_BIDS}: the source is not a BIDS dataset, but a folder inside it may be one; run efface"
+    " on the folder that holds the sub-LABEL folders"
 )
 NO_CONTENT = (
-    f"{NO_FILES}: the folder of the subject is empty; of a DataLad dataset, run datalad get"
+    f"{NO_FILES}: the folder of the subject is empty; for a DataLad dataset, run datalad get"
 )
-_CONVERT = "convert it to .nii.gz, with the ending in small letters"
+_CONVERT = "convert it to .nii.gz, with the extension in lower case"
 NO_SUBJECT = "outside the sub- folders"
-"""Stands for the study of images that belong to no subject."""
+"""Used in place of a study for images outside all subject folders."""
 
 
 @dataclass(frozen=True)
-class Name:
-    """A BIDS file name taken apart."""
+class FileName:
+    """The components of a BIDS file name."""
 
     entities: dict[str, str]
     suffix: str
@@ -64,11 +64,11 @@ class Name:
 
 
 def is_bids(source: Path) -> bool:
-    """Whether the folder holds ``sub-*`` folders with NIfTI images, or says that it is a dataset.
+    """Whether a folder is a BIDS dataset.
 
-    ``dataset_description.json`` beside ``sub-*`` folders is enough. Many datasets lack that file;
-    one datatype folder with a NIfTI image (``sub-01/anat/*.nii.gz``, ``sub-01/ses-1/anat/…``) is
-    enough too.
+    It has ``sub-*`` folders, and either a ``dataset_description.json`` or, because many datasets
+    lack that file, a datatype folder with a NIfTI image (``sub-01/anat/*.nii.gz``,
+    ``sub-01/ses-1/anat/…``).
     """
     subjects = sorted(p for p in source.glob("sub-*") if p.is_dir())
     if not subjects:
@@ -87,21 +87,21 @@ def _has_images(subject: Path) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name ends as those of NIfTI and Analyze images do."""
+    """Whether a file name has the extension of a NIfTI or ANALYZE image."""
     return name.lower().endswith(IMAGE)
 
 
 def outside(relative: str) -> str:
-    """Why an image of a source that is no BIDS dataset is not taken."""
+    """Reason against an image in a source that is not a BIDS dataset."""
     folders = PurePosixPath(relative).parts[1:-1]
     return NESTED if any(part.startswith("sub-") for part in folders) else OUTSIDE
 
 
-def parse(name: str) -> Name | None:
-    """Entities, suffix and extension of a file name, or ``None`` if it is not built like one.
+def parse(name: str) -> FileName | None:
+    """Entities, suffix and extension of a file name, or ``None`` if it is not a BIDS name.
 
     >>> parse("sub-01_run-2_T1w.nii.gz")
-    Name(entities={'sub': '01', 'run': '2'}, suffix='T1w', extension='.nii.gz')
+    FileName(entities={'sub': '01', 'run': '2'}, suffix='T1w', extension='.nii.gz')
     """
     stem, dot, extension = name.partition(".")
     *pairs, suffix = stem.split("_")
@@ -115,26 +115,28 @@ def parse(name: str) -> Name | None:
         entities[entity] = label
     if not re.fullmatch(r"[A-Za-z0-9]+", suffix):
         return None
-    return Name(entities, suffix, dot + extension)
+    return FileName(entities, suffix, dot + extension)
 
 
-def read_entry(source: Path, found: Iterable[Found], key: Key) -> dict[str, Any]:
-    """``series`` and ``files`` of one top-level entry, as :func:`efface.inventory.run_entry`."""
+def read_entry(source: Path, sources: Iterable[SourceFile], key: Key) -> dict[str, Any]:
+    """``series`` and ``files`` of a top-level entry, as in :func:`efface.inventory.run_entry`."""
     root = source.absolute()
     series: dict[str, dict[str, Any]] = {}
     files = []
-    for f in found:
+    for f in sources:
         relative = os.path.relpath(f.path, root)
         name = _described(relative)
         reason = (
-            f.reason or (EMPTY if f.bytes == 0 else "") or (name if isinstance(name, str) else "")
+            f.reason
+            or (EMPTY_FILE if f.bytes == 0 else "")
+            or (name if isinstance(name, str) else "")
         )
         described = None
-        if not reason and isinstance(name, Name):
+        if not reason and isinstance(name, FileName):
             described = _series(relative, PurePosixPath(relative).parts[-2], name, key)
-        elif _hidden(f, relative):
+        elif _is_unread_folder(f, relative):
             described = withheld(f"{relative}/", key)
-        elif _given(relative):
+        elif _is_listed(relative):
             described = withheld(relative, key)
         where = f"{described['session']} {described['series']}" if described else ""
         if described:
@@ -154,32 +156,32 @@ def read_entry(source: Path, found: Iterable[Found], key: Key) -> dict[str, Any]
     return {"series": series, "files": files}
 
 
-def _given(relative: str) -> bool:
+def _is_listed(relative: str) -> bool:
     """Whether a file is an image that the audit must list.
 
-    Objects of an annex are not: the dataset has links to them.
+    Files inside an annex are not, because the dataset has links to them.
     """
     image = is_image(relative) or _OTHER_IMAGE.search(relative) is not None
     return image and ".git" not in PurePosixPath(relative).parts
 
 
-def _hidden(f: Found, relative: str) -> bool:
-    """Whether a path is a folder, or a link to one, whose images are not seen."""
+def _is_unread_folder(f: SourceFile, relative: str) -> bool:
+    """Whether a path is a folder, or a link to a folder, that was not read."""
     *folders, name = PurePosixPath(relative).parts
     if not f.reason or not [*folders, name][0].startswith("sub-") or ".git" in (*folders, name):
         return False
-    # of a broken link, only the name can tell
-    return Path(f.path).is_dir() or (f.reason.startswith(LINK) and "." not in name)
+    # a broken link can only be judged by its name
+    return Path(f.path).is_dir() or (f.reason.startswith(LINK_NOT_FOLLOWED) and "." not in name)
 
 
-def _described(relative: str) -> Name | str:
-    """The parsed name of an image that can be taken, or the reason why the file cannot be."""
+def _described(relative: str) -> FileName | str:
+    """The parsed name of an image to convert, or the reason against the file."""
     *folders, name = PurePosixPath(relative).parts
     parsed = parse(name)
     if not is_image(name):
         return f"{NOT_BIDS}: {_CONVERT}" if _OTHER_IMAGE.search(name) else NOT_BIDS
     if not folders or not folders[0].startswith("sub-"):
-        return f"{NOT_BIDS}: it lies outside the sub- folders"
+        return f"{NOT_BIDS}: the file is outside the sub- folders"
     if parsed is None:
         return (
             f"{NOT_BIDS}: rename the file; a BIDS name is sub-LABEL[_ses-LABEL][_KEY-LABEL]_SUFFIX"
@@ -195,14 +197,14 @@ def _described(relative: str) -> Name | str:
     if datatype in OTHER_DATATYPES:
         return f"{NOT_MR}: {datatype}"
     if datatype not in MR_DATATYPES:
-        return f"{NOT_BIDS}: the folder is none of the datatypes {', '.join(MR_DATATYPES)}"
+        return f"{NOT_BIDS}: the folder is not one of the datatypes {', '.join(MR_DATATYPES)}"
     if parsed.suffix in ("defacemask", "mask"):
         return f"{NO_IMAGE}: mask"
     return parsed
 
 
-def _series(relative: str, datatype: str, name: Name, key: Key) -> dict[str, Any]:
-    """The series that an image is."""
+def _series(relative: str, datatype: str, name: FileName, key: Key) -> dict[str, Any]:
+    """The series record of an image."""
     return _record(relative, key) | {
         "kind": "image",
         "modality": "MR",
@@ -211,10 +213,10 @@ def _series(relative: str, datatype: str, name: Name, key: Key) -> dict[str, Any
 
 
 def withheld(relative: str, key: Key) -> dict[str, Any]:
-    """A series for an image that cannot be taken, for the audit.
+    """A series record for an image that cannot be converted, so that the audit lists it.
 
-    It belongs to the subject and session of its folders. Images outside all subject folders share
-    one session. ``relative`` ends in a slash if it is a folder whose images cannot be seen.
+    Subject and session are those of its folders. Images outside all subject folders share one
+    session. ``relative`` ends with a slash if it is a folder that cannot be read.
     """
     return _record(relative, key) | {"kind": "object", "modality": ""}
 
@@ -242,7 +244,7 @@ def _record(relative: str, key: Key) -> dict[str, Any]:
 
 
 def participants(source: Path, entry: str, key: Key) -> set[Statement]:
-    """What the rows of a BIDS source's participants.tsv state; empty for any other entry."""
+    """Statements in the rows of participants.tsv; empty for any other entry."""
     if entry != "participants.tsv":
         return set()
     try:
@@ -258,12 +260,12 @@ def participants(source: Path, entry: str, key: Key) -> set[Statement]:
     return out
 
 
-Sidecar = tuple[tuple[str, ...], Name, dict[str, Any]]
+Sidecar = tuple[tuple[str, ...], FileName, dict[str, Any]]
 """Folders, name and file record."""
 
 
 def sidecars(files: Iterable[dict[str, Any]]) -> list[Sidecar]:
-    """The files with BIDS names that may describe images: JSON, gradients, events, ASL context."""
+    """Files with BIDS names that can describe images: JSON, gradients, events, ASL context."""
     out = []
     for f in files:
         *folders, name = PurePosixPath(f["relative"]).parts
@@ -271,20 +273,20 @@ def sidecars(files: Iterable[dict[str, Any]]) -> list[Sidecar]:
         usable = f["reason"] in ("", NOT_BIDS, SHARED) and f["bytes"]
         if not usable or parsed is None:
             continue
-        table = parsed.extension == ".tsv" and parsed.suffix in _TABLES
+        table = parsed.extension == ".tsv" and parsed.suffix in TABLES
         if parsed.extension in _SIDECAR or table:
             out.append((tuple(folders), parsed, f))
     return out
 
 
 def inherited(image: dict[str, Any], candidates: Sequence[Sidecar]) -> list[dict[str, Any]]:
-    """The sidecars that apply to an image by BIDS's inheritance principle, outermost first."""
+    """Sidecars of an image by the inheritance principle of BIDS, outermost first."""
     *folders, name = PurePosixPath(image["relative"]).parts
     parsed = parse(name)
     assert parsed is not None
     hits = []
     for where, candidate, record in candidates:
-        described = _TABLES.get(candidate.suffix, (candidate.suffix,))
+        described = TABLES.get(candidate.suffix, (candidate.suffix,))
         if (
             parsed.suffix in described
             and (candidate.suffix == parsed.suffix or candidate.extension == ".tsv")
@@ -295,6 +297,6 @@ def inherited(image: dict[str, Any], candidates: Sequence[Sidecar]) -> list[dict
     hits.sort(key=lambda h: (h[0], h[2]["relative"]))
     chosen = [record for _, extension, record in hits if extension == ".json"]
     for extension in (".bval", ".bvec", ".tsv"):
-        # these are not merged: the nearest file counts
+        # these are not merged: only the nearest file is used
         chosen += [record for _, e, record in hits if e == extension][-1:]
     return chosen

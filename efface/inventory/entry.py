@@ -1,4 +1,4 @@
-"""One top-level entry of the source, file by file."""
+"""Inventory of one top-level entry of the source, file by file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from efface.inventory import bids, identity, ocr, packed
 from efface.inventory.header import Header, read
 from efface.inventory.identity import Statement
-from efface.inventory.walk import Found, entry_label, walk
+from efface.inventory.walk import SourceFile, entry_label, walk
 from efface.pseudonym import Key, series_label
 
 Entry = dict[str, Any]
@@ -20,45 +20,45 @@ Entry = dict[str, Any]
 
 
 def run_entry(source: Path, entry: str, key: Key, text: ocr.Mode = "auto") -> Entry:
-    """Account for every file below ``source / entry``.
+    """List every file below ``source / entry``.
 
-    Returns the entry's label, its series (attributes of the first image of each) and its files in
-    a fixed order: ``path`` (absolute), ``bytes``, ``mtime_ns``, ``reason`` (empty: a whole MR
-    image), ``series`` (id in ``series``, or empty), ``instance``, ``number``. Files that share an
-    instance UID carry ``sha256``. ``people`` holds each distinct
-    :class:`~efface.inventory.identity.Statement` once. ``text`` says at which series
-    :mod:`efface.inventory.ocr` looks. Holds identifiers: for the restricted zone only.
+    Returns the label of the entry, its series (with the attributes of their first image) and its
+    files in a fixed order: ``path`` (absolute), ``bytes``, ``mtime_ns``, ``reason`` (empty for a
+    complete MR image), ``series`` (key in ``series``, or empty), ``instance``, ``number``. Files
+    with the same instance UID have ``sha256``. ``people`` holds each distinct
+    :class:`~efface.inventory.identity.Statement` once. ``text`` is the mode of
+    :func:`efface.inventory.ocr.look`. The result holds identifiers: restricted zone only.
     """
     base: Entry = {"entry": entry_label(key, entry), "series": {}, "files": [], "people": []}
     if bids.is_bids(source):
-        seen = list(walk(source, entry))
-        if not seen and entry.startswith("sub-"):
-            seen = [Found(str(source.absolute() / entry), reason=bids.NO_CONTENT)]
-        inside = bids.read_entry(source, seen, key)
+        source_files = list(walk(source, entry))
+        if not source_files and entry.startswith("sub-"):
+            source_files = [SourceFile(str(source.absolute() / entry), reason=bids.NO_CONTENT)]
+        inside = bids.read_entry(source, source_files, key)
         stated = _of_folders(inside["series"].values()) | bids.participants(source, entry, key)
         return {**base, "source": "bids", **inside, "people": _listed(stated)}
     series: dict[str, dict[str, Any]] = {}
     files = []
     people: set[Statement] = set()
-    for found in walk(source, entry):
-        head = read(found)
+    for file in walk(source, entry):
+        head = read(file)
         where = ""
         if head.study and head.series:
             one = identity.state(key, head.study, head.patient, head.issuer, **head.person)
             people.add(one)
-            where = _series(series, head, found, key, one.session)
-        elif bids.is_image(found.path) or head.reason == packed.NIFTI:
-            relative = os.path.relpath(found.path, source.absolute())
-            if bids.is_image(found.path):
-                head = Header(found.reason or bids.outside(relative))
+            where = _series(series, head, file, key, one.session)
+        elif bids.is_image(file.path) or head.reason == packed.NIFTI:
+            relative = os.path.relpath(file.path, source.absolute())
+            if bids.is_image(file.path):
+                head = Header(file.reason or bids.outside(relative))
             described = bids.withheld(relative, key)
             where = f"{described['session']} {described['series']}"
-            series[where] = {"rank": [0, found.path], **described}
+            series[where] = {"rank": [0, file.path], **described}
         files.append(
             {
-                "path": found.path,
-                "bytes": found.bytes,
-                "mtime_ns": found.mtime_ns,
+                "path": file.path,
+                "bytes": file.bytes,
+                "mtime_ns": file.mtime_ns,
                 "reason": head.reason,
                 "series": where,
                 "instance": head.instance if where else "",
@@ -77,7 +77,7 @@ def run_entry(source: Path, entry: str, key: Key, text: ocr.Mode = "auto") -> En
 
 
 def _of_folders(series: Iterable[dict[str, Any]]) -> set[Statement]:
-    """What a BIDS source states by its folders: the label of the subject."""
+    """Statements in the folder names of a BIDS source: the labels of the subjects."""
     return {
         Statement(s["session"], s["study"], *s["patient"][:2]) for s in series if s["patient"][0]
     }
@@ -97,17 +97,17 @@ def digest(path: str) -> str:
 
 
 def _series(
-    series: dict[str, dict[str, Any]], head: Header, found: Found, key: Key, session: str
+    series: dict[str, dict[str, Any]], head: Header, file: SourceFile, key: Key, session: str
 ) -> str:
-    """Note the file's series, with the attributes of its first image; return the id.
+    """Add the series of a file, with the attributes of its first image; return its key.
 
-    ``session`` is the one that the file states by itself; merging settles whose it is.
+    ``session`` comes from this file alone; :func:`efface.inventory.merge` decides the final one.
     """
-    # what is no image gets a series of its own, also when it shares the UID with images
+    # other objects get their own series, even if they share the UID with images
     uid = head.series if head.image else f"{head.series} {head.sop_class} {head.reason}"
     label = series_label(key, uid)
     where = f"{session} {label}"
-    rank = [head.number if head.number is not None else 1 << 31, found.path]
+    rank = [head.number if head.number is not None else 1 << 31, file.path]
     if where not in series or rank < series[where]["rank"]:
         frame = head.frame_of_reference
         series[where] = {
@@ -131,14 +131,14 @@ def _series(
 def _look_for_text(
     series: dict[str, dict[str, Any]], files: list[dict[str, Any]], mode: ocr.Mode
 ) -> None:
-    """Withhold the images of each series whose picture shows text, and note what was searched.
+    """Withhold the images of each series with burned-in text, and record the search.
 
-    A series in doubt keeps its images and the reason to review it, ``doubt``.
+    An uncertain series keeps its images and gets a reason for review, ``doubt``.
     """
     members: dict[str, list[dict[str, Any]]] = {}
     for f in files:
         if f["series"] and not f["reason"]:
-            # the whole series, whatever its files state of the person
+            # the whole series, even if its files state different people
             members.setdefault(f["series"].partition("_")[2], []).append(f)
     for whole in members.values():
         whole.sort(key=lambda f: (f["number"] is None, f["number"] or 0, f["path"]))
@@ -151,7 +151,7 @@ def _look_for_text(
 
 
 def _digest_twins(files: list[dict[str, Any]]) -> None:
-    """Digest the files that share an instance UID, so that merging need not open them again."""
+    """Add digests of files with the same instance UID, so that merging need not read them."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for f in files:
         if f["instance"] and not f["reason"]:

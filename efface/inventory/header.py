@@ -1,4 +1,4 @@
-"""One file of the source, opened once: is it a whole MR image, and of which series?"""
+"""Header of one file of the source: is it a complete MR image, and of which series?"""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from efface.inventory import fragments, objects, packed
-from efface.inventory.walk import Found
+from efface.inventory.walk import SourceFile
 from efface.status import (
-    BURNED_IN,
-    EMPTY,
+    EMPTY_FILE,
     NO_PERMISSION,
     NOT_DICOM,
     NOT_MR,
+    TEXT_BURNED_IN,
     TRUNCATED,
     UNREADABLE,
 )
@@ -43,9 +43,9 @@ ATTRIBUTES = (
     *("ComplexImageComponent", "InversionRecovery"),
     *("ImageOrientationPatient", "ImagePositionPatient"),
 )
-"""Kept of a series' first image, to name it and to know split ones.
+"""Attributes of the first image of a series, used to name it and to detect split series.
 
-Restricted, since descriptions are free text.
+Restricted zone only, because descriptions are free text.
 """
 
 _IDENTITY = (
@@ -62,7 +62,7 @@ _PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 _UNDEFINED = 0xFFFFFFFF
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _LONGEST = 0xFFFF
-# far more than an image has; a bomb inflates to a thousand times its size
+# far more than an image has; a decompression bomb inflates a thousandfold
 _MOST_INFLATED = 256 << 20
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
@@ -70,15 +70,15 @@ _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 
 @dataclass(frozen=True)
 class Header:
-    """What inventory keeps of a file. Without ``study`` it belongs to no session."""
+    """Result of reading one file. A file without ``study`` belongs to no session."""
 
     reason: str = ""
     image: bool = False
-    """An MR image, even if a cut one."""
+    """Whether it is an MR image, possibly truncated."""
     patient: str = ""
     issuer: str = ""
     person: dict[str, Any] = field(default_factory=dict)
-    """What else it says of the person, as :func:`efface.inventory.identity.state` takes it."""
+    """Further arguments of :func:`efface.inventory.identity.state`."""
     study: str = ""
     series: str = ""
     instance: str = ""
@@ -90,18 +90,18 @@ class Header:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
-def read(found: Found) -> Header:
-    """Classify a file; never raises for what the file holds."""
-    if found.reason:
-        return Header(found.reason)
-    if found.bytes == 0:
-        return Header(EMPTY)
+def read(file: SourceFile) -> Header:
+    """Classify a file. The content of the file never causes an exception."""
+    if file.reason:
+        return Header(file.reason)
+    if file.bytes == 0:
+        return Header(EMPTY_FILE)
     try:
-        with Path(found.path).open("rb") as f:
-            return _read(f, found.bytes)
+        with Path(file.path).open("rb") as f:
+            return _read(f, file.bytes)
     except PermissionError:
         return Header(NO_PERMISSION)
-    except Exception:  # a parser meets anything; whatever it is, the file stays out
+    except Exception:  # any error of the parser excludes the file
         return Header(UNREADABLE)
 
 
@@ -122,7 +122,7 @@ def _read(f: BinaryIO, size: int) -> Header:
             f, stop_before_pixels=True, specific_tags=_TAGS, force=bare, defer_size=_LONGEST
         )
         if any(_LONGEST < getattr(e, "length", 0) < _UNDEFINED for e in ds.values()):
-            return Header(f"{UNREADABLE}: a value is longer than it may be")
+            return Header(f"{UNREADABLE}: a value is longer than DICOM allows")
         syntax = str(getattr(ds, "file_meta", {}).get("TransferSyntaxUID", "") or "")
         sop_class = _text(ds, "SOPClassUID")
         if not sop_class:
@@ -153,24 +153,24 @@ def _read(f: BinaryIO, size: int) -> Header:
             return _replace(head, NOT_MR, image=False)
         burned = _burned_in(ds)
         if burned:
-            return _replace(head, f"{BURNED_IN}: {burned}", image=False)
+            return _replace(head, f"{TEXT_BURNED_IN}: {burned}", image=False)
         return _replace(head, _pixels(f, ds, syntax, size), image=True)
 
 
 def _inflated(f: BinaryIO, size: int) -> BinaryIO:
-    """A deflated file as one that is not, but no further than an image may reach.
+    """Inflate a deflated DICOM file, up to the size limit of an image.
 
-    Raises ValueError or zlib.error for what does not read as one.
+    Raises ValueError or zlib.error if the file is not deflated DICOM.
     """
     f.seek(132)
     first = f.read(12)
     if size > _MOST_INFLATED or len(first) < 12 or first[:6] != b"\2\0\0\0UL":
-        raise ValueError("no deflated DICOM")
+        raise ValueError("not deflated DICOM")
     f.seek(int.from_bytes(first[8:], "little"), os.SEEK_CUR)
     stream = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
     body = stream.decompress(f.read(), _MOST_INFLATED)
     if not stream.eof:
-        raise ValueError("cut off, or a bomb")
+        raise ValueError("truncated, or a decompression bomb")
     syntax = b"\2\0\x10\0UI\x14\0" + _EXPLICIT.encode() + b"\0"
     return io.BytesIO(bytes(128) + b"DICM" + syntax + body)
 
@@ -193,7 +193,7 @@ def _burned_in(ds: Dataset) -> str:
 
 
 def _pixels(f: BinaryIO, ds: Dataset, syntax: str, size: int) -> str:
-    """Empty when the pixel data are whole; else the reason. ``f`` stands at the pixel element."""
+    """Reason against the pixel data, or empty if complete. ``f`` is at the pixel element."""
     rows, columns = _integer(ds, "Rows"), _integer(ds, "Columns")
     bits = _integer(ds, "BitsAllocated")
     frames = 1 if ds.get("NumberOfFrames") is None else _integer(ds, "NumberOfFrames")
@@ -206,7 +206,7 @@ def _pixels(f: BinaryIO, ds: Dataset, syntax: str, size: int) -> str:
         return f"{TRUNCATED}: no pixel data"
     group, number = struct.unpack(order + "HH", element[:4])
     if group << 16 | number not in _PIXELS:
-        return f"{UNREADABLE}: no pixel data where it should be"
+        return f"{UNREADABLE}: the pixel data are missing"
     if not (rows and columns and bits) or number != 0x0010:
         return f"{UNREADABLE}: the shape or type of the pixels is not usable"
     implicit = syntax == _IMPLICIT or not element[4:6].isalpha()
@@ -228,7 +228,7 @@ def _short(length: int, bits: int) -> str:
 
 
 def _fragments(f: BinaryIO, position: int, size: int, frames: int) -> str:
-    """Empty when encapsulated pixel data are whole; else the reason."""
+    """Check the items of encapsulated pixel data, reading only their heads."""
 
     def read(offset: int, length: int) -> bytes:
         f.seek(offset, os.SEEK_SET)
@@ -245,7 +245,7 @@ def _fragments(f: BinaryIO, position: int, size: int, frames: int) -> str:
 
 
 def _plain(value: object) -> object:
-    """A JSON value of an element's value; ``None`` for what is no text or number."""
+    """The JSON value of an element, or ``None`` if it is neither text nor number."""
     if isinstance(value, (MultiValue, list, tuple)):
         return [p for v in value if (p := _plain(v)) is not None]
     if isinstance(value, bool) or value is None:
@@ -289,10 +289,10 @@ def _person(ds: Dataset) -> dict[str, Any]:
 
 
 def _of_items(ds: Dataset, sequence: str, keyword: str) -> list[str]:
-    """The values that the items of a sequence have; none where it cannot be read."""
+    """Values of an attribute in the items of a sequence; empty if it cannot be read."""
     try:
         return [text for item in ds.get(sequence) or () if (text := _text(item, keyword))]
-    except Exception:  # a damaged sequence is no reason to withhold the image
+    except Exception:  # a damaged sequence does not withhold the image
         return []
 
 

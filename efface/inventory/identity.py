@@ -1,18 +1,18 @@
-"""Who is one person: what the files state, cross-checked over the whole source.
+"""Identity of persons: the statements of all files, compared over the whole source.
 
 Every file states whose it is (:class:`Statement`). :func:`cross_check` compares all statements of a
-source and gives a :class:`Verdict`:
+source and returns a :class:`Verdict`:
 
-- A study belongs to one person. An issuer or a patient id that some files of a study lack is taken
-  from the others, if they agree.
-- A placeholder (ANONYMOUS, ``***``, 000000) is no patient id. As for an empty one, each study
-  counts as another person, so that two people are never merged.
-- A contradiction (one study with two patient ids, one patient id with two birth dates) puts the
-  sessions in doubt. The reason says what contradicts what, without values.
-- Pseudonyms that may stand for the same person (ids that differ in case, hyphens or blanks) are
-  listed as possible duplicates. They are not merged.
+- A study belongs to one person. If some files of a study lack the issuer or the patient id, the
+  value of the other files is used, if they agree.
+- A placeholder (ANONYMOUS, ``***``, 000000) is not a patient id. As with an empty patient id, each
+  study is a separate person, so that two people are never merged.
+- A contradiction (one study with two patient ids, one patient id with two birth dates) sends the
+  sessions to review. The reason names the kinds of values, never the values.
+- Pseudonyms that may be of the same person (ids that differ in case, hyphens or spaces) are listed
+  as possible duplicates. They are not merged.
 
-A missing value never contradicts. The table of the verdict holds names: restricted zone only.
+A missing value contradicts nothing. The table of the verdict holds names: restricted zone only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.pseudonym import Key, session_label, subject_label
-from efface.status import IDENTITY
+from efface.status import IDENTITY_IN_DOUBT
 
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
 """Spellings of the sex, in lower case, to the values of Patient's Sex (PS3.3 C.7.1.1)."""
@@ -37,33 +37,33 @@ COLUMNS = (
     *("session", "study", "patient_id", "issuer", "name", "birth_date", "sex", "other_ids"),
     *("person_by", "in_doubt", "possible_duplicates"),
 )
-"""Of the table: what each file states, and what came of it. ``person_by`` says whether the patient
-id or the study decides the pseudonym."""
+"""Columns of the table: statements and results. ``person_by`` tells whether the pseudonym is made
+from the patient id or from the study."""
 
 _OF_PERSON = ("names", "birth dates", "sexes")
 _WHAT = ("patient ids", "issuers", *_OF_PERSON)
 _MOST_LISTED = 5
-# values have at most 64 characters (PS3.5 6.2); longer ones are an attack and only cost time
+# values have at most 64 characters (PS3.5 6.2); longer ones are damaged or an attack
 _LONGEST, _MOST_OTHERS = 1024, 64
 _MOST_NAMES = 16  # of one person; any two are compared
 _PLACEHOLDERS = Path(__file__).with_name("placeholders.tsv")
-# scripts whose names are written with or without blanks between their parts
+# scripts in which names are written with or without spaces
 _UNSPACED = frozenset(("CJK", "HANGUL", "HIRAGANA", "KATAKANA"))
 _LETTERS = str.maketrans({"ø": "o", "æ": "a", "œ": "o", "ł": "l", "đ": "d", "ı": "i"})
-# scanners fill a missing birth date with the first day that they know, 19000101 or earlier
+# scanners replace a missing birth date by 19000101 or an earlier day
 _FIRST_BIRTH = date(1901, 1, 1)
 
 
 Known = dict[tuple[str, str], set[Any]]
-"""What is known of a person: the values, by what they are and by the script of a name."""
+"""Known values of a person, by kind of value and by script of a name."""
 
 
 @dataclass(frozen=True, order=True)
 class Statement:
-    """Whose a file says it is. Texts as decoded, without padding; empty if absent."""
+    """Statement of a file about its person. Texts are decoded, without padding; empty if absent."""
 
     session: str
-    """Pseudonym of the session (``sub-…_ses-…``) by this statement alone."""
+    """Pseudonym of the session (``sub-…_ses-…``) from this statement alone."""
     study: str
     """Study Instance UID."""
     patient: str = ""
@@ -75,40 +75,40 @@ class Statement:
     birth: str = ""
     sex: str = ""
     others: tuple[str, ...] = ()
-    """Other Patient IDs, also those of the sequence."""
+    """Other Patient IDs, including those of the sequence."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The person to whom a session belongs in the end."""
+    """The person to whom a session belongs, after the comparison."""
 
     subject: str
     patient: str = ""
-    """Patient id; empty if the study decides the pseudonym."""
+    """Patient id; empty if the pseudonym is made from the study."""
     issuer: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the cross-check of a source came to."""
+    """Result of :func:`cross_check`."""
 
     owners: Mapping[str, Owner]
     """By the session of a :class:`Statement`."""
     doubts: Mapping[str, tuple[str, ...]]
-    """Reasons for review, by the session of a :class:`Statement`; sessions without doubt lack."""
+    """Reasons for review, by the session of a :class:`Statement`, for sessions that have any."""
     table: Any
     """Data frame with :data:`COLUMNS`, a row for each distinct statement. Holds identifiers."""
     counts: Mapping[str, int]
     """Sessions in doubt, people with possible duplicates, studies without a usable patient id."""
 
     def text(self) -> str:
-        """The table, tab-separated; tabs and line breaks in values become blanks."""
+        """The table as tab-separated text; tabs and line breaks in values become spaces."""
         flat = self.table.map(lambda value: " ".join(str(value).split()))
         text = str(flat.to_csv(sep="\t", index=False, lineterminator="\n"))
         return text.encode(errors="backslashreplace").decode()
 
     def place(self, session: str) -> str:
-        """The session's pseudonym in the end; sessions without statements keep theirs."""
+        """Final pseudonym of a session; a session without statements keeps its own."""
         owner = self.owners.get(session)
         return f"{owner.subject}_{session.partition('_')[2]}" if owner else session
 
@@ -124,9 +124,9 @@ def state(
     sex: str = "",
     others: Iterable[str] = (),
 ) -> Statement:
-    """What one file states, with the pseudonym that it has by itself."""
+    """Make the statement of one file, with the pseudonym from this file alone."""
     usable = "" if is_placeholder(patient[:_LONGEST]) else patient
-    # a single letter may be an issuer
+    # a single letter can be an issuer
     issuer = "" if len(issuer) > 1 and is_placeholder(issuer[:_LONGEST]) else issuer
     subject = subject_label(key, usable, issuer or authority, study)
     few = {o[:_LONGEST] for o in islice(others, _MOST_OTHERS)}
@@ -140,24 +140,24 @@ def state(
 def cross_check(statements: Iterable[Statement]) -> Verdict:
     """Compare all statements of a source.
 
-    A function of the set of statements: order and repetition do not matter. Whoever else joins the
-    source, a person without contradictions keeps pseudonym and verdict.
+    The result depends on the set of statements only, not on their order or repetition. New people
+    in a source do not change pseudonym and verdict of a person without contradictions.
     """
     import pandas as pd
 
-    said = sorted(set(statements))
-    owners = _owners(said)
+    distinct = sorted(set(statements))
+    owners = _owners(distinct)
     facts = pd.DataFrame(
-        [(s.session, s.study, owners[s.session].subject, *f) for s in said for f in _facts(s)],
+        [(s.session, s.study, owners[s.session].subject, *f) for s in distinct for f in _facts(s)],
         columns=["session", "study", "subject", "what", "script", "value"],
         dtype=object,
     )
     owners = _with_issuer(owners, facts)
     facts["subject"] = [owners[s].subject for s in facts["session"]]
-    doubts = _doubts(said, owners, facts)
-    alike = _possible_duplicates(said, owners, facts)
+    doubts = _doubts(distinct, owners, facts)
+    alike = _possible_duplicates(distinct, owners, facts)
     table = pd.DataFrame(
-        [_row(s, owners[s.session], doubts, alike) for s in said], columns=COLUMNS, dtype=object
+        [_row(s, owners[s.session], doubts, alike) for s in distinct], columns=COLUMNS, dtype=object
     )
     counts = {
         "sessions in doubt": _sessions(table[table["in_doubt"] != ""]),
@@ -169,10 +169,10 @@ def cross_check(statements: Iterable[Statement]) -> Verdict:
 
 @lru_cache(maxsize=4096)
 def is_placeholder(text: str) -> bool:
-    """Whether a patient id or name says that it is none.
+    """Whether a text is a placeholder instead of a patient id or name.
 
-    Nothing but punctuation; one character repeated (zeros or x of any number, three letters, five
-    digits); or words of ``placeholders.tsv`` only.
+    A placeholder has only punctuation, one repeated character (zeros or x; three times another
+    letter; five times another digit), or only words of ``placeholders.tsv``.
 
     >>> [is_placeholder(t) for t in ("", "***", "000", "Anonymous", "N/A", "no name", "99999")]
     [True, True, True, True, True, True, True]
@@ -191,15 +191,15 @@ def is_placeholder(text: str) -> bool:
 def name_words(name: str) -> dict[str, tuple[str, ...]]:
     """The words of a person's name by script, sorted: family, given and middle name.
 
-    Case, accents, order and the separators between words do not count, nor do the groups of PS3.5
-    6.2.1 and prefix and suffix. Scripts without blanks give characters. Empty for a placeholder.
+    Case, accents, order, separators, component groups (PS3.5 6.2.1), prefix and suffix are ignored.
+    Names in scripts without spaces give single characters. Empty for a placeholder.
 
     >>> name_words("Müller^Anne-Marie^^Dr") == name_words("anne marie MUELLER")
     True
     >>> sorted(name_words("Yamada^Tarou=山田^太郎"))
     ['CJK', 'LATIN']
     """
-    found: dict[str, set[str]] = {}
+    by_script: dict[str, set[str]] = {}
     if is_placeholder(name):
         return {}
     for group in name.split("="):
@@ -208,12 +208,12 @@ def name_words(name: str) -> dict[str, tuple[str, ...]]:
             first = next((c for c in word if c.isalpha()), word[0])
             script = unicodedata.name(first, "OTHER").split()[0]
             plain = re.sub("([aou])e", r"\1", word) if script == "LATIN" else word
-            found.setdefault(script, set()).update(plain if script in _UNSPACED else [plain])
-    return {script: tuple(sorted(words)) for script, words in sorted(found.items())}
+            by_script.setdefault(script, set()).update(plain if script in _UNSPACED else [plain])
+    return {script: tuple(sorted(words)) for script, words in sorted(by_script.items())}
 
 
 def birth_date(text: str) -> str:
-    """``YYYYMMDD`` of a birth date; empty for what is none or a scanner's filler."""
+    """Birth date as ``YYYYMMDD``; empty if it is invalid or a filler of the scanner."""
     digits = re.sub(r"[.\-/ ]", "", text)
     try:
         day = date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
@@ -223,13 +223,13 @@ def birth_date(text: str) -> str:
 
 
 def sex(text: str) -> str:
-    """M, F or O; another value as it is, in lower case; empty for one that means unknown."""
+    """M, F or O; any other value in lower case; empty if the value means unknown."""
     folded = text.strip().lower()
     return SEXES.get(folded, "" if folded == "u" or is_placeholder(folded) else folded)
 
 
 def folded_id(text: str) -> str:
-    """A patient id without case, punctuation, blanks and leading zeros.
+    """Patient id in lower case without punctuation, spaces and leading zeros.
 
     >>> {folded_id(t) for t in ("hx-77431", "HX 77431", "HX77431")}
     {'hx77431'}
@@ -238,7 +238,7 @@ def folded_id(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """Without case, accents and width."""
+    """The text in lower case, without accents and width variants."""
     decomposed = unicodedata.normalize("NFKD", text.casefold())
     return "".join(c for c in decomposed if not unicodedata.combining(c))
 
@@ -253,11 +253,11 @@ def _sessions(table: Any) -> int:  # noqa: ANN401 - a data frame
     return int(table.loc[table["study"] != "", "session"].nunique())
 
 
-def _owners(said: Iterable[Statement]) -> dict[str, Owner]:
-    """The person of each session, as the files of its study state."""
+def _owners(distinct: Iterable[Statement]) -> dict[str, Owner]:
+    """Person of each session, from the statements of its study."""
     studies: dict[str, dict[str, list[Statement]]] = {}
-    for one in said:
-        # a row of participants.tsv speaks of a person and of no study
+    for one in distinct:
+        # a row of participants.tsv names a person but no study
         ids = studies.setdefault(one.study or one.session, {})
         ids.setdefault("" if is_placeholder(one.patient) else one.patient, []).append(one)
     return {
@@ -269,9 +269,10 @@ def _owners(said: Iterable[Statement]) -> dict[str, Owner]:
 
 
 def _owner(one: Statement, own: str, ids: Mapping[str, Sequence[Statement]]) -> Owner:
-    """What the file states; what it lacks, from the one value that the others of its study have.
+    """Person of one statement; missing values come from the other statements of the study.
 
-    ``own`` is the patient id that the file states, if it is one; ``ids`` are those of the study.
+    ``own`` is the patient id of the statement, empty for a placeholder. ``ids`` maps the patient
+    ids of the study to their statements.
     """
     known = ids.keys() - {""}
     patient = own or (next(iter(known)) if len(known) == 1 else "")
@@ -283,7 +284,7 @@ def _owner(one: Statement, own: str, ids: Mapping[str, Sequence[Statement]]) -> 
         if len({getattr(s, field) for s in stated}) == 1:
             return _as_stated(stated[0])
         if stated:
-            # two issuers: in doubt, and what names none stays with neither
+            # two issuers contradict each other; statements without issuer get neither
             break
     bare = [s for s in same if not (s.issuer or s.authority)]
     if bare or own:
@@ -296,7 +297,7 @@ def _as_stated(one: Statement) -> Owner:
 
 
 def _facts(one: Statement) -> Iterator[tuple[str, str, object]]:
-    """What can contradict: what it is, the script of a name, and a value that can be compared."""
+    """Comparable values of a statement: kind of value, script of a name, value."""
     if not is_placeholder(one.patient):
         yield "patient ids", "", one.patient
     if one.issuer:
@@ -311,7 +312,7 @@ def _facts(one: Statement) -> Iterator[tuple[str, str, object]]:
 
 
 def _known(facts: Any) -> dict[str, Known]:  # noqa: ANN401 - a data frame
-    """Facts of each subject."""
+    """Known values of each subject."""
     out: dict[str, Known] = {}
     columns = facts.loc[facts["what"].isin(_OF_PERSON), ["subject", "what", "script", "value"]]
     for subject, what, script, value in columns.itertuples(index=False):
@@ -320,9 +321,9 @@ def _known(facts: Any) -> dict[str, Known]:  # noqa: ANN401 - a data frame
 
 
 def _with_issuer(owners: Mapping[str, Owner], facts: Any) -> dict[str, Owner]:  # noqa: ANN401
-    """Give a person without issuer the one issuer that the same patient id has elsewhere.
+    """Give a person without issuer the only issuer of the same patient id elsewhere.
 
-    Only if name and birth date are known and the same in both.
+    This requires that name and birth date are known and equal.
     """
     people = _known(facts)
     issued: dict[str, set[Owner]] = {}
@@ -332,12 +333,12 @@ def _with_issuer(owners: Mapping[str, Owner], facts: Any) -> dict[str, Owner]:  
     out = {}
     for session, owner in owners.items():
         mine = people.get(owner.subject, {})
-        found = [
+        candidates = [
             other
             for other in (issued.get(owner.patient, ()) if not owner.issuer else ())
             if _same_person(mine, people.get(other.subject, {}))
         ]
-        out[session] = found[0] if len(found) == 1 else owner
+        out[session] = candidates[0] if len(candidates) == 1 else owner
     return out
 
 
@@ -348,22 +349,22 @@ def _same_person(a: Known, b: Known) -> bool:
 
 
 def _doubts(
-    said: Iterable[Statement],
+    distinct: Iterable[Statement],
     owners: Mapping[str, Owner],
     facts: Any,  # noqa: ANN401
 ) -> dict[str, tuple[str, ...]]:
-    """The reasons of each session whose study contradicts itself, or whose person does."""
+    """Reasons for review of each session with contradictions in its study or its person."""
     studies = _contradictions(facts[facts["study"] != ""], "study")
     people = _contradictions(facts[facts["what"].isin(_OF_PERSON)], "subject")
     out = {}
-    for session, study in {one.session: one.study for one in said}.items():
+    for session, study in {one.session: one.study for one in distinct}.items():
         owner = owners[session]
         within = studies.get(study, [])
         beyond = [w for w in people.get(owner.subject, ()) if w not in within]
-        told = [("one study", within), ("one patient id", beyond if owner.patient else [])]
+        kinds = [("one study", within), ("one patient id", beyond if owner.patient else [])]
         reasons = [
-            f"{IDENTITY}: {one} with " + ", ".join(f"two {what}" for what in whats)
-            for one, whats in told
+            f"{IDENTITY_IN_DOUBT}: {one} with " + ", ".join(f"two {what}" for what in whats)
+            for one, whats in kinds
             if whats
         ]
         if reasons:
@@ -372,7 +373,7 @@ def _doubts(
 
 
 def _contradictions(facts: Any, by: str) -> dict[str, list[str]]:  # noqa: ANN401 - a data frame
-    """Of each study or subject, what has two values."""
+    """Kinds of values that differ within each study or subject."""
     distinct = facts.drop_duplicates([by, "what", "script", "value"])
     groups = distinct.groupby([by, "what", "script"], sort=False)["value"]
     numbers = groups.size()
@@ -388,8 +389,8 @@ def _contradictions(facts: Any, by: str) -> dict[str, list[str]]:  # noqa: ANN40
 def _one_name(script: str, names: Sequence[tuple[str, ...]]) -> bool:
     """Whether all names can be of one person: of any two, one has all words of the other.
 
-    A letter stands for a word that begins with it: ``Garcia^J``, ``Garcia^Jose^Maria``. In scripts
-    without blanks, which have no words to leave out, every name must be the same.
+    A single letter matches a word that begins with it: ``Garcia^J``, ``Garcia^Jose^Maria``. In
+    scripts without spaces all names must be equal.
     """
     if script in _UNSPACED or len(names) > _MOST_NAMES:
         return False
@@ -407,19 +408,19 @@ def _is_part(shorter: Sequence[str], longer: Sequence[str]) -> bool:
 
 
 def _possible_duplicates(
-    said: Iterable[Statement],
+    distinct: Iterable[Statement],
     owners: Mapping[str, Owner],
     facts: Any,  # noqa: ANN401
 ) -> dict[str, list[str]]:
-    """Of each subject, others that may be the same person: see :data:`COLUMNS`.
+    """Other subjects that may be the same person as each subject.
 
-    They share a patient id but for case, punctuation, leading zeros and issuer; or one names the
-    other's id among Other Patient IDs; or name and birth date are the same. Not if sexes, birth
-    dates or all words of the names differ.
+    Their patient ids differ only in case, punctuation, leading zeros and issuer; or the id of one
+    is among the Other Patient IDs of the other; or name and birth date are equal. Subjects whose
+    sexes, birth dates or all words of their names differ are excluded.
     """
     people = _known(facts)
     marks: dict[object, set[str]] = {}
-    for one in said:
+    for one in distinct:
         owner = owners[one.session]
         ids = (owner.patient, *one.others) if owner.patient else one.others
         for text in filter(None, map(folded_id, ids)):
@@ -436,13 +437,13 @@ def _possible_duplicates(
         for a in ordered:
             mine = people.get(a, {})
             others = (b for b in ordered if b != a and not _differ(mine, people.get(b, {})))
-            # a cohort may have given everybody the same name and birth date
+            # all people of a cohort may have the same name and birth date
             alike.setdefault(a, set()).update(islice(others, _MOST_LISTED))
     return {subject: sorted(others) for subject, others in sorted(alike.items()) if others}
 
 
 def _differ(a: Known, b: Known) -> bool:
-    """Whether two people have nothing in common of a kind that is known of both."""
+    """Whether two people share no value of a kind that is known for both."""
     for what in a.keys() & b.keys():
         mine, other = a[what], b[what]
         if what[0] == "names":

@@ -1,8 +1,8 @@
-"""Find letters drawn into pictures, by the one thing that a scanner cannot do: repeat a value.
+"""Detect letters drawn into images, by regions of constant value.
 
 Measured intensities vary from pixel to pixel and from slice to slice. A drawn letter is a small
-connected region of exactly one value with an edge all around, and text is several of them close to
-each other. Text that is drawn into every slice is, in addition, equal in all of them. No font,
+connected region of exactly one value with an edge all around. Text consists of several letters
+close to each other. Text that is drawn into every slice is also equal in all slices. No font,
 brightness or position is assumed.
 """
 
@@ -13,45 +13,45 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse.csgraph import connected_components
 
-# The constants were chosen on 426 frames of 24 real DICOM series and 21 heads (no finding allowed)
-# and 700 frames with text drawn into them: 7 fonts, 9 to 24 pixels, 6 values, with and without
-# antialiasing. EDGE, SHARP, STEPS and HEIGHT are the least strict of the values tried that had no
-# finding; the others were set by looking at what was found and missed. Afterwards, of other texts
-# on 440 frames: 92 % of those with hard edges found, 49 % of antialiased; of 1558 other frames: 0.
+# The constants were chosen on 426 frames of 24 real DICOM series and 21 heads (without false alarm)
+# and 700 frames with drawn text: 7 fonts, 9 to 24 pixels, 6 values, with and without antialiasing.
+# EDGE, SHARP, STEPS and HEIGHT are the least strict of the tested values without false alarm; the
+# others were set by inspecting hits and misses. Afterwards, on 440 other frames with other texts:
+# 92 % of texts with hard edges detected, 49 % of antialiased; on 1558 frames without text: none.
 EDGE = 0.1
-"""Least step at the edge of a letter, as a fraction of the range between percentiles 1 and 99."""
+"""Smallest step at the edge of a letter, as a fraction of the range of percentiles 1 to 99."""
 STEPS = 4
-"""The same, as a multiple of the usual difference between neighbouring values that occur.
+"""The same, as a multiple of the median difference between consecutive values of the image.
 
-Coarsely stored noise has equal neighbours too, one or two steps from the next value.
+Noise with coarse quantisation has equal neighbours too, one or two steps from the next value.
 """
 MOST = 0.9
-"""Most that is asked of that step, as a fraction of the whole range."""
+"""Upper limit of that step, as a fraction of the whole range."""
 SHARP = 0.75
-"""Fraction of the boundary that must be an edge. Letters touch, and lie over bright tissue."""
+"""Fraction of the boundary that must be an edge. Letters can touch, or overlap bright tissue."""
 HEIGHT = 4
-"""Least length of a letter's longer side, and least number of its pixels."""
+"""Smallest length of a letter's longer side, and smallest number of its pixels."""
 LARGEST = 0.25
-"""Longest shorter side of a letter, as a fraction of the picture's longer side."""
+"""Largest shorter side of a letter, as a fraction of the image's longer side."""
 FILLED = 0.7
-"""Most of its box that a word of touching letters fills."""
+"""Largest fraction of its box that a word of touching letters fills."""
 COUNT, PIXELS = 3, 12
-"""Least number of letters close to each other, and of their pixels together."""
+"""Smallest number of letters close to each other, and of all their pixels."""
 TOUCHING = 5
-"""The same in a line, where letters touch and are two regions at least."""
+"""Smallest number of letters in a line, where letters touch and form at least two regions."""
 GAP = 12
-"""Distance in pixels at which two letters are always close; beyond it, the size of the larger."""
+"""Two letters are close within this distance in pixels, or within the size of the larger one."""
 
 
 FRAMES = 3
-"""Least number of frames of which equal pixels say anything."""
+"""Smallest number of frames for which equal pixels are significant."""
 
 _ALL = slice(None)
 _ACROSS = (
     ((_ALL, slice(None, -2)), (_ALL, slice(2, None))),
     ((slice(None, -2), _ALL), (slice(2, None), _ALL)),
 )
-"""Pairs of pixels two apart: antialiasing puts one pixel between a letter and the rest."""
+"""Pairs of pixels at a distance of two: antialiasing adds one pixel around a letter."""
 
 _STROKES = tuple(
     tuple((slice(n, stop), _ALL) if down else (_ALL, slice(n, stop)) for n, stop in _THREE)
@@ -61,7 +61,7 @@ _STROKES = tuple(
 
 
 def has_letters(picture: NDArray[np.generic]) -> bool:
-    """Whether a picture of integers, shape (rows, columns), has text drawn into it.
+    """Whether text is drawn into an image of integers, shape (rows, columns).
 
     Detects text of one value with at least :data:`COUNT` letters. Antialiased text is detected
     where its strokes have a core of one value.
@@ -77,23 +77,23 @@ def has_letters(picture: NDArray[np.generic]) -> bool:
         edge[a] |= jump
         edge[b] |= jump
     codes = codes.reshape(picture.shape)
-    # most pictures end here: no value has enough straight strokes of three pixels
+    # most images stop here: no value has enough straight strokes of three pixels
     stroke = np.zeros(picture.shape, bool)
     for a, b, c in _STROKES:
         equal = (codes[a] == codes[b]) & (codes[b] == codes[c]) & edge[b]
         for side in (a, b, c):
             stroke[side] |= equal
     often = np.flatnonzero(np.bincount(codes[stroke], minlength=values.size) >= PIXELS)
-    # where intensities are cut off, the lowest and the highest value repeat in tissue too: in thin
-    # dark lines and in bright spots. They count as letters only in a line
+    # in clipped images the lowest and the highest value repeat in tissue too, in thin dark lines
+    # and bright spots; they count as letters only in a line
     ends = (0, values.size - 1)
     return any(_is_text(codes == value, grey, step, value in ends) for value in often)
 
 
-class Still:
-    """What stays equal in all frames of a series, frame by frame.
+class ConstantPixels:
+    """Pixels with the same value in all frames of a series, updated frame by frame.
 
-    It detects text that has no core of one value, as small antialiased text on a flat background.
+    They show text without a core of one value, such as small antialiased text on a flat background.
     """
 
     def __init__(self) -> None:
@@ -102,14 +102,14 @@ class Still:
         self._frames = 0
 
     def add(self, picture: NDArray[np.generic]) -> None:
-        """Compare one more frame, shape (rows, columns); one of another shape begins anew."""
+        """Compare one more frame, shape (rows, columns); another shape restarts the comparison."""
         if self._first is None or picture.shape != self._first.shape:
             self._first, self._equal, self._frames = picture, np.ones(picture.shape, bool), 0
         self._equal &= picture == self._first
         self._frames += 1
 
     def has_letters(self) -> bool:
-        """Whether the pixels that are equal in all frames, except the background, are text."""
+        """Whether the constant pixels, except the background, form text."""
         if self._first is None or self._frames < FRAMES or not self._equal.any():
             return False
         values, codes = _values(self._first)
@@ -120,7 +120,7 @@ class Still:
 
 
 def _values(picture: NDArray[np.generic]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-    """Values that occur, ascending, and the index of each pixel's value (flattened)."""
+    """Distinct values, ascending, and the index of each pixel's value (flattened)."""
     flat = picture.ravel().astype(np.int64)
     low = flat.min()
     if flat.max() - low >= 1 << 20:
@@ -132,11 +132,11 @@ def _values(picture: NDArray[np.generic]) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def _edge(values: NDArray[np.int64], codes: NDArray[np.intp]) -> float:
-    """Least step between a letter and what surrounds it."""
+    """Smallest step between a letter and its surroundings."""
     share = np.cumsum(np.bincount(codes)) / codes.size
     low, high = (values[np.searchsorted(share, s)] for s in (0.01, 0.99))
     usual = float(np.median(np.diff(values))) if values.size > 1 else 1.0
-    # a picture of nothing but text has two values, and so may have one of nothing but noise
+    # an image of only text has two values, and an image of only noise can have two
     step = min(max(EDGE * (high - low), STEPS * usual), MOST * (values[-1] - values[0]))
     return float(max(step, STEPS))
 
@@ -144,9 +144,9 @@ def _edge(values: NDArray[np.int64], codes: NDArray[np.intp]) -> float:
 def _is_text(
     mask: NDArray[np.bool_], grey: NDArray[np.int64], step: float, line: bool = False
 ) -> bool:
-    """Whether enough connected regions of the mask are like letters and close to each other.
+    """Whether enough connected regions of the mask look like letters and are close together.
 
-    With ``line``, these must end on the same row or column, one more or less.
+    With ``line``, they must end on the same row or column, within one pixel.
     """
     regions, count = ndimage.label(mask, np.ones((3, 3), bool))
     size = np.bincount(regions.ravel(), minlength=count + 1)
@@ -170,14 +170,14 @@ def _is_text(
     high, wide = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
     length, breadth = np.maximum(high, wide), np.minimum(high, wide)
     fits = (length >= HEIGHT) & (breadth <= LARGEST * max(mask.shape))
-    # letters that touch are one region, but no block or line
+    # touching letters are one region, but not a block or a line
     word = (breadth >= HEIGHT) & (boxes[:, 4] <= FILLED * length * breadth)
     letters = np.where(word, length // np.maximum(breadth, 1), 1)
     return _are_close(boxes[fits], letters[fits], line)
 
 
 def _are_close(boxes: NDArray[np.int64], letters: NDArray[np.int64], line: bool) -> bool:
-    """Whether a chain of boxes close to each other has enough letters and pixels."""
+    """Whether a chain of adjacent boxes has enough letters and pixels."""
     if letters.sum() < COUNT:
         return False
     top, bottom, left, right, pixels = boxes.T

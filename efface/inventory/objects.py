@@ -1,12 +1,16 @@
-"""Which DICOM objects are MR images, and what the others are called. The list of those let in is
-closed: an object type that is not named here stays out.
-"""
+"""DICOM object types: the allow-list of MR images, and the reasons against all other types."""
 
 from __future__ import annotations
 
 from pydicom.uid import UID
 
-from efface.status import NO_IMAGE, NOT_ALLOWED, NOT_MR, SECONDARY_CAPTURE, STRUCTURED_REPORT
+from efface.status import (
+    NO_IMAGE,
+    NOT_MR,
+    OBJECT_TYPE_NOT_ALLOWED,
+    SECONDARY_CAPTURE,
+    STRUCTURED_REPORT,
+)
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
@@ -15,7 +19,7 @@ ENHANCED_MR = _STORAGE + "4.1"
 LEGACY_CONVERTED_ENHANCED_MR = _STORAGE + "4.4"
 
 ALLOWED = frozenset({MR_IMAGE, ENHANCED_MR, LEGACY_CONVERTED_ENHANCED_MR})
-"""SOP classes (PS3.4 B.5) that go on to the next stages."""
+"""SOP classes (PS3.4 B.5) that the next stages process."""
 
 _OTHER_MODALITIES = tuple(
     _STORAGE + number
@@ -25,7 +29,7 @@ _OTHER_MODALITIES = tuple(
 
 
 def reason(sop_class: str) -> str:
-    """Why objects of this SOP class stay out; empty for MR images.
+    """Reason against objects of this SOP class; empty for MR images.
 
     >>> reason("1.2.840.10008.5.1.4.1.1.2")
     'not MR: CT Image Storage'
@@ -46,10 +50,10 @@ def reason(sop_class: str) -> str:
         return STRUCTURED_REPORT
     if any(sop_class == p or sop_class.startswith(p + ".") for p in _OTHER_MODALITIES):
         return _named(NOT_MR, sop_class)
-    return _named(NOT_ALLOWED, sop_class)
+    return _named(OBJECT_TYPE_NOT_ALLOWED, sop_class)
 
 
 def _named(phrase: str, sop_class: str) -> str:
-    # only a name of the standard: a private UID or a text from the file could tell the site
+    # only names from the standard: a private UID or a text of the file could identify the site
     name = UID(sop_class).name
     return phrase if name == sop_class else f"{phrase}: {name}"

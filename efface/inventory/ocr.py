@@ -1,7 +1,7 @@
-"""Search the pictures of a series for text that was drawn into them.
+"""Search the images of a series for burned-in text.
 
-Every frame is searched for letters. tesseract (Apache-2.0), called as a command where it is
-installed, then reads what is suspicious.
+Every frame is searched for letters. tesseract (Apache-2.0), called as a command if it is installed,
+then reads suspicious series.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface.inventory import letters
-from efface.status import BURNED_IN
+from efface.status import TEXT_BURNED_IN
 
 Mode = Literal["auto", "always", "never"]
 
@@ -28,60 +28,64 @@ CLEAR = "looked"
 """Every frame was searched, and no text was found."""
 FOUND = "looked: text found"
 
-REASON = f"{BURNED_IN}: text in the picture"
-LETTERS = f"{BURNED_IN}: shapes like letters in the picture; look at it"
-NO_TESSERACT = f"{BURNED_IN}: tesseract is missing; install it, or run with ocr: never"
-NO_ANSWER = f"{BURNED_IN}: tesseract gave no answer; look at the picture, or run with ocr: never"
-NOT_DECODED = f"{BURNED_IN}: the pixels cannot be decoded; run with ocr: never to skip the search"
+REASON = f"{TEXT_BURNED_IN}: text in the picture"
+LETTERS = f"{TEXT_BURNED_IN}: shapes like letters in the picture; check it"
+NO_TESSERACT = f"{TEXT_BURNED_IN}: tesseract is not installed; install it, or run with ocr: never"
+NO_ANSWER = (
+    f"{TEXT_BURNED_IN}: tesseract failed or timed out; check the picture, or run with ocr: never"
+)
+NOT_DECODED = (
+    f"{TEXT_BURNED_IN}: the pixels cannot be decoded; run with ocr: never to skip the search"
+)
 
 _SECONDS = 60
 _LARGEST = 4096
 _WIDTH = 2304
 _SURE = 70.0
-"""Confidence (0 to 100) from which tesseract's word counts."""
+"""Smallest confidence (0 to 100) of a word read by tesseract."""
 _WORD = re.compile(r"[^\W_]{3,}")
 _SHOWN = 3
-"""Frames that tesseract reads."""
+"""Number of frames that tesseract reads."""
 
 
 def look(paths: Sequence[str], attributes: dict[str, Any], mode: Mode = "auto") -> tuple[str, str]:
-    """Reason against a series for text in its pictures (empty: none), and how that is known.
+    """Reason against a series for text in its pixels (empty: none), and the result of the search.
 
     ``paths`` are the files of one series in order. Every frame is decoded and searched for letters
-    (:mod:`efface.inventory.letters`). tesseract reads three frames, for 60 s at most, where letters
-    were found, where the series is not original and primary, and with ``always``. With the reason
-    :data:`REASON` the series is to be withheld, with any other reviewed. The second part is
-    :data:`CLEAR` only if every frame was searched and nothing found.
+    (:mod:`efface.inventory.letters`). tesseract reads three frames, for at most 60 s, if letters
+    were detected, if the series is not ORIGINAL and PRIMARY, or with ``always``. The reason
+    :data:`REASON` withholds the series, any other reason sends it to review. The second value is
+    :data:`CLEAR` only if every frame was searched and no text was detected.
     """
     if mode == "never":
         return "", "not looked: switched off"
     try:
-        found, shown = _search(paths)
-    except Exception:  # a decoder meets anything
+        has_letters, shown = _search(paths)
+    except Exception:  # any error of the decoder
         return NOT_DECODED, "not looked: the pixels cannot be decoded"
-    if mode == "auto" and not found and _is_original(attributes):
+    if mode == "auto" and not has_letters and _is_original(attributes):
         return "", CLEAR
-    doubt, seen = (LETTERS, FOUND) if found else ("", CLEAR)
+    doubt, result = (LETTERS, FOUND) if has_letters else ("", CLEAR)
     if shutil.which("tesseract") is None:
-        return doubt or NO_TESSERACT, FOUND if found else "not looked: tesseract is missing"
+        return doubt or NO_TESSERACT, FOUND if has_letters else "not looked: tesseract is missing"
     joined = np.concatenate([_upright(f, shown[0].shape) for f in shown], axis=1)
-    # and below it the highest values alone: text over the brain stands out there
+    # and below it the highest values alone: there, text over the brain has contrast
     words = read(np.concatenate([joined, (joined == 1).astype(np.float32)]))
     if words is None:
-        return doubt or NO_ANSWER, FOUND if found else "not looked: tesseract gave no answer"
+        return doubt or NO_ANSWER, FOUND if has_letters else "not looked: tesseract gave no answer"
     if is_text(words):
         return REASON, FOUND
-    return doubt, seen
+    return doubt, result
 
 
 def _search(paths: Sequence[str]) -> tuple[bool, list[NDArray[np.generic]]]:
-    """Whether letters were found in any frame, and the pictures for tesseract to read.
+    """Whether any frame has letters, and the images for tesseract.
 
-    These are the first three frames with letters, or the first, the middle and the last frame; and
-    the maximum over all frames, in which text of any one of them stands out from the air. Raises
-    what :func:`_frames` raises.
+    The images are the first three frames with letters, or the first, middle and last frame; and the
+    maximum over all frames, which shows text of any frame against the air. Raises the errors of
+    :func:`_frames`.
     """
-    still = letters.Still()
+    still = letters.ConstantPixels()
     drawn: list[NDArray[np.generic]] = []
     chosen: list[NDArray[np.generic]] = []
     highest = np.zeros((0, 0), np.float32)
@@ -98,15 +102,15 @@ def _search(paths: Sequence[str]) -> tuple[bool, list[NDArray[np.generic]]]:
 
 
 def read(picture: NDArray[np.generic]) -> list[str] | None:
-    """Words of three or more letters or digits that tesseract is sure to see.
+    """Words of three or more letters or digits that tesseract reads with confidence.
 
-    ``None`` if it failed or took too long.
+    ``None`` if it failed or timed out.
     """
     from PIL import Image
 
     low, high = float(picture.min()), float(picture.max())
     grey = ((picture.astype(np.float32) - low) * (255 / ((high - low) or 1))).astype(np.uint8)
-    # it reads black on white, in letters of 20 pixels or more
+    # tesseract needs black text on white, with letters of 20 pixels or more
     scale = min(3.0, max(1.0, _WIDTH / grey.shape[1]))
     size = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
     png = io.BytesIO()
@@ -134,7 +138,7 @@ def read(picture: NDArray[np.generic]) -> list[str] | None:
 
 
 def is_text(words: Sequence[str]) -> bool:
-    """Whether the words are more than what tesseract sees in the folds of a brain and in noise."""
+    """Whether the words are more than tesseract reads in images without text."""
     telling = [w for w in words if len(set(w.casefold())) >= (4 if w.isdigit() else 3)]
     return sum(len(w) for w in telling) >= 6
 
@@ -146,34 +150,34 @@ def _is_original(attributes: dict[str, Any]) -> bool:
 
 
 def _frames(paths: Sequence[str]) -> Iterator[tuple[NDArray[np.generic], bool]]:
-    """Every frame as stored, shape (rows, columns), and whether it is first, middle or last.
+    """Every stored frame, shape (rows, columns), and whether it is first, middle or last.
 
-    Raises :class:`~efface.distort.dicom.Unmapped`, or what pydicom raises, for a file that cannot
-    be decoded.
+    Raises :class:`~efface.distort.frames.UnmappedError`, or errors of pydicom, for a file that
+    cannot be decoded.
     """
-    from efface.distort import dicom  # imports much that inventory does not need
+    from efface.distort import frames as dicom_frames  # late: most of the inventory needs none
 
     for n, path in enumerate(paths):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ds = dicom.read(Path(path))
+            ds = dicom_frames.read(Path(path))
             if not 0 < max(ds.Rows, ds.Columns) <= _LARGEST:
-                raise dicom.Unmapped("the picture is too large")
-            frames = dicom.pixels(ds)
+                raise dicom_frames.UnmappedError("the picture is too large")
+            frames = dicom_frames.pixels(ds)
         for m, frame in enumerate(frames):
             where, count = (m, len(frames)) if len(paths) == 1 else (n, len(paths))
             yield frame, where in (0, count // 2, count - 1) and (m == 0 or len(paths) == 1)
 
 
 def _scaled(frame: NDArray[np.generic]) -> NDArray[np.float32]:
-    """The frame from 0 to 1, its highest value."""
+    """The frame, scaled from 0 to 1."""
     low, high = float(frame.min()), float(frame.max())
     scaled: NDArray[np.float32] = (frame.astype(np.float32) - low) / np.float32((high - low) or 1)
     return scaled
 
 
 def _upright(frame: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The scaled frame, cut or padded to the height of the others."""
+    """The scaled frame, cropped or padded to the height of the others."""
     grey = _scaled(frame)
     out = np.zeros((shape[0], grey.shape[1]), np.float32)
     rows = min(shape[0], grey.shape[0])

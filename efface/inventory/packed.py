@@ -1,4 +1,4 @@
-"""Files that hold other files, told by their content: archives and compressed files."""
+"""Archives and compressed files, recognised by their content."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 from efface.status import NOT_DICOM
 
 START = 1024
-"""Bytes from the start of a file that are enough to tell."""
+"""Number of bytes from the start of a file that :func:`reason` needs."""
 
 _ARCHIVES = {
     b"PK\3\4": "zip", b"PK\5\6": "zip", b"PK\7\x08": "zip",
@@ -21,7 +21,7 @@ _COMPRESSED = {
 
 
 def reason(start: bytes) -> str:
-    r"""Why a file that is not DICOM stays out, and what to do; ``start`` are its first bytes.
+    r"""Reason against a file that is not DICOM, with the next step; ``start``: its first bytes.
 
     >>> reason(b"PK\x03\x04")
     'not DICOM: a zip archive; unpack it first'
@@ -44,12 +44,12 @@ def reason(start: bytes) -> str:
     return NIFTI if _is_nifti(start) else NOT_DICOM
 
 
-NIFTI = f"{NOT_DICOM}: NIfTI, which is read from a BIDS dataset or by efface deface"
+NIFTI = f"{NOT_DICOM}: NIfTI is read only from a BIDS dataset, or by efface deface"
 
 
 def _is_tar(start: bytes) -> bool:
     try:
-        # its header has a checksum; the old form has no magic number
+        # the header has a checksum; the old format has no magic number
         tarfile.TarInfo.frombuf(start[:512], "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError):
         return False

@@ -1,4 +1,4 @@
-"""The entries put together: sessions with their series, and the account of every file."""
+"""Merge entries into sessions with their series, and list every file of the source."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _SERIES_FIELDS = (
 
 
 def statements(entry: Entry) -> Iterator[Statement]:
-    """Whose the files of an entry say they are."""
+    """Statements about persons in the files of an entry."""
     for stated in entry.get("people", ()):
         yield Statement(**{**stated, "others": tuple(stated["others"])})
 
 
 def merge(entries: Sequence[Entry], key: Key, verdict: Verdict | None = None) -> list[Session]:
-    """The sessions of some entries that share no study with entries outside.
+    """Sessions of a group of entries that shares no study with other entries.
 
-    ``verdict`` is that of the whole source; without one, ``entries`` are the whole source. Sorted,
-    and a function of both only. A session's ``fingerprint`` covers the size and time of every
-    file and the reasons, so that an edited file or another verdict runs its session again.
+    ``verdict`` is that of the whole source; without it, ``entries`` must be the whole source. The
+    result is sorted and depends on both only. The ``fingerprint`` of a session covers size and time
+    of every file and the reasons, so that a changed file or verdict runs the session again.
     """
     verdict = verdict or _verdict(entries)
     files, series = _settle(entries, verdict)
@@ -62,7 +62,7 @@ def merge(entries: Sequence[Entry], key: Key, verdict: Verdict | None = None) ->
         )
         members = by_series.get(where, [])
         if source == "bids":
-            # sidecars come by inheritance; an image that cannot be taken has none
+            # sidecars are found by inheritance; an image that cannot be converted has none
             members = [m for m in members if m["instance"] or m["reason"]]
             members += [s for m in members if m["instance"] for s in bids.inherited(m, shared)]
         session["series"].append(_series(described, members, described["doubts"]))
@@ -77,9 +77,9 @@ def merge(entries: Sequence[Entry], key: Key, verdict: Verdict | None = None) ->
 
 
 def groups(entries: Iterable[tuple[str, Entry]]) -> list[list[str]]:
-    """Which entries must be merged together: those that share a study, all of a BIDS source.
+    """Groups of entries to be merged together: those that share a study, or all of a BIDS source.
 
-    Takes name and entry one by one, so that a large source is never in memory as a whole.
+    Names and entries are read one by one, so that a large source never fills the memory.
     """
     leader: dict[str, str] = {}
 
@@ -93,7 +93,7 @@ def groups(entries: Iterable[tuple[str, Entry]]) -> list[list[str]]:
     for name, entry in entries:
         names.append(name)
         leader[name] = name
-        # a study may name its person in one entry and not in the other
+        # a study may have its person in one entry only
         shared = {s["study"] for s in entry["series"].values()}
         if entry["source"] == "bids":
             # sidecars at the root describe every subject
@@ -110,14 +110,16 @@ def groups(entries: Iterable[tuple[str, Entry]]) -> list[list[str]]:
 def files_table(
     entries: Sequence[Entry],
     released: Mapping[tuple[str, str], tuple[str, str]] | None = None,
+    verdict: Verdict | None = None,
 ) -> list[dict[str, str]]:
-    """Every file of the entries, which are the whole source, exactly once.
+    """Rows of a table with every file of the source exactly once; ``entries`` are the whole source.
 
-    ``released`` maps session and series to the series' final disposition (``released``,
-    ``withheld``) and reason. Rows have ``path``, ``bytes``, ``entry``, ``session``, ``series``,
-    ``disposition``, ``reason``; tabs, line breaks and bytes that are no text are escaped in paths.
+    ``released`` maps session and series to the final disposition (``released``, ``withheld``) and
+    reason; ``verdict`` is that of the cross-check, if it is known. Columns: ``path``, ``bytes``,
+    ``entry``, ``session``, ``series``, ``disposition``, ``reason``. Tabs, line breaks and bytes
+    that are not text are escaped in paths.
     """
-    files, series = _settle(entries, _verdict(entries))
+    files, series = _settle(entries, verdict or _verdict(entries))
     known = released or {}
     rows = []
     for f in files:
@@ -150,9 +152,9 @@ def _verdict(entries: Iterable[Entry]) -> Verdict:
 def _settle(
     entries: Sequence[Entry], verdict: Verdict
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """All files in path order with final reasons, and all series; the entries stay untouched.
+    """All files in path order with final reasons, and all series; ``entries`` is not modified.
 
-    Series are under the session that ``verdict`` gives them, and so are the files.
+    Series and files are assigned to the session that ``verdict`` gives.
     """
     files = sorted(
         ({**f, "entry": entry["entry"]} for entry in entries for f in entry["files"]),
@@ -190,7 +192,7 @@ def _settle(
 
 
 def _with_worse_text(series: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """The series, with what the search for text said of either: of two entries each saw a part."""
+    """The series with the worse result of the text search: each entry has a part of the series."""
     worse = max(series, other, key=lambda s: (bool(s.get("doubt")), s.get("text") != CLEAR))
     return {**series, **{k: worse[k] for k in ("text", "doubt") if k in worse}}
 
@@ -203,7 +205,7 @@ def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _adopt(files: list[dict[str, Any]]) -> None:
-    """Give each sidecar the series it describes; one that serves several is told apart."""
+    """Assign each sidecar to the series that it describes; one for several series gets a reason."""
     shared = bids.sidecars(files)
     serves: dict[str, list[str]] = {}
     for f in files:
@@ -221,7 +223,7 @@ def _adopt(files: list[dict[str, Any]]) -> None:
 def _series(
     described: dict[str, Any], members: list[dict[str, Any]], doubts: Iterable[str]
 ) -> dict[str, Any]:
-    """The series as the next stages see it; ``doubts`` are reasons for review."""
+    """Series record for the next stages; ``doubts`` are reasons for review."""
     out = {field: described[field] for field in _SERIES_FIELDS}
     out["text"] = described.get("text", "not looked: no DICOM image")
     if "bids" in described:
@@ -247,7 +249,7 @@ def _judge(whole: list[dict[str, Any]], members: list[dict[str, Any]]) -> tuple[
     status: Status = "pass"
     reasons = []
     there = {m["instance"] for m in whole}
-    # a cut copy of an image that is also there as a whole does no harm
+    # a truncated copy of an image that is also complete is harmless
     cut = [m for m in members if m["reason"] and m["instance"] not in there]
     if cut:
         status = worst(status, "review")
@@ -255,7 +257,7 @@ def _judge(whole: list[dict[str, Any]], members: list[dict[str, Any]]) -> tuple[
     other = [m for m in members if m["reason"] == f"{DUPLICATE}: the content differs"]
     if other:
         status = worst(status, "review")
-        reasons.append(f"{DUPLICATE}: {len(other)} images came again with other content")
+        reasons.append(f"{DUPLICATE}: {len(other)} images occur again with different content")
     return status, reasons
 
 

@@ -1,4 +1,4 @@
-"""The files of a source, in one fixed order, without leaving the source."""
+"""List the files of a source in a fixed order, without following links out of it."""
 
 # A cohort has millions of files, and os is several times faster than pathlib:
 # ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH116, PTH118, PTH120, PTH208
@@ -14,14 +14,14 @@ from pathlib import Path
 
 from efface.errors import EffaceError
 from efface.pseudonym import Key
-from efface.status import LINK, NO_PERMISSION, NOT_DICOM, UNREADABLE
+from efface.status import LINK_NOT_FOLLOWED, NO_PERMISSION, NOT_DICOM, UNREADABLE
 
-TO_FOLDER = f"{LINK}: it leads to a folder; put the folder itself in its place"
+TO_FOLDER = f"{LINK_NOT_FOLLOWED}: it points to a folder; replace the link by the folder"
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file of the source; ``reason`` says why it must not even be opened."""
+class SourceFile:
+    """A file of the source; ``reason`` says why it must not be opened."""
 
     path: str
     """Absolute."""
@@ -31,9 +31,9 @@ class Found:
 
 
 def entries(source: Path, key: Key) -> dict[str, str]:
-    """Label of each top-level entry, to its name in the source.
+    """Names of the top-level entries of the source, by label.
 
-    Raises :class:`EffaceError` if the source is missing, no folder, not readable or empty.
+    Raises :class:`EffaceError` if the source is missing, not a folder, not readable or empty.
     """
     try:
         names = sorted(os.listdir(source), key=os.fsencode)
@@ -49,14 +49,14 @@ def entries(source: Path, key: Key) -> dict[str, str]:
 
 
 def entry_label(key: Key, name: str) -> str:
-    """``entry-…`` of a top-level entry; a name that is no UTF-8 is taken by its bytes."""
+    """Pseudonym ``entry-…`` of a top-level entry; a name that is not UTF-8 is used as bytes."""
     return "entry-" + key.label("entry", os.fsencode(name).decode(errors="backslashreplace"))
 
 
 def entry_fingerprint(entry: Path) -> str:
-    """Sixteen hex digits that change when anything below ``entry`` was added, taken or edited.
+    """Sixteen hex digits that change if a file below ``entry`` is added, removed or changed.
 
-    Names, sizes and times only, no file is opened. About 3 µs a file on a local disk.
+    Computed from names, sizes and times; no file is opened. About 3 µs a file on a local disk.
     """
     digest = sha256()
     stack = [os.fspath(entry)]
@@ -78,7 +78,7 @@ def entry_fingerprint(entry: Path) -> str:
                 digest.update(b"%s/\n" % os.fsencode(child.name))
                 continue
             try:
-                # a link is followed: its target may be edited while the link stays
+                # links are followed, because the target can change while the link stays
                 status = child.stat()
             except OSError:
                 digest.update(b"%s broken\n" % os.fsencode(child.name))
@@ -88,20 +88,20 @@ def entry_fingerprint(entry: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def walk(source: Path, entry: str) -> Iterator[Found]:
+def walk(source: Path, entry: str) -> Iterator[SourceFile]:
     """Every file of a top-level entry (a folder, or a file at the root), folders in name order.
 
-    Links to folders are not followed, links to files only within the source and into the annex of
-    the dataset that holds the link, be it the source's or that of a submodule; folders and files
-    that cannot be read are yielded with the reason.
+    Links to folders are not followed. Links to files are followed within the source and into the
+    annex of the dataset or submodule that holds the link. Folders and files that cannot be read are
+    yielded with a reason.
     """
     yield from _visit(os.path.join(os.path.abspath(source), entry), os.path.realpath(source))
 
 
 def annex(folder: str) -> str:
-    """The annex objects of the git repository that holds ``folder`` (git-annex, DataLad).
+    """Folder of the annex objects of the git repository that holds ``folder`` (git-annex, DataLad).
 
-    A submodule's ``.git`` is a file that names the real folder. Empty if there is no annex.
+    The ``.git`` of a submodule is a file that names the real folder. Empty if there is no annex.
     """
     here = Path(folder)
     git = next((p / ".git" for p in (here, *here.parents) if (p / ".git").exists()), None)
@@ -116,8 +116,8 @@ def annex(folder: str) -> str:
         return ""
 
 
-def _visit(top: str, root: str) -> Iterator[Found]:
-    # no recursion: folders may lie deeper than Python's stack reaches
+def _visit(top: str, root: str) -> Iterator[SourceFile]:
+    # no recursion: folders can be nested deeper than the stack of Python
     stack = [top]
     while stack:
         path = stack.pop()
@@ -131,31 +131,33 @@ def _visit(top: str, root: str) -> Iterator[Found]:
                 names = sorted(os.listdir(path), key=os.fsencode, reverse=True)
                 stack += [os.path.join(path, name) for name in names]
             else:
-                # a pipe would block whoever opens it
-                yield Found(path, reason=f"{NOT_DICOM}: no regular file")
+                # opening a pipe would block
+                yield SourceFile(path, reason=f"{NOT_DICOM}: not a regular file")
         except PermissionError:
-            yield Found(path, reason=NO_PERMISSION)
+            yield SourceFile(path, reason=NO_PERMISSION)
         except OSError:
-            yield Found(path, reason=UNREADABLE)
+            yield SourceFile(path, reason=UNREADABLE)
 
 
-def _link(path: str, root: str) -> Found:
+def _link(path: str, root: str) -> SourceFile:
     target = os.path.realpath(path)
     if not os.path.exists(target):
         if "/annex/objects/" in target:
-            return Found(path, reason=f"{LINK}: its content is not here; run datalad get")
-        return Found(path, reason=f"{LINK}: it leads nowhere")
+            return SourceFile(
+                path, reason=f"{LINK_NOT_FOLLOWED}: its content is missing; run datalad get"
+            )
+        return SourceFile(path, reason=f"{LINK_NOT_FOLLOWED}: its target does not exist")
     if os.path.isdir(target):
-        return Found(path, reason=TO_FOLDER)
+        return SourceFile(path, reason=TO_FOLDER)
     own = annex(os.path.realpath(os.path.dirname(path)))
     if not any(os.path.commonpath([r, target]) == r for r in (root, own) if r):
-        return Found(path, reason=f"{LINK}: it leads out of the source")
+        return SourceFile(path, reason=f"{LINK_NOT_FOLLOWED}: it points out of the source")
     if not os.path.isfile(target):
-        return Found(path, reason=f"{LINK}: it leads to no regular file")
+        return SourceFile(path, reason=f"{LINK_NOT_FOLLOWED}: it does not point to a regular file")
     return _file(path, os.stat(path))
 
 
-def _file(path: str, status: os.stat_result) -> Found:
+def _file(path: str, status: os.stat_result) -> SourceFile:
     if not os.access(path, os.R_OK):
-        return Found(path, status.st_size, status.st_mtime_ns, NO_PERMISSION)
-    return Found(path, status.st_size, status.st_mtime_ns)
+        return SourceFile(path, status.st_size, status.st_mtime_ns, NO_PERMISSION)
+    return SourceFile(path, status.st_size, status.st_mtime_ns)

@@ -1,8 +1,8 @@
-"""A head in numbers: what one person looks like, and which tissue lies at any point.
+"""Parametric model of a head: the shape of one person, and the tissue at any point.
 
-The head's frame: millimetres, x to the right, y to the front, z up; the origin lies midway between
-the ear canals, the horizontal is Frankfurt's. Everything is an analytic function of the position,
-so any grid (orientation, spacing, field of view) is evaluated directly and nothing is resampled.
+Frame of the head: millimetres, x to the right, y to the front, z up; the origin is midway between
+the ear canals, and the Frankfurt plane is horizontal. All shapes are analytic functions of the
+position, so any grid (orientation, spacing, field of view) is evaluated without resampling.
 Proportions follow adult anthropometry: head about 155 wide, 195 long, 220 mm from vertex to chin.
 """
 
@@ -39,12 +39,12 @@ TISSUES = (
     *("vitreous", "lens", "mucosa", "cartilage", "tooth", "vessel", "dura"),
 )
 
-_BLOCK = 28  # voxels along a block's edge: its arrays stay in the processor's cache
+_BLOCK = 28  # voxels along the edge of a block: its arrays fit into the cache of the processor
 
 
 @dataclass(frozen=True)
-class Head:
-    """One person. Lengths in mm, angles in degrees; the defaults are an average adult."""
+class HeadShape:
+    """Head shape of one person. Lengths in mm, angles in degrees; defaults: average adult."""
 
     seed: int = 0
     size: float = 1.0
@@ -90,13 +90,13 @@ class Head:
     warp: tuple[float, ...] = (0.0,) * 18
 
     @classmethod
-    def from_seed(cls, seed: int) -> Head:
-        """The person of ``seed``: the same numbers on every machine."""
+    def from_seed(cls, seed: int) -> HeadShape:
+        """Shape of the person ``seed``: the same numbers on every machine."""
         rng = np.random.Generator(np.random.PCG64(seed))
         drawn: dict[str, float] = {}
         for f in dataclasses.fields(cls):
             if f.name in _SPREAD:
-                # between uniform and normal: persons differ clearly, none is a monster
+                # between uniform and normal: clear differences without extreme shapes
                 t = float(np.clip(rng.uniform(-1, 1) * 0.8 + rng.normal() * 0.25, -1.2, 1.2))
                 drawn[f.name] = float(getattr(cls, f.name)) + t * _SPREAD[f.name]
         warp = tuple(float(w) for w in rng.uniform(-1, 1, 18))
@@ -149,10 +149,10 @@ _SPREAD = {
 
 @dataclass(frozen=True)
 class Ear:
-    """A pinna on one side (``side`` +1 right, -1 left): dished plate, helix, antihelix, lobe."""
+    """A pinna (``side`` +1 right, -1 left): concave plate, helix, antihelix, lobe."""
 
     side: float
-    head: Head
+    head: HeadShape
 
     @property
     def middle(self) -> Vec:
@@ -167,7 +167,7 @@ class Ear:
 
     @property
     def reach(self) -> float:
-        """Radius of a ball that holds the pinna, mm."""
+        """Radius of a sphere around the pinna, mm."""
         return self.head.ear_length / 2 + 12
 
     def frame(self, b: Block) -> tuple[Float, Float, Float]:
@@ -191,15 +191,15 @@ class Ear:
         return np.asarray(q, np.float32), np.asarray(edge, np.float32)
 
     def distance(self, b: Block) -> Float:
-        """Signed distance of each point, mm, roughly."""
+        """Approximate signed distance of each point, mm."""
         half, tall = self.head.ear_width / 2, self.head.ear_length / 2
         v, w, n = self.frame(b)
         q, edge = self.outline(v, w)
-        # the plate is a dish: the concha deep in the middle front, the rim turned out
+        # a concave plate: the concha is deep in the middle front, the rim is turned outwards
         bowl = np.exp(-(((v + 0.15 * half) / (0.55 * half)) ** 2) - ((w + 4) / (0.36 * tall)) ** 2)
         level = np.float32(1.5) * q * q - np.float32(8) * bowl
         d = np.maximum(edge, np.abs(n - level) * np.float32(0.85) - np.float32(1.7))
-        # helix: a tube along the rim, gone at the lower front where the face begins
+        # helix: a tube along the rim, absent at the lower front near the face
         tube = np.clip(1.0 - np.clip(-(v + 0.35 * half) / (0.5 * half), 0, 1) * (w < 10), 0.1, 1)
         helix = np.sqrt((edge + 2.2) ** 2 + (n - level - 1.6) ** 2) - np.float32(2.7) * tube
         d = smooth_min(d, helix.astype(np.float32), 1.5)
@@ -220,7 +220,7 @@ class Ear:
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Points on the face, mm in the head's frame, that shapes and labels share."""
+    """Points on the face, mm in the frame of the head, for shapes and labels."""
 
     eye: Vec
     nasion: Vec
@@ -230,8 +230,8 @@ class Landmarks:
     chin: Vec
 
 
-def landmarks(h: Head) -> Landmarks:
-    """Where eyes (right one), nose, mouth and chin of ``h`` lie."""
+def landmarks(h: HeadShape) -> Landmarks:
+    """Positions of the right eye, nose, mouth and chin of ``h``."""
     eye = (h.eye_half, 77.0 + h.eye_forward, 22.0)
     nasion = (0.0, 93.0 + 0.5 * h.brow, 28.0)
     base = nasion[2] - (h.nose_length + 4) * h.face_length
@@ -244,9 +244,9 @@ def landmarks(h: Head) -> Landmarks:
 
 
 class _Body:
-    """The shapes of one head, made once; then :meth:`classify` for any block of points."""
+    """The shapes of one head; :meth:`classify` evaluates them for a block of points."""
 
-    def __init__(self, h: Head) -> None:
+    def __init__(self, h: HeadShape) -> None:
         self.h = h
         m = self.m = landmarks(h)
         w, fl = h.face_width, h.fullness
@@ -465,12 +465,12 @@ class _Body:
     # -- distances ------------------------------------------------------------------------------
 
     def _egg(self, b: Block) -> Block:
-        """The cranium is broader behind than in front."""
+        """Taper the cranium, which is broader at the back than at the front."""
         taper = 1 + np.float32(0.0011) * np.clip(b.y, -90, 90)
         return Block(b.x * taper, b.y, b.z, b.centre, b.radius * 1.2 + 8)
 
     def base(self, b: Block) -> Float:
-        """Skin without nose, ears, lips: closed."""
+        """Distance to the closed skin without nose, ears and lips."""
         d = self.cranium.distance(self._egg(b))
         for shape, k in self.skin:
             d = unite(d, b, shape, k)
@@ -483,7 +483,7 @@ class _Body:
         return d
 
     def closed(self, b: Block, base: Float) -> Float:
-        """Skin with nose, lips and ears, its openings closed."""
+        """Distance to the skin with nose, lips and ears, with closed openings."""
         d = base
         for shape, k in (*self.nose, *self.lips):
             d = unite(d, b, shape, k)
@@ -493,11 +493,11 @@ class _Body:
         return d
 
     def brain_case(self, b: Block, base: Float) -> Float:
-        """Inner surface of the skull."""
+        """Distance to the inner surface of the skull."""
         if not b.near((0, -3, 30), 115):
             return np.full_like(b.x, FAR)
         d = self.vault.distance(self._egg(b))
-        # the vault's lower half is no ball: the middle and posterior fossae below it are
+        # the lower half of the vault is replaced by the middle and posterior fossae
         d = np.maximum(d, np.float32(18) - b.z - np.float32(0.25) * b.y)
         for shape, k in self.intracranial:
             d = unite(d, b, shape, k)
@@ -511,7 +511,7 @@ class _Body:
     def classify(
         self, b: Block, mm: float, *, labels_only: bool = False
     ) -> tuple[Tissue, Tissue, Float]:
-        """Tissue and label of each point, and how much of a voxel of ``mm`` there is not air."""
+        """Tissue, label, and fraction of the voxel of ``mm`` that is not air, at each point."""
         base = self.base(b)
         closed = self.closed(b, base)
         case = self.brain_case(b, base)
@@ -565,7 +565,7 @@ class _Body:
         return out
 
     def _soft(self, b: Block, base: Float, closed: Float) -> Tissue:
-        """Skin, the fat beneath it, and muscle with fat between."""
+        """Skin, subcutaneous fat, and muscle with fat in between."""
         t = np.full(b.x.shape, MUSCLE, np.uint8)
         # septa between muscles run along the neck
         ripple = _ripples(Block(b.x, b.y, b.z * np.float32(0.25), b.centre, b.radius), 26.0, 0.3)
@@ -769,7 +769,7 @@ def _ripples(b: Block, length: float, phase: float) -> Float:
 
 
 def _gyroid(b: Block, warp: tuple[float, ...]) -> tuple[Float, float]:
-    """A gyroid bent by the person's phases, and the factor that turns its value into mm."""
+    """A gyroid with the phases of the person, and the factor from its value to mm."""
     k = np.float32(2 * np.pi / 25.0)
     p = [np.float32(3 * w) for w in warp[9:18]]
     x = b.x * k + np.float32(0.9) * np.sin(b.y * np.float32(0.11) + p[0]) + p[1]
@@ -779,8 +779,8 @@ def _gyroid(b: Block, warp: tuple[float, ...]) -> tuple[Float, float]:
     return np.asarray(g, np.float32), float(1 / (k * 1.45))
 
 
-def _bend(h: Head, x: Float, y: Float, z: Float) -> tuple[Float, Float, Float]:
-    """The person's asymmetry: a slow displacement of space by about 1.5 mm."""
+def _bend(h: HeadShape, x: Float, y: Float, z: Float) -> tuple[Float, Float, Float]:
+    """Asymmetry of the person: a smooth displacement by about 1.5 mm."""
     w = [np.float32(v) for v in h.warp]
     k = np.float32(2 * np.pi / 95)
     s = np.float32(1.1)
@@ -791,25 +791,25 @@ def _bend(h: Head, x: Float, y: Float, z: Float) -> tuple[Float, Float, Float]:
 
 
 def tissues(
-    head: Head, shape: tuple[int, int, int], affine: NDArray[np.floating]
+    head: HeadShape, shape: tuple[int, int, int], affine: NDArray[np.floating]
 ) -> tuple[Tissue, Tissue, Float]:
     """Tissue (index into :data:`TISSUES`), label and cover of each voxel, arrays of ``shape``.
 
-    ``affine`` takes voxel indices to the head's frame in mm. Labels are those of
+    ``affine`` maps voxel indices to the frame of the head in mm. Labels are those of
     :data:`efface.segment.labels.LABELS`: 1 brain (all within the skull), 2 eyes (globe and lids),
-    3 nose, 4 ears (the pinna and the outer 12 mm beneath), 5 mouth and chin (the outer 14 mm).
-    Cover (0 to 1) is the part of the voxel within the skin: the rest of it is air.
+    3 nose, 4 ears (the pinna and 12 mm below the skin), 5 mouth and chin (the outer 14 mm).
+    Cover (0 to 1) is the fraction of the voxel inside the skin; the rest is air.
     """
     return _evaluate(head, shape, affine, labels_only=False)
 
 
-def labels_of(head: Head, shape: tuple[int, int, int], affine: NDArray[np.floating]) -> Tissue:
-    """The labels alone, faster than :func:`tissues`."""
+def labels_of(head: HeadShape, shape: tuple[int, int, int], affine: NDArray[np.floating]) -> Tissue:
+    """Labels of each voxel; faster than :func:`tissues`."""
     return _evaluate(head, shape, affine, labels_only=True)[1]
 
 
 def _evaluate(
-    head: Head, shape: tuple[int, int, int], affine: NDArray[np.floating], *, labels_only: bool
+    head: HeadShape, shape: tuple[int, int, int], affine: NDArray[np.floating], *, labels_only: bool
 ) -> tuple[Tissue, Tissue, Float]:
     body = _Body(head)
     tissue, labels = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
@@ -826,7 +826,7 @@ def _evaluate(
     return tissue, labels, cover
 
 
-def _block(head: Head, a: NDArray[np.float64], at: tuple[slice, ...]) -> Block:
+def _block(head: HeadShape, a: NDArray[np.float64], at: tuple[slice, ...]) -> Block:
     i, j, k = np.ogrid[at]
     m = a.astype(np.float32)
     x, y, z = (m[r, 0] * i + m[r, 1] * j + m[r, 2] * k + m[r, 3] for r in range(3))
@@ -842,7 +842,7 @@ def _block(head: Head, a: NDArray[np.float64], at: tuple[slice, ...]) -> Block:
 
 
 def _empty(b: Block) -> bool:
-    """Whether a block surely holds air only."""
+    """Whether a block certainly contains only air."""
     x, y, z = (np.array([c], np.float32) for c in b.centre)
     point = Block(x, y, z, b.centre, 0.0)
     whole = (Ellipsoid((0, 5, 20), (100, 125, 122)), Ellipsoid((0, -40, -150), (160, 130, 130)))

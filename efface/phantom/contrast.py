@@ -1,4 +1,4 @@
-"""From tissues to an MR image: contrast, blur, uneven coils, noise."""
+"""Simulate an MR image from tissues: contrast, blur, coil bias, noise."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def signal(tissue: NDArray[np.uint8], contrast: str, rng: np.random.Generator) -
     unknown contrast.
     """
     if contrast not in CONTRASTS:
-        raise EffaceError(f"{contrast}: no contrast of the phantom, choose {', '.join(CONTRASTS)}")
+        raise EffaceError(
+            f"{contrast}: unknown contrast of the phantom; choose one of {', '.join(CONTRASTS)}"
+        )
     table = np.array([CONTRASTS[contrast].get(name, 0.0) for name in TISSUES])
     table *= 1 + 0.04 * rng.standard_normal(len(TISSUES))
     return np.asarray(table.astype(np.float32)[tissue])
@@ -54,15 +56,15 @@ def image(
     bias: float = 0.25,
     texture: float = 0.05,
 ) -> Float:
-    """Make ``clean`` (:func:`signal`) look measured; same shape and units.
+    """Add texture, blur, coil bias and noise to ``clean`` (:func:`signal`); same shape and units.
 
-    ``noise`` is the standard deviation of the Rician noise as a part of white matter's signal,
-    ``bias`` the half range of the coil's unevenness, ``texture`` the contrast within a tissue.
+    ``noise`` is the standard deviation of the Rician noise as a fraction of the white matter
+    signal, ``bias`` half the range of the coil bias, ``texture`` the contrast within a tissue.
     """
     grain = rng.standard_normal(clean.shape, np.float32)
     grain = ndimage.gaussian_filter(grain, 0.8)
     out = clean * (1 + np.float32(texture / 0.22) * grain)
-    # the point spread of k-space sampling: a boundary shares its voxel
+    # the point spread function of k-space sampling
     out = ndimage.gaussian_filter(out, 0.45, truncate=3.0)
     if bias:
         out *= _coil(clean.shape, affine, rng, bias)
@@ -77,7 +79,7 @@ def image(
 def _coil(
     shape: tuple[int, ...], affine: NDArray[np.floating], rng: np.random.Generator, bias: float
 ) -> Float:
-    """A smooth field around 1: a random quadratic, brighter towards the coil's elements."""
+    """A smooth field around 1: a random quadratic, brighter near the coil elements."""
     grid = np.ogrid[tuple(slice(n) for n in shape)]
     a = np.asarray(affine, np.float32)
     x, y, z = (
@@ -87,6 +89,6 @@ def _coil(
     c = rng.uniform(-1, 1, 6).astype(np.float32)
     field = 0.35 * (c[0] * x + c[1] * y + c[2] * z) + 0.3 * (c[3] * x * y + c[4] * y * z)
     field = field + 0.45 * (x * x + y * y + z * z - 0.5)
-    # the neck lies at the end of the coil
+    # the neck is at the end of the coil
     field = field - 0.9 * np.maximum(-z - 0.75, 0) ** 2 * 4
     return np.asarray(np.exp(np.float32(bias) * np.clip(field, -3, 1.5)), np.float32)

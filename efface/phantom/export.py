@@ -1,8 +1,8 @@
-"""Phantoms as a hospital exports them: classic DICOM series with invented, planted identifiers.
+"""Phantoms as DICOM exports: classic series with invented identifiers.
 
-Every identifier is invented. They stand where real exports hold them: at the top level, in nested
-sequences, in private blocks, in comments, in file meta and preamble, and in folder names. Each
-writer returns the needles: the strings that must not be found in any release.
+The identifiers are at the same places as in real exports: at the top level, in nested sequences, in
+private blocks, in comments, in file meta and preamble, and in folder names. Each function returns
+the identifiers that must not occur in any release.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pydicom.uid import (
 from efface.errors import EffaceError
 from efface.phantom.scans import phantom
 
-# names are put together, so that no two persons share one and none is a word
+# names are combined from syllables, so that they are unique and not words
 _LAST = (
     ("Zwart", "Haver", "Okonj", "Brindl", "Castel", "Mirzh", "Pellow", "Drung", "Ylver", "Quarn"),
     ("en", "a", "o", "ing", "er", "ul", "es"),
@@ -102,7 +102,7 @@ _PROTOCOL: Final[dict[tuple[str, str], tuple[Any, ...]]] = {
 
 @dataclass(frozen=True)
 class Identity:
-    """An invented person in an invented hospital, as the headers name them."""
+    """An invented person in an invented hospital, as in the headers."""
 
     last: str
     first: str
@@ -123,7 +123,7 @@ class Identity:
 
     @classmethod
     def from_seed(cls, seed: int) -> Identity:
-        """The identity of ``seed``: another seed, another name and number."""
+        """Identity of the person ``seed``; different seeds give different names and numbers."""
         rng = np.random.Generator(np.random.PCG64((seed, 7)))
 
         def digits(n: int) -> str:
@@ -152,12 +152,12 @@ class Identity:
 
     @property
     def folder(self) -> str:
-        """A folder name as sites make them."""
+        """A folder name as in real exports."""
         return f"{self.last.upper()}_{self.first.upper()}_{self.birth}"
 
     @property
-    def needles(self) -> list[str]:
-        """What must not be found in a release, in any case or encoding."""
+    def identifiers(self) -> list[str]:
+        """Identifiers that must not occur in a release, in any case or encoding."""
         return sorted(
             {
                 *(self.last, self.first, self.patient_id, self.birth, self.institution),
@@ -177,18 +177,20 @@ def write_dicom(
     number: int = 1,
     study: int = 1,
 ) -> list[str]:
-    """Write ``img`` as a classic MR series into ``folder``, one file a plane of its 3rd axis.
+    """Write ``img`` as a classic MR series into ``folder``, one file for each plane of axis 3.
 
     Voxels must be integers from 0 to 4095 without scaling; rows of a frame run along the 2nd voxel
     axis, columns along the first (so ``axcodes`` "LPS" is axial, "PIL" sagittal). ``number`` is the
-    SeriesNumber, ``study`` tells studies of one person apart. Returns the planted needles.
+    SeriesNumber, ``study`` the number of the study of this person. Returns the identifiers.
     Raises :class:`EffaceError` for an unknown vendor or contrast, or voxels that do not fit.
     """
     if (vendor, contrast) not in _PROTOCOL:
-        raise EffaceError(f"{vendor}, {contrast}: no such protocol of the phantom")
+        raise EffaceError(f"{vendor}, {contrast}: the phantom has no such protocol")
     voxels = np.asarray(img.dataobj)
     if voxels.ndim != 3 or voxels.dtype.kind not in "iu" or voxels.min() < 0 or voxels.max() > 4095:
-        raise EffaceError("a classic series of the phantom holds integers from 0 to 4095 in 3D")
+        raise EffaceError(
+            "a classic series of the phantom needs a 3D image of integers from 0 to 4095"
+        )
     ds = _header(identity, vendor, number, study)
     _acquisition(ds, contrast, vendor, voxels, img.affine)
     _plant(ds, identity, vendor)
@@ -210,7 +212,7 @@ def write_dicom(
         ds.PixelData = frame.tobytes()
         name = _DIALECT[vendor]["file"].format(number=number, i=k + 1)
         ds.save_as(folder / name, enforce_file_format=True)
-    return identity.needles
+    return identity.identifiers
 
 
 def demo_source(
@@ -218,19 +220,19 @@ def demo_source(
     people: int = 2,
     seed: int = 11,
     *,
-    needles: Path | None = None,
+    identifiers: Path | None = None,
     mm: float = 1.6,
 ) -> list[str]:
-    """Write a small export of invented people into ``folder``, and the needles outside it.
+    """Write a small export of invented people into ``folder``, and their identifiers beside it.
 
-    The persons are ``seed``, ``seed + 13``, and so on. Each has two series, in turn a T1w (sagittal
-    3D, Siemens) with a T2w (axial, thick slices), and a FLAIR (sagittal 3D, Philips) with a T1w
-    (axial 3D); beside them what exports also hold: a note, a truncated file, an empty file, a
-    secondary capture with burned-in text and a structured report. ``mm`` is the voxel size of the
-    3D series. Returns the needles, written one a line to ``needles``, by default ``needles.txt``
-    beside ``folder``.
+    The persons are ``seed``, ``seed + 13``, and so on. Each has two series, alternating between T1w
+    (sagittal 3D, Siemens) with T2w (axial, thick slices), and FLAIR (sagittal 3D, Philips) with T1w
+    (axial 3D). Each export also has a note, a truncated file, an empty file, a secondary capture
+    with burned-in text and a structured report. ``mm`` is the voxel size of the 3D series. Returns
+    the identifiers, which are also written to the file ``identifiers``, one on each line; default:
+    ``identifiers.txt`` beside ``folder``.
     """
-    found: set[str] = set()
+    planted: set[str] = set()
     for n in range(people):
         person = seed + 13 * n
         who = Identity.from_seed(person)
@@ -251,14 +253,14 @@ def demo_source(
                 oblique=(4.0, -2.0, 1.5),
             )
             name = f"S{number:03d}_{_PROTOCOL[vendor, contrast][0]}"
-            found |= set(
+            planted |= set(
                 write_dicom(img, study / name, who, contrast, vendor=vendor, number=number)
             )
         _odd_files(study, who, vendor)
-    path = needles if needles is not None else folder.parent / "needles.txt"
+    path = identifiers or folder.parent / "identifiers.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(sorted(found)) + "\n", encoding="utf-8")
-    return sorted(found)
+    path.write_text("\n".join(sorted(planted)) + "\n", encoding="utf-8")
+    return sorted(planted)
 
 
 def _odd_files(study: Path, who: Identity, vendor: str) -> None:
@@ -314,7 +316,9 @@ def _header(
 ) -> FileDataset:
     """Patient, study, series and equipment of any object."""
     if vendor not in _DIALECT:
-        raise EffaceError(f"{vendor}: no vendor of the phantom, choose {', '.join(_DIALECT)}")
+        raise EffaceError(
+            f"{vendor}: unknown vendor of the phantom; choose one of {', '.join(_DIALECT)}"
+        )
     dialect = _DIALECT[vendor]
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = pydicom.uid.UID(sop_class)
@@ -451,7 +455,7 @@ def _pixels(ds: FileDataset, frame: NDArray[np.uint8] | NDArray[np.uint16]) -> N
     ds.BitsStored = 8 if ds.BitsAllocated == 8 else 12
     ds.HighBit = ds.BitsStored - 1
     ds.PixelRepresentation = 0
-    # the stored representation needs its VR said where it is bytes
+    # bytes need an explicit VR
     ds.add_new(0x7FE00010, "OB" if ds.BitsAllocated == 8 else "OW", frame.tobytes())
 
 
@@ -468,7 +472,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 
 
 def _uid(who: Identity, vendor: str, *parts: object) -> pydicom.uid.UID:
-    """A UID under the maker's root that holds the scanner's serial number, as real ones do."""
+    """A UID under the root of the manufacturer, with the serial number of the scanner."""
     root = _DIALECT[vendor]["root"].format(serial=who.serial)
     digest = hashlib.sha256(repr((who.patient_id, *parts)).encode()).digest()
     return pydicom.uid.UID(root + str(int.from_bytes(digest[:10], "big"))[:24])

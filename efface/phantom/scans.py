@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.errors import EffaceError
-from efface.phantom.anatomy import Head, labels_of, tissues
+from efface.phantom.anatomy import HeadShape, labels_of, tissues
 from efface.phantom.contrast import CONTRASTS, image, signal
 
 orientations: Any = nib.orientations  # untyped in nibabel
@@ -21,7 +21,7 @@ FOV = (188.0, 252.0, 256.0)
 """Default field of view, mm along right, anterior, superior: head, ears, nose and some neck."""
 
 CENTRE = (0.0, 6.0, 14.0)
-"""Middle of the default field of view in the head's frame, mm."""
+"""Centre of the default field of view in the frame of the head, mm."""
 
 _THICK = 3.0  # mm: above it a voxel is averaged from several points along that axis
 
@@ -36,8 +36,8 @@ def grid(
     """Shape and affine of an acquisition.
 
     ``spacing`` (mm) and ``shape`` are along the voxel axes, which point to ``axcodes`` and are then
-    turned by ``oblique`` (degrees about x, y, z). Without ``shape`` the grid spans :data:`FOV`.
-    The middle of the grid lies at ``centre``.
+    rotated by ``oblique`` (degrees around x, y, z). Without ``shape`` the grid spans :data:`FOV`.
+    The centre of the grid is at ``centre``.
     """
     codes = orientations.axcodes2ornt(axcodes)
     if np.isnan(codes).any() or sorted(codes[:, 0]) != [0, 1, 2]:
@@ -80,16 +80,18 @@ def phantom(
 ) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
     """A scan of person ``seed`` and its label map (uint8, same grid).
 
-    ``pose`` (4x4) takes the head's frame to the world, default the identity; ``scan`` draws other
-    noise and tissue values for the same person. Grid as in :func:`grid`. Stored values are
+    ``pose`` (4, 4) maps the frame of the head to the world, default identity; ``scan`` selects
+    other noise and tissue values for the same person. Grid as in :func:`grid`. Stored values are
     ``scale`` times the signal (T1w white matter 100), rounded for an integer ``dtype``. The same
     arguments give the same bytes.
     """
-    head = Head.from_seed(seed)
+    head = HeadShape.from_seed(seed)
     shape, affine = grid(spacing, shape, axcodes, centre, oblique)
     to_head = affine if pose is None else np.linalg.inv(pose) @ affine
     if contrast not in CONTRASTS:
-        raise EffaceError(f"{contrast}: no contrast of the phantom, choose {', '.join(CONTRASTS)}")
+        raise EffaceError(
+            f"{contrast}: unknown contrast of the phantom; choose one of {', '.join(CONTRASTS)}"
+        )
     key = (seed, scan, list(CONTRASTS).index(contrast))
     rng = np.random.Generator(np.random.PCG64(key))
     parts = [max(1, int(np.ceil(s / _THICK - 0.01))) for s in spacing]
@@ -167,7 +169,7 @@ def write_bids(
 
 
 def sidecar(contrast: str) -> dict[str, Any]:
-    """What a BIDS sidecar of ``contrast`` would say of the acquisition (times in seconds)."""
+    """Acquisition parameters of ``contrast`` for a BIDS sidecar (times in seconds)."""
     echo, repetition, inversion, flip, sequence = PROTOCOL[contrast]
     out: dict[str, Any] = {
         "Modality": "MR",

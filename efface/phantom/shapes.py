@@ -1,7 +1,7 @@
 """Implicit shapes: signed distances in millimetres, negative inside, evaluated on blocks of points.
 
-Every shape knows a ball that holds it, so that a block of points far away skips it. Formulas
-after I. Quilez, "3D SDFs" and "smooth minimum" (https://iquilezles.org/articles), written anew.
+Every shape has a bounding sphere, so that distant blocks of points skip it. Formulas
+after I. Quilez, "3D SDFs" and "smooth minimum" (https://iquilezles.org/articles), reimplemented.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class Block:
 
 
 class Shape(Protocol):
-    """What :func:`unite` and :func:`inside` need to know."""
+    """Interface of the shapes for :func:`unite` and :func:`carve`."""
 
     @property
     def middle(self) -> Vec:
-        """Centre of a ball that holds the shape."""
+        """Centre of the bounding sphere."""
 
     @property
     def reach(self) -> float:
-        """Radius of that ball, mm."""
+        """Radius of the bounding sphere, mm."""
 
     def distance(self, b: Block) -> Float:
         """Signed distance of each point, mm, negative inside."""
@@ -59,7 +59,7 @@ class Ellipsoid:
 
     @property
     def reach(self) -> float:
-        """Radius of a ball that holds the shape, mm."""
+        """Radius of the bounding sphere, mm."""
         return max(self.radii)
 
     def distance(self, b: Block) -> Float:
@@ -76,7 +76,7 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Cone:
-    """Rounded cone (a capsule where both radii agree) from ``a`` to ``b``.
+    """Rounded cone (a capsule if both radii are equal) from ``a`` to ``b``.
 
     ``stretch`` scales space first: 2 along x makes the cross-section twice as wide as high.
     """
@@ -117,7 +117,7 @@ def mirrored(shape: Ellipsoid | Cone) -> tuple[Ellipsoid | Cone, Ellipsoid | Con
 
 
 def smooth_min(a: Float, b: Float, k: float) -> Float:
-    """Union of two distances, rounded over about ``k`` mm."""
+    """Union of two shapes given by their distances, rounded over about ``k`` mm."""
     h = np.maximum(np.float32(k) - np.abs(a - b), 0) / np.float32(k)
     return np.asarray(np.minimum(a, b) - h * h * np.float32(k / 4), np.float32)
 
@@ -130,7 +130,7 @@ def unite(d: Float, b: Block, shape: Shape, k: float) -> Float:
 
 
 def carve(d: Float, b: Block, shape: Shape, k: float) -> Float:
-    """Take ``shape`` out of the body ``d``, rounded over ``k`` mm."""
+    """Remove ``shape`` from the body ``d``, rounded over ``k`` mm."""
     if not b.near(shape.middle, shape.reach + k):
         return d
     return -smooth_min(-d, shape.distance(b), k)

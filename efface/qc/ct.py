@@ -1,8 +1,8 @@
-"""Whether an image is a CT, by its voxels: a NIfTI file does not say so.
+"""Tell CT from MR by the voxels: a NIfTI file does not hold its modality.
 
-In CT bone is the brightest tissue, in MR one of the darkest. So the skull about the brain tells
-them apart, whatever the window, the rescale intercept and the voxel type are. Where no brain is
-found, or the labels are poor, Hounsfield units and a window's limits tell.
+In CT bone is the brightest tissue, in MR one of the darkest. So the skull about the brain separates
+them, for any window, rescale intercept and voxel type. Where no brain is labelled, or the labels
+are poor, Hounsfield units and the limits of a window separate them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.segment import grid as grids
+from efface.segment import orientation
+from efface.segment.fit import Sample
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import LABELS
 from efface.segment.masks import thinned, within
-from efface.segment.organs import voxel_sizes
-from efface.segment.pose import Scene
+from efface.segment.pose import Pose
 
 Floats = NDArray[np.float32]
 
@@ -43,20 +45,22 @@ AIR_SHARE, TISSUE_SHARE = 0.1, 0.05
 """Shares of an image in Hounsfield units that are air and soft tissue."""
 
 
-def bright_skull(img: nib.Nifti1Image, scene: Scene, *, negative: bool = False) -> float | None:
-    """Share of the skull's voxels that are as bright as the brightest 2 % of the brain, 0 to 1.
+def bright_skull(
+    img: nib.Nifti1Image, few: Sample, pose: Pose, *, inverted: bool = False
+) -> float | None:
+    """Return the share of the skull as bright as the brightest 2 % of the brain, 0 to 1.
 
-    ``scene``: the labels found in ``img``, with any turn of the head undone; ``negative``: the air
-    is brighter than the head. Only what lies higher than the middle of the brain counts, where
-    skull and scalp alone lie about it. None if the field of view shows too little of that.
+    ``few`` and ``pose``: of the labels of ``img``; ``inverted``: the air is brighter than the head.
+    Only voxels above the middle of the brain count, where nothing but skull and scalp lies about
+    it. None if the field of view shows too little of that.
     """
-    v = _voxels(img, scene)
-    v = -v if negative else v
-    brain = scene.small == LABELS["brain"]
-    spacing = voxel_sizes(scene.grid)
+    v = _voxels(img, few)
+    v = -v if inverted else v
+    brain = few.labels == LABELS["brain"]
+    spacing = voxel_sizes(few.affine)
     inner, outer = (within(np.ones_like(brain), brain, mm, spacing) for mm in SKULL_MM)
-    high = _high(scene)
-    skull = v[outer & ~inner & high & (scene.small == 0)]
+    high = _high(few, pose)
+    skull = v[outer & ~inner & high & (few.labels == 0)]
     inside = v[brain & high]
     if min(len(skull), len(inside)) < LEAST_VOXELS:
         return None
@@ -64,31 +68,31 @@ def bright_skull(img: nib.Nifti1Image, scene: Scene, *, negative: bool = False) 
     return float(np.mean(skull >= np.percentile(inside, BRAIN_PERCENTILE)))
 
 
-def in_hounsfield_units(img: nib.Nifti1Image, scene: Scene) -> bool:
+def in_hounsfield_units(img: nib.Nifti1Image, few: Sample) -> bool:
     """Whether an image holds air and soft tissue at their values in CT. No label is used."""
-    v = _voxels(img, scene)
+    v = _voxels(img, few)
     air, tissue = (np.mean((v >= low) & (v <= high)) for low, high in (AIR_HU, TISSUE_HU))
     return bool(air >= AIR_SHARE and tissue >= TISSUE_SHARE)
 
 
-def windowed(img: nib.Nifti1Image, scene: Scene) -> bool:
+def windowed(img: nib.Nifti1Image, few: Sample) -> bool:
     """Whether an image is cut off at both ends, as a window for CT does. No label is used."""
-    v = _voxels(img, scene)
+    v = _voxels(img, few)
     rest = v[v > v.min()]
     if 1 - rest.size / v.size < AT_LOWEST or len(np.unique(rest)) < LEAST_VALUES:
         return False
     return bool(np.mean(rest == rest.max()) >= AT_HIGHEST)
 
 
-def _voxels(img: nib.Nifti1Image, scene: Scene) -> Floats:
-    """Voxels (X, Y, Z) of the image where ``scene.small`` has its labels; mean of a 4D image."""
-    thin, _ = thinned(scene.view.affine)
+def _voxels(img: nib.Nifti1Image, few: Sample) -> Floats:
+    """Voxels (X, Y, Z) of the image where ``few`` has its labels; mean of a 4D image."""
+    thin, _ = thinned(few.view.affine)
     return grids.volume(nifti.stored(img)[thin], *nifti.scaling(img))
 
 
-def _high(scene: Scene) -> NDArray[np.bool_]:
-    """The voxels of ``scene.small`` that lie higher than the middle of the brain."""
-    index = np.ogrid[tuple(slice(0, n) for n in scene.small.shape)]
-    up = scene.grid[2, :3]
-    middle = float(scene.brain.mean(axis=0) @ up)
+def _high(few: Sample, pose: Pose) -> NDArray[np.bool_]:
+    """The voxels of a sample above the middle of the brain, in the head's orientation."""
+    index = np.ogrid[tuple(slice(0, n) for n in few.labels.shape)]
+    up = orientation.undo(few.affine, pose.orientation)[2, :3]
+    middle = float(few.brain.mean(axis=0) @ up)
     return np.asarray(sum(step * i for step, i in zip(up, index, strict=True)) > middle)

@@ -1,15 +1,15 @@
-"""The gate: may this scan leave the restricted zone?
+"""The gate: whether a scan may leave the restricted zone.
 
-Three questions, each answered from the voxels: is there a head whose face is accounted for
-(:func:`face`); did distorting change the face, and nothing else (:func:`change`); is the face gone
-(:func:`remains`). :func:`gate` asks all three. What is not proven is never ``pass``.
+Three questions, each answered from the voxels. :func:`face`: is there a head, and is every landmark
+of its face found or outside the field of view? :func:`change`: did the face change, and nothing
+else? :func:`remains`: is the face gone? :func:`gate` asks all three. A scan for which one is not
+proven never passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import nibabel as nib
@@ -21,21 +21,32 @@ from efface import nifti
 from efface.distort.folded import Folded, folded
 from efface.distort.methods import METHODS
 from efface.qc import blank, ct
-from efface.segment import anatomy as anatomies
-from efface.segment import orientation
-from efface.segment import pose as poses
-from efface.segment.anatomy import PARTS, Anatomy, Pose, View
+from efface.segment import fit, orientation
+from efface.segment.anatomy import LANDMARKS, names_of
+from efface.segment.fit import Sample
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.masks import around_all, box_of, indices, thinned, within
-from efface.segment.organs import voxel_sizes
-from efface.segment.pose import LEAST_MM3, MISFIT, Head, Scene
+from efface.segment.pose import KNOWN, LEAST_MM3, Pose
+from efface.segment.segmentation import Segmentation
 from efface.status import (
+    ALREADY_DEFACED,
+    BRAIN_SHAPE_UNLIKELY,
     BRAIN_TOUCHED,
-    CT,
+    FACE_NOT_FOUND,
     FACE_REMAINS,
-    NO_FACE,
+    GEOMETRY_CHANGED,
+    GRID_CHANGED,
+    LANDMARKS_INCONSISTENT,
+    LOW_CONFIDENCE,
+    MAYBE_BRAIN_REPLACED,
+    MAYBE_CT,
+    METHOD_KEEPS_FACE,
     NOT_A_HEAD,
-    REVIEW,
+    PART_NOT_FOUND,
+    POSITION_UNLIKELY,
+    SKULL_STRIPPED,
+    VOXELS_CHANGED_OUTSIDE,
     Status,
     worst,
 )
@@ -44,50 +55,49 @@ Labels = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
 
 BRAIN_ML = (300.0, 2200.0)
-"""A whole brain is no smaller and no larger than this."""
+"""Smallest and largest volume of a whole brain."""
 CUT_BRAIN_ML = 60.0
-"""A brain cut by the field of view may be as small as this (three thick slices)."""
+"""Smallest volume of a brain that the field of view cuts (three thick slices)."""
 SHARE_LABELLED = 0.5
-"""Of a part that another scan saw whole, so much of what is in view must be labelled."""
+"""Share that must be labelled of what is in view of an organ that another scan shows whole."""
 COVERED = 0.9
-"""A part that was not found is accounted for if so much of where it may be was replaced: a sliver
+"""A landmark that was not found is covered if this share of where it may lie was replaced: a sliver
 at the edge of the field of view, beside organs that were found."""
 COVERED_MISFIT = 0.75
-"""Where a part may be is believed only if the parts that were found fit so well: of 21 parts that
-counted as covered in 100 hard heads, the one where they fitted worse (0.80) was not."""
+"""Largest misfit at which where a landmark may lie is reliable. Of 21 landmarks that counted as
+covered in 100 hard cases, the one with a larger misfit (0.80) was not."""
 LIKENESS = 0.82
-"""Of the brain that was found with the mean brain (Dice)."""
+"""Smallest Dice of the labelled brain with the mean brain."""
 CONFIDENCE = 0.5
-"""Below this a person looks."""
+"""Below this confidence a scan goes to review."""
 BRAIN_REPLACED_ML = 12.0
-"""More than this replaced of what the network gives some probability of brain, and is labelled
-neither brain nor organ, means that brain was not found there."""
+"""Largest replaced volume of possible brain that has no label; more means that brain was missed."""
 COVERAGE = 0.99
 """Share of each organ's voxels that must lie in the replaced region."""
 REMAINS_SHARE, REMAINS_MM3 = 0.4, 300.0
-"""An organ found again beside the region, above both, means that the face may remain.
-
-Most of an eye that was missed is found so, and of a face nothing of which was missed only some of
-the ears (tests/test_qc.py holds real heads to it)."""
+"""An organ labelled again beside the region, above both, means that the face may remain. Most of
+an eye that was missed is labelled so, and of a face of which nothing was missed only some of the
+ears (tests/test_qc.py checks real heads)."""
 REMAINS_BESIDE = 4.0
-"""Nearer to the region than this lies its rim, where the network guesses on what was cut, in mm."""
+"""Nearer to the region than this, in mm, organs labelled again do not count: the network guesses at
+the rim of what was cut."""
 REMAINS_INSIDE = 0.65
-"""The same where it was: the network guesses up to half of the eyes into an orbit of noise, but
-nearly all of them are found in a head that was not distorted."""
+"""The same share inside the region: the network labels up to half of the eyes in an orbit of noise,
+and nearly all of them in a head that was not distorted."""
 RESEMBLANCE = 0.5
-"""Correlation of the organs' voxels before and after from which on they are no replacement."""
+"""Largest correlation of the organs' voxels before and after."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Status, reasons in words for a data manager, and the numbers they rest on."""
+    """Status, reasons, and the measures that they rest on."""
 
     status: Status = "pass"
     reasons: tuple[str, ...] = ()
     measures: dict[str, Any] = field(default_factory=dict)
 
     def mark(self, status: Status, reason: str) -> Verdict:
-        """The verdict with a further reason and the more cautious status."""
+        """Return the verdict with a further reason and the more cautious status."""
         return Verdict(worst(self.status, status), (*self.reasons, reason), self.measures)
 
     def __add__(self, other: Verdict) -> Verdict:
@@ -101,212 +111,229 @@ class Verdict:
 def gate(
     before: nib.Nifti1Image,
     after: nib.Nifti1Image,
-    labels: Labels,
+    given: Segmentation,
     mask: Bool,
-    confidence: Mapping[str, float],
-    again: Callable[[], Labels | None],
+    resegment: Callable[[], Labels | None],
     method: str,
     features: Collection[str] = FEATURES,
-    anatomy: Anatomy | None = None,
     known: Sequence[Mapping[str, Any]] = (),
-    turn: str = orientation.AS_IT_IS,
-    head: Head | None = None,
-    maybe_brain: Bool | None = None,
-    negative: bool = False,
 ) -> Verdict:
-    """All questions to one scan.
+    """Ask all questions of one scan.
 
-    ``labels`` (uint8) and ``mask`` (bool, the replaced region) are 3D on the grid of ``before``;
-    ``again``, called last, gives the labels that the segmentation finds in ``after`` (as
-    :func:`remains` takes them), None if it could not be asked, which is never a pass. ``features``
-    are the organs that were to go; ``known`` as in :func:`face`; ``turn``: how the head lies
-    otherwise than the header tells; ``head``: how it lies by its labels, where that is known;
-    ``maybe_brain``: voxels that may be brain though nobody labelled them so, chosen as ``again``;
-    ``negative``: the air is brighter than the head.
+    ``given``: segmentation of ``before``, of one position of the head in an image that is not
+    rolled; ``mask`` (bool): the replaced region, on the same grid; ``resegment``, called last,
+    returns the labels of ``after`` as :func:`remains` takes them, or None if it could not be
+    segmented again, which is never a pass. ``features``: the organs to remove; ``known`` as in
+    :func:`face`.
     """
     features = _features(features)
-    anatomy = anatomies.load() if anatomy is None else anatomy
-    straight = orientation.affine(before.affine, turn)
-    head = poses.head(labels, straight, anatomy) if head is None else head
-    verdict, pose = _face(head, confidence, anatomy, known, mask, before, negative=negative)
-    if turn != orientation.AS_IT_IS:
-        verdict.measures["head_lies"] = turn  # where its right, anterior and superior point
+    labels, pose = given.labels, given.pose
+    few = fit.sample(labels, before.affine)
+    image = Image(before, given.inverted)
+    verdict = _face(few, pose, given.confidence, known, mask, image)
+    if given.orientation != orientation.STANDARD:
+        verdict.measures["head_lies"] = given.orientation
     if verdict.status == "fail":
         return verdict
     verdict = verdict + change(before, after, labels, mask, method, features)
-    if pose is None:
+    if pose is None or "pose_misfit" not in verdict.measures:
         return verdict
-    if maybe_brain is not None:
-        verdict = verdict + _spared(head.scene, mask, maybe_brain)
+    if given.possible_brain is not None:
+        verdict = verdict + _spared(few, mask, given.possible_brain)
     voxel = float(abs(np.linalg.det(np.asarray(before.affine, float)[:3, :3])))
-    rest = folded(before, labels, mask, head, negative, anatomy)
+    rest = folded(before, labels, mask, pose, given.inverted)
     verdict = verdict + _wrapped(rest, mask, voxel)
-    found = again()
+    found = resegment()
     if found is None:
         return verdict.mark("review", f"{FACE_REMAINS}: the scan could not be segmented again")
-    may_be = None
-    if pose is not None and pose.misfit <= MISFIT:
-        may_be = partial(_may_be, anatomy, pose, straight)
-    missed = [n for n in PARTS if verdict.measures[_key(n)] == "missing"]
-    # what the network sees of an organ in a blank place is no second finding
+    missed = [n for n in LANDMARKS if verdict.measures[_key(n)] == "missing"]
+    # an organ labelled again where the image was blank before is not evidence of a face
     sought = [f for f in features if not _all_blank(verdict, f)]
-    left = remains(labels, found, mask, before.affine, sought, may_be, missed)
-    told = {f"{REVIEW}: {n} not found" for n in missed if any(n in r for r in left.reasons)}
-    return replace(verdict, reasons=tuple(r for r in verdict.reasons if r not in told)) + left
+    placed = pose if pose.consistent else None
+    left = remains(labels, found, mask, before.affine, sought, placed, missed)
+    again = {f"{PART_NOT_FOUND}: {n}" for n in missed if any(n in r for r in left.reasons)}
+    return replace(verdict, reasons=tuple(r for r in verdict.reasons if r not in again)) + left
 
 
-def _key(part: str) -> str:
-    """The measure that holds the state of a part of the face."""
-    return part.replace(" ", "_")
+def _key(landmark: str) -> str:
+    """The measure that holds the state of a landmark."""
+    return landmark.replace(" ", "_")
 
 
 def _all_blank(verdict: Verdict, organ: str) -> bool:
-    return all(verdict.measures[_key(n)] == "blank" for n, label in PARTS.items() if label == organ)
+    return all(verdict.measures[_key(n)] == "blank" for n in names_of(organ))
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image before distorting, to tell removed from missed landmarks, and CT from MR."""
+
+    img: nib.Nifti1Image
+    inverted: bool
+    """Whether its air is brighter than the head."""
 
 
 def face(
     labels: Labels,
     confidence: Mapping[str, float],
     affine: NDArray[np.floating[Any]],
-    anatomy: Anatomy | None = None,
     known: Sequence[Mapping[str, Any]] = (),
     mask: Bool | None = None,
 ) -> Verdict:
-    """Whether there is a head, and every part of its face was found or provably is not in view.
+    """Judge whether there is a head, and every landmark is found or outside the field of view.
 
-    ``labels``: uint8 (x, y, z), world in mm by ``affine``. ``known``: where another scan of the
-    same head saw the organs whole, as :class:`efface.segment.propagate.Organ` has it; they say of
-    their parts what of them is in view. ``mask`` (bool): the replaced region, which may hold all of
-    where a part that was not found can be.
+    ``labels``: uint8 (X, Y, Z); ``affine`` (4, 4): voxel to world, mm; ``known``: organs that
+    another scan of the same head shows whole (:class:`efface.segment.propagate.Organ`), which tell
+    how much of them is in view; ``mask`` (bool): the replaced region, which may cover all of where
+    a landmark that was not found can lie.
     """
-    anatomy = anatomies.load() if anatomy is None else anatomy
-    return _face(poses.head(labels, affine, anatomy), confidence, anatomy, known, mask)[0]
+    pose = fit.estimate(labels, affine, known=known)
+    return _face(fit.sample(labels, affine), pose, confidence, known, mask)
 
 
 def _face(
-    head: Head,
+    few: Sample,
+    pose: Pose | None,
     confidence: Mapping[str, float],
-    anatomy: Anatomy,
     known: Sequence[Mapping[str, Any]],
     mask: Bool | None,
-    image: nib.Nifti1Image | None = None,
-    *,
-    negative: bool = False,
-) -> tuple[Verdict, Pose | None]:
-    """As :func:`face`, and the pose of the head if there is one.
-
-    ``image``: the image as it was, to tell parts that were removed before from parts not found, and
-    CT from MR; ``negative``: its air is brighter than the head.
-    """
-    seen, laid = head.scene, head.laid
-    view, small, index, ml = seen.view, seen.small, seen.brain, seen.brain_ml
+    image: Image | None = None,
+) -> Verdict:
+    """As :func:`face`, from the sample of the labels and the pose."""
+    ml = few.brain_ml
     measures: dict[str, Any] = {"brain_ml": round(ml, 1)}
-
-    def no_head(why: str) -> tuple[Verdict, None]:
-        if image is not None and (ct.in_hounsfield_units(image, seen) or ct.windowed(image, seen)):
-            return Verdict("review", (f"{REVIEW}: {CT}, {why}",), measures), None
-        return Verdict("fail", (f"{NOT_A_HEAD}: {why}",), measures), None
-
-    if laid is None:
-        return no_head("no brain found")
-    edge = index[((index == 0) | (index == np.array(small.shape) - 1)).any(axis=1)]
-    cut = len(edge) * seen.voxel ** (2 / 3) > 100  # mm² of the brain on the edge of the view
+    if pose is None:
+        return _no_head("no brain found", few, image, measures)
+    last = np.array(few.labels.shape) - 1
+    edge = ((few.brain == 0) | (few.brain == last)).any(axis=1)
+    cut = np.count_nonzero(edge) * few.voxel ** (2 / 3) > 100  # mm² at the edge of the view
     measures["brain_cut"] = bool(cut)
     if ml > BRAIN_ML[1] or ml < (CUT_BRAIN_ML if cut else BRAIN_ML[0]):
-        return no_head(f"{ml:.0f} ml of brain found")
-
-    pose, told = _told(known, laid.pose, anatomy, view, seen.points(), ml)
-    laid = replace(laid, pose=pose)
+        return _no_head(f"{ml:.0f} ml of brain found", few, image, measures)
     measures["pose_misfit"] = round(pose.misfit, 2)
     verdict = Verdict("pass", (), measures)
     if image is not None:
-        bright = ct.bright_skull(image, seen, negative=negative)
+        bright = ct.bright_skull(image.img, few, pose, inverted=image.inverted)
         measures["bright_skull"] = None if bright is None else round(bright, 3)
         is_ct = bright is not None and bright >= ct.BRIGHT_SKULL
-        if is_ct or ct.in_hounsfield_units(image, seen):
-            verdict = verdict.mark("review", f"{REVIEW}: {CT}")
-    if pose.misfit > MISFIT:
-        verdict = verdict.mark("review", f"{REVIEW}: the parts found do not make up a head")
-    like = poses.likeness(seen, pose, anatomy)
+        if is_ct or ct.in_hounsfield_units(image.img, few):
+            verdict = verdict.mark("review", MAYBE_CT)
+    if not pose.consistent:
+        verdict = verdict.mark("review", LANDMARKS_INCONSISTENT)
+    like = fit.likeness(few, pose)
     measures["brain_likeness"] = None if like is None else round(like, 3)
     if like is not None and like < LIKENESS:
-        verdict = verdict.mark("review", f"{REVIEW}: the brain found is not shaped as a brain")
+        verdict = verdict.mark("review", BRAIN_SHAPE_UNLIKELY)
+    verdict = _landmarks(verdict, few, pose, confidence, known, mask, image)
+    return _confidences(verdict, few, pose, confidence, mask)
 
-    def certain(name: str) -> bool:
-        sure = float(confidence.get(PARTS[name], 0.0)) >= CONFIDENCE
-        there = sure and laid.found(anatomy, view, name)
-        return there and not anatomies.strays(anatomy, pose, name, laid.centres[name])
 
-    enough = sum(map(certain, PARTS)) >= poses.KNOWN
+def _no_head(why: str, few: Sample, image: Image | None, measures: dict[str, Any]) -> Verdict:
+    if image is not None and (
+        ct.in_hounsfield_units(image.img, few) or ct.windowed(image.img, few)
+    ):
+        return Verdict("review", (f"{MAYBE_CT}: {why}",), measures)
+    return Verdict("fail", (f"{NOT_A_HEAD}: {why}",), measures)
 
-    def covered(name: str) -> bool:
-        if mask is None or pose.misfit > COVERED_MISFIT:
-            return False
-        box, may = poses.room(small, seen.grid, anatomy, pose, name)
-        if not may.any():
-            return True
-        return enough and bool(mask[thinned(view.affine)[0]][box][may].mean() >= COVERED)
 
-    def is_cut(name: str) -> bool:
-        return anatomies.inside(anatomy, pose, view, name) < poses.CUT
-
-    def gone(label: str) -> bool:
-        """Whether of an organ only cut parts are in view, and all they may take up was replaced."""
-        names = [n for n, where in PARTS.items() if where == label]
-        return bool(names) and all(
-            measures[_key(n)] in ("outside", "covered") or (is_cut(n) and covered(n)) for n in names
-        )
-
-    missing: list[str] = []
-    off: list[str] = []
-    for name in PARTS:
-        if laid.found(anatomy, view, name):
+def _landmarks(
+    verdict: Verdict,
+    few: Sample,
+    pose: Pose,
+    confidence: Mapping[str, float],
+    known: Sequence[Mapping[str, Any]],
+    mask: Bool | None,
+    image: Image | None,
+) -> Verdict:
+    """Add the state of each landmark to the measures, and reasons for those without a good one."""
+    measures, view = verdict.measures, few.view
+    organs = fit.match_organs(known, pose)
+    enough = _enough(few, pose, confidence)
+    misplaced: list[str] = []
+    for name in LANDMARKS:
+        if pose.is_found(name, view):
             state = "found"
-            if anatomies.strays(anatomy, pose, name, laid.centres[name]) and not (
-                is_cut(name) and covered(name)
-            ):
-                off.append(name)
-        elif name in told:
-            state = _of_told(told[name], laid.volumes.get(name, 0.0))
-        elif pose.misfit <= MISFIT and anatomies.outside(anatomy, pose, view, name):
+            covered = pose.is_cut(name, view) and _covered(name, few, pose, mask, enough)
+            if not pose.is_plausible(name) and not covered:
+                misplaced.append(name)
+        elif name in organs:
+            mark = pose.landmarks.get(name)
+            state = _state_of_known(organs[name], mark.volume if mark else 0.0)
+        elif pose.consistent and pose.outside(name, view):
             state = "outside"
-        elif covered(name):
+        elif _covered(name, few, pose, mask, enough):
             state = "covered"
         else:
             state = "missing"
-        if state == "missing":
-            missing.append(name)
         measures[_key(name)] = state
-    if missing and image is not None and pose.misfit <= MISFIT:
-        gone_before = [n for n in missing if blank.removed(image, seen, laid, anatomy, n)]
-        measures |= {_key(n): "blank" for n in gone_before}
-        missing = [n for n in missing if n not in gone_before]
-        if gone_before and blank.stripped(image, seen):
-            verdict = verdict.mark("review", f"{NO_FACE}: skull-stripped?")
-        elif gone_before:
-            verdict = verdict.mark("review", f"{NO_FACE}: already defaced? {_blank(gone_before)}")
-    if missing and not any(measures[_key(n)] in ("found", "blank") for n in PARTS):
-        verdict = verdict.mark("review", f"{NO_FACE}: not found: {', '.join(missing)}")
+    missing = [n for n in LANDMARKS if measures[_key(n)] == "missing"]
+    if missing and image is not None and pose.consistent:
+        removed = [n for n in missing if blank.removed(image.img, few, pose, n)]
+        measures |= {_key(n): "blank" for n in removed}
+        missing = [n for n in missing if n not in removed]
+        if removed and blank.stripped(image.img, few):
+            verdict = verdict.mark("review", SKULL_STRIPPED)
+        elif removed:
+            where = f"one constant value in the place of {', '.join(removed)}"
+            verdict = verdict.mark("review", f"{ALREADY_DEFACED}: {where}")
+    if missing and not any(measures[_key(n)] in ("found", "blank") for n in LANDMARKS):
+        verdict = verdict.mark("review", f"{FACE_NOT_FOUND}: {', '.join(missing)}")
     else:
         for name in missing:
-            verdict = verdict.mark("review", f"{REVIEW}: {name} not found")
-    for name in off:
-        verdict = verdict.mark("review", f"{REVIEW}: {name} found in an unlikely place")
+            verdict = verdict.mark("review", f"{PART_NOT_FOUND}: {name}")
+    for name in misplaced:
+        verdict = verdict.mark("review", f"{POSITION_UNLIKELY}: {name}")
+    return verdict
+
+
+def _confidences(
+    verdict: Verdict, few: Sample, pose: Pose, confidence: Mapping[str, float], mask: Bool | None
+) -> Verdict:
+    """Add the confidence of each label found, and a reason where it is low."""
+    measures = verdict.measures
+    enough = _enough(few, pose, confidence)
+
+    def replaced(label: str) -> bool:
+        """Whether only cut landmarks are in view, and all they may take up was replaced."""
+        names = names_of(label)
+        return bool(names) and all(
+            measures[_key(n)] in ("outside", "covered")
+            or (pose.is_cut(n, few.view) and _covered(n, few, pose, mask, enough))
+            for n in names
+        )
+
     for label in ("brain", *FEATURES):
-        if label != "brain" and not any(
-            measures[_key(n)] == "found" for n, where in PARTS.items() if where == label
-        ):
+        names = names_of(label)
+        if label != "brain" and not any(measures[_key(n)] == "found" for n in names):
             continue
         sure = float(confidence.get(label, float("nan")))
         measures[f"confidence_{label}"] = None if np.isnan(sure) else round(sure, 3)
-        # NaN is not sure either; what is gone wherever it may be need not be known
-        if not sure >= CONFIDENCE and not gone(label):
-            verdict = verdict.mark("review", f"{REVIEW}: low confidence in the {label}")
-    return verdict, pose
+        # NaN is low too
+        if not sure >= CONFIDENCE and not replaced(label):
+            verdict = verdict.mark("review", f"{LOW_CONFIDENCE}: {label}")
+    return verdict
 
 
-def _blank(names: Sequence[str]) -> str:
-    return f"one constant value in the place of {', '.join(names)}"
+def _enough(few: Sample, pose: Pose, confidence: Mapping[str, float]) -> bool:
+    """Whether enough landmarks are certain for the others to be placed by them."""
+    certain = [
+        name
+        for name, label in LANDMARKS.items()
+        if float(confidence.get(label, 0.0)) >= CONFIDENCE
+        and pose.is_found(name, few.view)
+        and pose.is_plausible(name)
+    ]
+    return len(certain) >= KNOWN
+
+
+def _covered(name: str, few: Sample, pose: Pose, mask: Bool | None, enough: bool) -> bool:
+    """Whether all of where a landmark may lie was replaced."""
+    if mask is None or pose.misfit > COVERED_MISFIT:
+        return False
+    box, may = pose.possible_voxels(name, few.labels, few.affine)
+    if not may.any():
+        return True
+    return enough and bool(mask[thinned(few.view.affine)[0]][box][may].mean() >= COVERED)
 
 
 def change(
@@ -317,13 +344,13 @@ def change(
     method: str,
     features: Collection[str] = FEATURES,
 ) -> Verdict:
-    """Whether the stored voxels changed in the face, nowhere in the brain, and nowhere else."""
+    """Judge whether the stored voxels changed in the face, and nowhere else."""
     features = _features(features)
     old, new = nifti.stored(before), nifti.stored(after)
     if old.shape != new.shape or old.dtype != new.dtype or mask.shape != old.shape[:3]:
-        return Verdict("fail", (f"{FACE_REMAINS}: the grid or the voxel type has changed",))
+        return Verdict("fail", (GRID_CHANGED,))
     if not _same_geometry(before, after):
-        return Verdict("fail", (f"{REVIEW}: the header geometry has changed",))
+        return Verdict("fail", (GEOMETRY_CHANGED,))
     # in memory order as the voxels: mixed orders make every later step ten times slower
     changed = np.zeros(mask.shape, bool, order="F" if old.flags.f_contiguous else "C")
     for t in range(old.shape[3] if old.ndim == 4 else 1):
@@ -348,11 +375,11 @@ def change(
     }
     verdict = Verdict("pass", (), measures)
     if in_brain:
-        verdict = verdict.mark("fail", f"{BRAIN_TOUCHED}: {in_brain} brain voxels changed")
+        verdict = verdict.mark("fail", f"{BRAIN_TOUCHED}: {in_brain} voxels")
     if elsewhere:
-        verdict = verdict.mark("fail", f"{REVIEW}: {elsewhere} voxels changed outside the region")
+        verdict = verdict.mark("fail", f"{VOXELS_CHANGED_OUTSIDE}: {elsewhere}")
     if method not in METHODS or METHODS[method].depends_on_face:
-        verdict = verdict.mark("review", f"{REVIEW}: method {method} keeps something of the face")
+        verdict = verdict.mark("review", f"{METHOD_KEEPS_FACE}: {method}")
     at = tuple(indices(organs[near]).T)
     kind, replaced = labels[at], region[at]
     for name in features:
@@ -387,16 +414,16 @@ def remains(
     mask: Bool,
     affine: NDArray[np.floating[Any]],
     features: Collection[str] = FEATURES,
-    may_be: Callable[[str, NDArray[np.intp]], Bool] | None = None,
+    pose: Pose | None = None,
     missed: Collection[str] = (),
 ) -> Verdict:
-    """Whether an organ is found again in the distorted image, beside the region or inside it.
+    """Judge whether an organ is labelled again in the distorted image, beside or inside the region.
 
     ``labels`` (uint8) and ``mask``, the region: 3D, the same grid; ``again`` (uint8): on the voxels
-    of it that :func:`efface.segment.masks.thinned` chooses. ``may_be`` says of such voxels (n, 3)
-    where an organ can be, if that is known: the network, which misses a face, sees ears in temples
-    and a mouth in a neck. Eyes count wherever they are found: a face that lies where no one thought
-    it would has them. ``missed``: the parts of the face that were not found before distorting.
+    of it that :func:`efface.segment.masks.thinned` chooses. With a ``pose``, an organ beside the
+    region counts only where it can lie: the network labels ears in temples and a mouth in a neck
+    once it misses the face. Eyes count everywhere: a face in an unexpected place has them.
+    ``missed``: the landmarks that were not found before distorting.
     """
     thin, affine = thinned(affine)
     labels, mask = labels[thin], mask[thin]
@@ -413,53 +440,42 @@ def remains(
         was, found = labels == LABELS[name], again == LABELS[name]
         size = float(np.count_nonzero(was)) * voxel
         at = indices(found & beyond)
-        if may_be is not None and name != "eyes":
-            at = at[may_be(name, at + first)]
+        names = names_of(name)
+        if pose is not None and name != "eyes" and len(at):
+            points = apply_affine(affine, at + first)
+            at = at[np.logical_or.reduce([pose.may_hold(n, points) for n in names])]
         beside = float(len(at)) * voxel
         inside = float(np.count_nonzero(found & was)) * voxel
         if size >= LEAST_MM3:
             verdict.measures[f"found_again_{name}"] = round(beside / size, 3)
-        parts = [n for n, label in PARTS.items() if label == name]
-        new = [n for n in parts if n in missed]
+        new = [n for n in names if n in missed]
         if beside > REMAINS_MM3 and beside > REMAINS_SHARE * size:
             if new:
-                said = f"{name} found after distorting, {' and '.join(new)} not before"
+                what = f"{name} found after distorting, {' and '.join(new)} not before"
             else:
-                said = f"{name} found again after distorting"
+                what = f"{name} found again after distorting"
         elif inside > REMAINS_MM3 and inside > REMAINS_INSIDE * size:
-            known = [n for n in parts if n not in missed] if new else [name]
-            said = f"{' and '.join(known)} found again after distorting"
+            others = [n for n in names if n not in missed] if new else [name]
+            what = f"{' and '.join(others)} found again after distorting"
         else:
             continue
-        verdict = verdict.mark("review", f"{FACE_REMAINS}: {said}")
+        verdict = verdict.mark("review", f"{FACE_REMAINS}: {what}")
     return verdict
 
 
-def _may_be(
-    anatomy: Anatomy, pose: Pose, affine: NDArray[np.float64], organ: str, index: NDArray[np.intp]
-) -> Bool:
-    """Which thinned voxels (n, 3) an organ may take up; ``affine``: of the whole volume."""
-    points = apply_affine(thinned(affine)[1], index)
-    out = np.zeros(len(points), bool)
-    for name in (n for n, label in PARTS.items() if label == organ):
-        out |= anatomies.may_hold(anatomy, pose, name, points)
-    return out
-
-
-def _spared(seen: Scene, mask: Bool, maybe_brain: Bool) -> Verdict:
-    """Whether brain was spared that the network did not label: where it hesitates, some is."""
-    thin, _ = thinned(seen.view.affine)
-    doubtful = mask[thin] & (seen.small == 0) & maybe_brain
-    ml = float(np.count_nonzero(doubtful) * seen.voxel / 1000)
+def _spared(few: Sample, mask: Bool, possible_brain: Bool) -> Verdict:
+    """Judge whether possible brain without a label was replaced: more than a rim was missed."""
+    thin, _ = thinned(few.view.affine)
+    doubtful = mask[thin] & (few.labels == 0) & possible_brain
+    ml = float(np.count_nonzero(doubtful) * few.voxel / 1000)
     verdict = Verdict("pass", (), {"maybe_brain_replaced_ml": round(ml, 2)})
     if ml > BRAIN_REPLACED_ML:
-        reason = f"{REVIEW}: {ml:.0f} ml were replaced that may be brain"
-        verdict = verdict.mark("review", reason)
+        verdict = verdict.mark("review", f"{MAYBE_BRAIN_REPLACED}: {ml:.0f} ml")
     return verdict
 
 
 def _wrapped(rest: Folded | None, mask: Bool, voxel: float) -> Verdict:
-    """Whether all of a face was replaced that a phase wrap shows at another edge."""
+    """Judge whether all of a face was replaced that a phase wrap folds over."""
     if rest is None:
         return Verdict()
     left = float(np.count_nonzero(rest.face & ~mask)) * voxel
@@ -477,43 +493,12 @@ def _features(features: Collection[str]) -> tuple[str, ...]:
     return tuple(f for f in FEATURES if f in features or "face" in features)
 
 
-def _told(
-    known: Sequence[Mapping[str, Any]],
-    pose: Pose,
-    anatomy: Anatomy,
-    view: View,
-    brain: NDArray[np.float64],
-    ml: float,
-) -> tuple[Pose, dict[str, Mapping[str, Any]]]:
-    """The pose by the organs another scan saw whole, and which part of the face each of them is.
-
-    A part that two organs, or none, lie at the place of is told by none.
-    """
-
-    def parts() -> dict[str, Mapping[str, Any]]:
-        out: dict[str, list[Mapping[str, Any]]] = {}
-        for organ in known:
-            left = pose.to_head(np.array(organ["centre"], float)[None])[0, 0] < 0
-            names = [n for n, label in PARTS.items() if label == organ["label"]]
-            pair = "left" if left else "right"
-            names = [n for n in names if len(names) == 1 or n.startswith(pair)]
-            for name in names:
-                out.setdefault(name, []).append(organ)
-        return {n: o[0] for n, o in out.items() if len(o) == 1}
-
-    if not known:
-        return pose, {}
-    centres = {n: np.array(o["centre"], float) for n, o in parts().items()}
-    pose = anatomies.fit(anatomy, view, brain, ml, centres)
-    return pose, parts()
-
-
-def _of_told(organ: Mapping[str, Any], seen: float) -> str:
-    """State of a part that another scan saw whole, of which ``seen`` mm³ are labelled in this."""
+def _state_of_known(organ: Mapping[str, Any], volume: float) -> str:
+    """State of a landmark that another scan shows whole, ``volume`` mm³ of it labelled in this."""
     in_view = float(organ["in_view_mm3"])
     if in_view < LEAST_MM3:
         return "outside"
-    return "found" if seen >= SHARE_LABELLED * in_view else "missing"
+    return "found" if volume >= SHARE_LABELLED * in_view else "missing"
 
 
 def _differs(a: NDArray[np.generic], b: NDArray[np.generic]) -> Bool:

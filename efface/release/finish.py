@@ -1,147 +1,175 @@
-"""The end of a run: the cohort's files, searched before they are put in place."""
+"""The end of a run: search the cohort's files for identifiers, then put them in place."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from efface import tables
 from efface.audit import IDENTIFIERS
 from efface.audit.identifiers import Identifier, from_json
-from efface.audit.report import (
-    About,
-    Row,
-    matcher,
-    named,
-    pictures,
-    plain,
-    report,
-    search,
-    without,
-)
+from efface.audit.redact import matcher, search, without_names, without_settings, without_texts
+from efface.audit.report import About, LeftOut, Row, pictures, report
 from efface.audit.sources import of_machine
 from efface.errors import EffaceError
 from efface.manifest import Manifest, write_atomic
-from efface.release import Judgements, cohort, cohort_files, decide, prune, table
+from efface.release.bids import cohort_files
+from efface.release.cohort import cohort, prune
+from efface.release.decisions import decide
+from efface.release.reviews import Judgements
+from efface.status import phrase_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from efface.audit.matcher import Matcher
+    from efface.inventory.identity import Verdict
 
 FILES = ("path", "bytes", "entry", "session", "series", "disposition", "reason")
+"""Columns of files.tsv."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the files of the cohort are made from."""
+
+    manifests: Sequence[Manifest]
+    """The audit's, of all sessions."""
+    reviews: Judgements
+    about: About
+    entries: Sequence[dict[str, Any]]
+    """The inventory's."""
+    source: Path
+    verdict: Verdict
+    """Of the identity cross-check of all entries."""
+
+
+@dataclass(frozen=True)
+class _Cohort:
+    """The files of the cohort before they are put in place."""
+
+    manifests: Sequence[Manifest]
+    rows: Sequence[Row]
+    account: pd.DataFrame
+    """A row for each file of the source, with the columns :data:`FILES`."""
+    audit: Mapping[str, bytes]
+    """Contents by path below ``OUT/audit``."""
+    release: Mapping[str, bytes]
+    """Contents by path below ``OUT/release``."""
+
+    def files(self) -> dict[str, bytes]:
+        """Contents by path below ``OUT``."""
+        return {
+            **{f"audit/{name}": content for name, content in self.audit.items()},
+            **{f"release/{name}": content for name, content in self.release.items()},
+        }
 
 
 def finish(
     out: Path,
     manifests: Sequence[Manifest],
-    said: Judgements,
+    reviews: Judgements,
     about: About,
     entries: Sequence[dict[str, Any]],
     source: Path,
 ) -> None:
-    """Write audit, release manifest and the account of all source files.
+    """Write audit, release manifest and files.tsv.
 
-    ``manifests`` are the audit's of all sessions; ``entries`` the inventory's. The files of the
-    cohort are searched for the identifiers of all sessions before they are written. A scan whose
-    name tells one stays in; a reason, a note or a measure that does is left out of the report,
-    which says so. If something is found all the same, nothing is written: :class:`EffaceError` says
-    where.
+    ``manifests`` are the audit's of all sessions, ``entries`` the inventory's. The files of the
+    cohort are searched for the identifiers of all sessions before they are written. A scan with an
+    identifier in its name is withheld. A reason, note or measure with an identifier is left out of
+    the report, which lists what it left out. Raises :class:`EffaceError` and writes nothing if an
+    identifier is found all the same.
     """
-    restricted = out / "restricted"
-    sought = matcher(_identifiers(restricted, manifests) | of_machine())
-    rows, account = _rows(manifests, said, entries, source)
-    about = replace(about, files=_counts(account))
-    evidence, described = (
-        report(rows, about),
-        cohort_files(manifests, said, about.settings.get("layout", "raw")),
-    )
-    if search(_placed(evidence, described), sought):
-        renamed = [named(m, sought) for m in manifests]
-        manifests = [m for m, _ in renamed]
-        rows, account = _rows(manifests, said, entries, source)
-        cleaned = [without(row, sought) for row in rows]
-        rows = [row for row, _ in cleaned]
-        about, told = plain(replace(about, files=_counts(account)), sought)
-        left_out = [*told, *(item for _, items in (*renamed, *cleaned) for item in items)]
-        evidence, described = (
-            report(rows, about, left_out),
-            cohort_files(manifests, said, about.settings.get("layout", "raw")),
-        )
-        found = search(_placed(evidence, described), sought)
-        if found:
-            places = ", ".join(sorted({str(f) for f in found})[:5])
-            raise EffaceError(f"{out}: the report would tell an identifier ({places}); not written")
+    from efface import inventory
 
-    shown = pictures(rows)
+    restricted = out / "restricted"
+    verdict = inventory.cross_check(s for entry in entries for s in inventory.statements(entry))
+    about = replace(about, identity=verdict.counts)
+    run = _Run(manifests, reviews, about, entries, source, verdict)
+    sought = matcher(_identifiers(restricted, manifests) | of_machine())
+    whole = _cohort(run)
+    if search(whole.files(), sought):
+        whole = _cohort(run, sought)
+        findings = search(whole.files(), sought)
+        if findings:
+            places = ", ".join(sorted({str(f) for f in findings})[:5])
+            raise EffaceError(f"{out}: the report contains an identifier ({places}); not written")
+    shown = pictures(whole.rows)
     for name, (session, path) in shown.items():
         content = (restricted / "audit" / session / path).read_bytes()
         write_atomic(out / "audit" / name, content)
-    prune(out / "audit", {*shown, *evidence})
-    write_atomic(restricted / "files.tsv", table(account, FILES))
-    cohort(out / "release", manifests, said, described)
-    # last: where the page is, all that it speaks of is there
-    for name, content in evidence.items():
+    prune(out / "audit", {*shown, *whole.audit})
+    write_atomic(restricted / "files.tsv", tables.text(whole.account, FILES))
+    cohort(out / "release", whole.manifests, reviews, whole.release)
+    # last: where the page is, all that it refers to is there
+    for name, content in whole.audit.items():
         write_atomic(out / "audit" / name, content)
 
 
-def _rows(
-    manifests: Sequence[Manifest],
-    said: Judgements,
-    entries: Sequence[dict[str, Any]],
-    source: Path,
-) -> tuple[list[Row], list[dict[str, str]]]:
-    """What became of every scan, and of every file of the source."""
-    rows = [Row(m.session, d.scan, d.released, d.note) for m in manifests for d in decide(m, said)]
-    return rows, _account(entries, rows, source)
+def _cohort(run: _Run, sought: Matcher | None = None) -> _Cohort:
+    """Make the files of the cohort; with ``sought`` leave out what contains an identifier."""
+    manifests, left_out = list(run.manifests), list[LeftOut]()
+    if sought:
+        renamed = [without_names(manifest, sought) for manifest in manifests]
+        manifests = [manifest for manifest, _ in renamed]
+        left_out += [item for _, items in renamed for item in items]
+    rows = [
+        Row(manifest.session, d.scan, d.released, d.note, d.withheld)
+        for manifest in manifests
+        for d in decide(manifest, run.reviews)
+    ]
+    account = _account(run, rows)
+    about = replace(run.about, files=_counts(account))
+    if sought:
+        cleaned = [without_texts(row, sought) for row in rows]
+        rows = [row for row, _ in cleaned]
+        about, items = without_settings(about, sought)
+        left_out += [*items, *(item for _, items in cleaned for item in items)]
+    audit = report(rows, about, left_out)
+    described = cohort_files(manifests, run.reviews, about.settings.get("layout", "raw"))
+    return _Cohort(manifests, rows, account, audit, described)
 
 
-def _counts(account: Iterable[dict[str, str]]) -> dict[str, int]:
-    return dict(
-        Counter(
-            f"{r['disposition']}: {_phrase(r['reason'])}" if r["reason"] else r["disposition"]
-            for r in account
-        )
+def _counts(account: pd.DataFrame) -> dict[str, int]:
+    """Number of source files by disposition and phrases of the reasons."""
+    phrases = account["reason"].map(
+        lambda text: "; ".join(dict.fromkeys(map(phrase_of, text.split("; "))))
     )
-
-
-def _placed(evidence: dict[str, bytes], described: dict[str, bytes]) -> dict[str, bytes]:
-    return {
-        **{f"audit/{k}": v for k, v in evidence.items()},
-        **{f"release/{k}": v for k, v in described.items()},
-    }
+    kinds = account["disposition"].str.cat(phrases, sep=": ").str.removesuffix(": ")
+    return {str(kind): int(n) for kind, n in kinds.value_counts().items()}
 
 
 def _identifiers(restricted: Path, manifests: Iterable[Manifest]) -> set[Identifier]:
-    found: set[Identifier] = set()
+    """Identifiers of all sessions, as the audit of each session has written them."""
+    identifiers: set[Identifier] = set()
     for manifest in manifests:
         path = restricted / "audit" / manifest.session / IDENTIFIERS
-        if not path.is_file():
-            # a session whose audit failed has none, and none of it is released
-            if any(s.status != "fail" for s in manifest.scans):
-                raise EffaceError(f"{path}: missing; delete restricted/audit and run again")
-            continue
-        found |= from_json(path.read_text())
-    return found
+        if path.is_file():
+            identifiers |= from_json(path.read_text())
+        # a session whose audit failed has no such file, and nothing of it is released
+        elif any(s.status != "fail" for s in manifest.scans):
+            raise EffaceError(f"{path}: missing; delete restricted/audit and run again")
+    return identifiers
 
 
-def _account(
-    entries: Sequence[dict[str, Any]], rows: Sequence[Row], source: Path
-) -> list[dict[str, str]]:
-    """Every file of the source once, with its final disposition."""
+def _account(run: _Run, rows: Sequence[Row]) -> pd.DataFrame:
+    """Every file of the source once, with its final disposition; columns :data:`FILES`."""
+    import pandas as pd
+
     from efface.inventory import files_table
 
     outcome: dict[tuple[str, str], tuple[str, str]] = {}
     for row in rows:
-        where = (row.session, row.scan.series)
+        series = (row.session, row.scan.series)
         if row.released:
-            outcome[where] = ("released", "")
-        elif where not in outcome:
+            outcome[series] = ("released", "")
+        elif series not in outcome:
             why = "; ".join(row.scan.reasons) or row.note or "not released"
-            outcome[where] = ("withheld", why)
-    base = f"{source}/"
-    return [
-        {**entry, "path": entry["path"].removeprefix(base)}
-        for entry in files_table(entries, outcome)
-    ]
-
-
-def _phrase(reason: str) -> str:
-    return "; ".join(dict.fromkeys(part.split(": ")[0] for part in reason.split("; ")))
+            outcome[series] = ("withheld", why)
+    files = files_table(run.entries, outcome, run.verdict)
+    account = pd.DataFrame(files, columns=FILES)
+    account["path"] = account["path"].str.removeprefix(f"{run.source}/")
+    return account

@@ -1,7 +1,7 @@
-"""DICOM headers without the person: PS3.15 Annex E, Basic Profile, and options on top.
+"""De-identify DICOM headers: PS3.15 Annex E, Basic Profile, and its options.
 
 ``scrub_dataset`` and ``scrub_file`` work on one object, ``scrub_folder`` on a tree (the command
-``efface scrub``), ``run`` on a session of the workflow. docs/headers.md says what stays and goes.
+``efface scrub``), ``run`` on a session of the workflow. docs/headers.md describes the rules.
 """
 
 from efface.scrub.codec import WithheldError

@@ -1,6 +1,6 @@
-"""The bits of a pixel that the image does not use (PS3.5 8.1.1): nothing may hide in them.
+"""Clear the bits of a pixel that the image does not use (PS3.5 8.1.1).
 
-Systems once laid overlays there, and nothing else in a header need tell of it.
+Older systems stored overlays in them, and the header need not declare these.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ENCODERS = frozenset(f"1.2.840.10008.1.2.{n}" for n in ("5", "4.80", "4.90"))
 
 @dataclass(frozen=True)
 class Cells:
-    """How a pixel lies in its cell: Bits Allocated, Bits Stored, High Bit, Pixel Representation."""
+    """Layout of a pixel cell: Bits Allocated, Bits Stored, High Bit, Pixel Representation."""
 
     allocated: int
     stored: int
@@ -35,10 +35,10 @@ class Cells:
         return self.stored >= self.allocated
 
     def clear(self, value: bytes, little: bool) -> bytes:
-        """The same pixels with zeros in the unused bits; above a signed pixel, its sign.
+        """Set the unused bits of all pixels to zero; above a signed pixel, to its sign.
 
-        Where no unused bit is set the same bytes: some signed images come without the sign above.
-        Raises :class:`DamagedError` for cells that are not whole bytes.
+        Returns the same bytes if no unused bit is set, because some signed images do not repeat
+        the sign. Raises :class:`DamagedError` for cells that are not whole bytes.
         """
         if self.all_used:
             return value
@@ -57,9 +57,9 @@ class Cells:
 
 
 def cells(allocated: int, stored: int, high: int, signed: bool) -> Cells:
-    """The layout that a header gives, where it makes sense.
+    """Layout from the values of a header; values that make no sense are replaced.
 
-    ``stored`` and ``high`` are 0 where the header does not say.
+    ``stored`` and ``high`` are 0 if the header does not have them.
     """
     if not 0 < stored <= allocated:
         stored = allocated
@@ -71,10 +71,10 @@ def cells(allocated: int, stored: int, high: int, signed: bool) -> Cells:
 def cleared(
     streams: list[bytes], form: Syntax, layout: Cells, shape: tuple[int, int]
 ) -> list[bytes]:
-    """The same streams if their pixels fit into the stored bits, or else ones with those cleared.
+    """Clear the unused bits in compressed streams; unchanged streams are returned as they are.
 
-    Pixels are decoded only where the stream has more bits than the header says are stored. Raises
-    :class:`DamagedError` where a stream cannot be decoded, or hides something and cannot be
+    Pixels are decoded only if a stream has more bits than the header declares. Raises
+    :class:`DamagedError` if a stream cannot be decoded, or has unused bits set and cannot be
     compressed again.
     """
     fits = layout.high + 1 == layout.stored and all(
@@ -91,26 +91,26 @@ def _clear(stream: bytes, uid: str, layout: Cells, shape: tuple[int, int]) -> by
     ds.PixelData = encapsulate([stream])
     try:
         value = ds.pixel_array.astype(f"<u{layout.allocated // 8}").tobytes()
-    except Exception as e:  # whatever the decoders raise
+    except Exception as e:  # any error of the decoders
         raise DamagedError(f"{status.UNREADABLE}: the pixels do not decode") from e
     clean = layout.clear(value, little=True)
     if clean == value:
         return stream
     if uid not in _ENCODERS:
-        raise DamagedError(status.BURNED_IN)
+        raise DamagedError(status.TEXT_BURNED_IN)
     ds = _dataset("1.2.840.10008.1.2.1", layout, shape)
-    if layout.high + 1 == layout.stored:  # the stream then says itself that there is no more
+    if layout.high + 1 == layout.stored:  # the stream then declares the stored bits only
         ds.BitsStored, ds.HighBit = layout.stored, layout.high
     ds.PixelData = clean
     try:
         ds.compress(UID(uid), generate_instance_uid=False)
-    except Exception as e:  # as above
-        raise DamagedError(status.BURNED_IN) from e
+    except Exception as e:  # any error of the encoders
+        raise DamagedError(status.TEXT_BURNED_IN) from e
     return next(generate_frames(ds.PixelData, number_of_frames=1))
 
 
 def _dataset(uid: str, layout: Cells, shape: tuple[int, int]) -> Dataset:
-    """An image of one frame without pixels, all bits of which are used."""
+    """A data set of one frame without pixels, with all bits used."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = UID(uid)

@@ -1,8 +1,8 @@
-"""DICOM's byte layout (PS3.5): a data set's bytes to elements and back, nothing interpreted.
+"""Read and write the byte layout of DICOM (PS3.5) without interpreting values.
 
-Elements keep their value as bytes; what is written is written from scratch, so that lengths,
-paddings, delimiters and trailing bytes of the source never reach the result. Private elements are
-walked over and not even kept, but for those that a caller asks for.
+Elements keep their values as bytes. Files are written from scratch, so that lengths, paddings,
+delimiters and trailing bytes of the source never reach the result. Private elements are skipped
+unless the caller requests them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from efface import status
+from efface.dictionary import standard_vr
 from efface.errors import EffaceError
 from efface.inventory import packed
 from efface.inventory.fragments import (
@@ -27,7 +28,6 @@ from efface.inventory.fragments import (
     TruncatedItemsError,
     walk_items,
 )
-from efface.inventory.vr import standard_vr
 
 _LONG = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
 _SHORT = frozenset(["AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN"])
@@ -35,7 +35,7 @@ _SHORT |= {"SH", "SL", "SS", "ST", "TM", "UI", "UL", "US"}
 _VRS = {vr.encode(): vr for vr in _LONG | _SHORT}
 _UNDEFINED = 0xFFFFFFFF
 _PIXEL_DATA = 0x7FE00010
-# beyond these a file is an attack or damaged: real ones stay far below
+# files beyond these limits are damaged or an attack: real ones are far smaller
 _DEEPEST = 64
 _LARGEST = 2 << 30
 _LARGEST_INFLATED = 256 << 20
@@ -44,7 +44,7 @@ _MOST_ELEMENTS = 1 << 22
 _NUL_PADDED = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "UI", "UN"])
 
 _TOO_MANY = f"{status.UNREADABLE}: more elements than an image has"
-_NO_MEMORY = f"{status.UNREADABLE}: it does not fit into the memory"
+_NO_MEMORY = f"{status.UNREADABLE}: it needs more memory than there is"
 
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _NATIVE = {
@@ -53,7 +53,7 @@ _NATIVE = {
     "1.2.840.10008.1.2.1.99": (True, True, True),
     "1.2.840.10008.1.2.2": (True, False, False),
 }
-# still images only: no video, no pixel data that lies elsewhere (JPIP)
+# still images only: no video, no pixel data outside the file (JPIP)
 _COMPRESSED = frozenset(
     ["1.2.840.10008.1.2.5"]
     + [f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203)]
@@ -61,7 +61,7 @@ _COMPRESSED = frozenset(
 
 
 class WithheldError(EffaceError):
-    """A file that does not go further; ``reason`` is one of :mod:`efface.status`."""
+    """A file that is withheld; ``reason`` starts with a phrase of :mod:`efface.status`."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: not scrubbed, nothing written ({reason})")
@@ -69,7 +69,7 @@ class WithheldError(EffaceError):
 
 
 class DamagedError(Exception):
-    """The bytes are no DICOM data set; ``args[0]`` is a phrase of :mod:`efface.status`."""
+    """Bytes that are not a usable data set; ``args[0]`` is a reason (:mod:`efface.status`)."""
 
 
 class Element:
@@ -97,7 +97,7 @@ class Element:
 
 @dataclass(frozen=True)
 class Syntax:
-    """What a transfer syntax says of the bytes."""
+    """Properties of a transfer syntax."""
 
     uid: str
     explicit: bool
@@ -108,7 +108,7 @@ class Syntax:
 
 @lru_cache(maxsize=64)
 def syntax(uid: str) -> Syntax:
-    """The transfer syntax of a UID; :class:`DamagedError` for one that efface cannot pass on."""
+    """Transfer syntax of a UID; raises :class:`DamagedError` if efface does not support it."""
     if uid in _NATIVE:
         return Syntax(uid, *_NATIVE[uid], encapsulated=False)
     if uid in _COMPRESSED:
@@ -117,14 +117,14 @@ def syntax(uid: str) -> Syntax:
 
 
 def load(path: Path | str) -> bytes:
-    """A file's bytes, if it can be DICOM; what is something else is not read as a whole.
+    """Bytes of a file that can be DICOM; other large files are not read completely.
 
-    Raises :class:`DamagedError` for what is no regular file (a pipe would block), cannot be read
-    or is larger than any image should be.
+    Raises :class:`DamagedError` if it is not a regular file (a pipe would block), cannot be read or
+    is larger than any image.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a third of a file's time
-            raise DamagedError(f"{status.NOT_DICOM}: no regular file")
+            raise DamagedError(f"{status.NOT_DICOM}: not a regular file")
         with open(path, "rb", buffering=0) as f:  # noqa: PTH123
             size = os.fstat(f.fileno()).st_size
             if size > 1 << 20 and _start(os.pread(f.fileno(), 132, 0)) is None:
@@ -141,12 +141,12 @@ def load(path: Path | str) -> bytes:
 
 
 def read_file(data: bytes, private: frozenset[int] = frozenset()) -> tuple[Syntax, list[Element]]:
-    """A whole file's syntax and its data set; ``private`` as :func:`parse` takes it.
+    """Transfer syntax and data set of a file; ``private`` as in :func:`parse`.
 
-    Raises :class:`DamagedError` where it is empty, no DICOM, cut off or not to be understood.
+    Raises :class:`DamagedError` if it is empty, not DICOM, truncated or unreadable.
     """
     if not data:
-        raise DamagedError(status.EMPTY)
+        raise DamagedError(status.EMPTY_FILE)
     start = _start(data)
     if start is None:
         raise DamagedError(packed.reason(data[: packed.START]))
@@ -164,7 +164,7 @@ def read_file(data: bytes, private: frozenset[int] = frozenset()) -> tuple[Synta
 
 
 def write_file(form: Syntax, meta: Iterable[Element], elements: Iterable[Element]) -> bytes:
-    """A whole file: a preamble of zeros, the meta group with its length, the data set."""
+    """Bytes of a file: a preamble of zeros, the meta group with its length, the data set."""
     head = encode(meta, syntax("1.2.840.10008.1.2.1"))
     group_length = struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(head))
     body = encode(elements, form)
@@ -178,11 +178,11 @@ def write_file(form: Syntax, meta: Iterable[Element], elements: Iterable[Element
 def parse(
     data: bytes, form: Syntax, start: int = 0, private: frozenset[int] = frozenset()
 ) -> list[Element]:
-    """The public elements of a data set, sequences with their items, in the order they stand.
+    """Public elements of a data set in file order, sequences with their items.
 
-    ``private``: of the private elements, give those too whose group and last two digits are in
-    here (``0x001929`` for 0019,xx29), with the creators of such groups. Whose they are is not
-    looked at. What follows the pixel data and is no element is padding, and left behind.
+    ``private`` selects private elements by group and last two digits (``0x001929`` for 0019,xx29);
+    they are returned with the creators of their groups, whoever the creator is. Bytes after the
+    pixel data that are not an element are padding and ignored.
     """
     try:
         reader = _Reader(data, form.explicit, form.little, private)
@@ -192,7 +192,7 @@ def parse(
 
 
 def encode(elements: Iterable[Element], form: Syntax) -> bytes:
-    """Elements as bytes, in order of their tags, every length defined."""
+    """Bytes of elements in order of their tags, with defined lengths."""
     out: list[bytes] = []
     order = "<" if form.little else ">"
     short = struct.Struct(order + "HH2sH")
@@ -227,14 +227,14 @@ def encode(elements: Iterable[Element], form: Syntax) -> bytes:
 
 
 def _start(data: bytes) -> int | None:
-    """Where the file starts after its preamble: some archives leave that out, and the meta too."""
+    """Position after the preamble. Some archives omit the preamble and the meta group."""
     if data[128:132] == b"DICM":
         return 132
     return 0 if data[:2] in (b"\2\0", b"\x08\0") and data[3:4] == b"\0" else None
 
 
 def _meta(data: bytes, start: int) -> tuple[list[Element], int]:
-    """The file meta group and where the data set starts."""
+    """The file meta group and the position of the data set."""
     meta: list[Element] = []
     reader, pos = _Reader(data, explicit=True, little=True), start
     try:
@@ -250,7 +250,7 @@ def _meta(data: bytes, start: int) -> tuple[list[Element], int]:
 
 
 def _inflate(data: memoryview) -> bytes:
-    """The inflated data set; a bomb is told by its first bytes beyond what an image may have."""
+    """Inflate a data set, up to the size limit of an image."""
     try:
         stream, blocks, size = zlib.decompressobj(wbits=-zlib.MAX_WBITS), [], 0
         while not stream.eof and (block := stream.decompress(data, 1 << 24)):
@@ -267,7 +267,7 @@ def _inflate(data: memoryview) -> bytes:
 
 
 class _Reader:
-    """Walks a buffer; every method takes a position and gives the next one."""
+    """Reader of a buffer; each method takes a position and returns the next one."""
 
     def __init__(
         self, data: bytes, explicit: bool, little: bool, private: frozenset[int] = frozenset()
@@ -276,12 +276,12 @@ class _Reader:
         self.data, self.explicit, self.little = data, explicit, little
         self.private, self.private_groups = private, frozenset(p >> 8 for p in private)
         self.head = struct.Struct(order + "HH2sH").unpack_from
-        self.total = [0]  # of elements, shared with the readers within
+        self.total = [0]  # number of elements, shared with nested readers
         self.plain = struct.Struct(order + "HHI").unpack_from
         self.long = struct.Struct(order + "I").unpack_from
 
     def elements(self, pos: int, end: int | None, depth: int) -> tuple[list[Element], int]:
-        """Elements up to ``end``, or up to an item's delimiter where ``end`` is None."""
+        """Elements up to ``end``, or up to the delimiter of the item if ``end`` is None."""
         if depth > _DEEPEST:
             raise DamagedError(status.UNREADABLE)
         found: list[Element] = []
@@ -296,7 +296,9 @@ class _Reader:
                 if end is None and number == 0xE00D:
                     self._count(len(found))
                     return found, pos + 8
-                if number in (0xE00D, 0xE0DD) and length == 0:  # a stray delimiter, seen in exports
+                if (
+                    number in (0xE00D, 0xE0DD) and length == 0
+                ):  # a stray delimiter, as in some exports
                     pos += 8
                     continue
             element, pos = self.element(pos, limit, depth)
@@ -315,7 +317,7 @@ class _Reader:
             raise DamagedError(_TOO_MANY)
 
     def element(self, pos: int, limit: int, depth: int) -> tuple[Element | None, int]:
-        """One element; None in place of a group length or a private one that nobody wants."""
+        """One element, or None for a group length or an unrequested private element."""
         if self.explicit:
             group, number, code, length = self.head(self.data, pos)
             vr = _VRS.get(code)
@@ -328,7 +330,7 @@ class _Reader:
         else:
             group, number, length = self.plain(self.data, pos)
             vr, pos = standard_vr(group << 16 | number), pos + 8
-            # explicit VR could not even say such a length; one value would fill the memory
+            # explicit VR cannot encode such a length; one value would fill the memory
             if _UNDEFINED > length > 0xFFFF and vr in _SHORT:
                 raise DamagedError(status.UNREADABLE)
         tag = group << 16 | number
@@ -356,10 +358,10 @@ class _Reader:
         return Element(tag, vr, self.data[pos:end]), end
 
     def _unknown(self, tag: int, pos: int, end: int, depth: int) -> Element:
-        """A UN of defined length, which a system wrote that did not know the attribute.
+        """A UN element of defined length, from a system that did not know the attribute.
 
-        Its value is implicit little endian (PS3.5 6.2.2 note 2): where the dictionary knows the
-        attribute it is read as what it is. A sequence that does not read as one stays UN.
+        Its value is implicit little endian (PS3.5 6.2.2 note 2). It gets the VR of the dictionary
+        if there is one. A sequence that cannot be parsed stays UN.
         """
         vr = standard_vr(tag)
         if vr == "SQ":
@@ -373,11 +375,11 @@ class _Reader:
     def _unknown_items(
         self, pos: int, end: int | None, depth: int
     ) -> tuple[list[list[Element]], int]:
-        """The items of a sequence whose VR is UN.
+        """Items of a sequence with VR UN.
 
-        They are implicit little endian (PS3.5 6.2.2 note 2). Some systems leave them explicit: then
-        a VR stands where an implicit element has its length. Raises :class:`DamagedError` where
-        neither form reads to the end.
+        They are implicit little endian (PS3.5 6.2.2 note 2). Some systems write them explicit, with
+        a VR at the position of an implicit length. Raises :class:`DamagedError` if neither form can
+        be parsed.
         """
         implicit = _Reader(self.data, explicit=False, little=True, private=self.private)
         implicit.total = self.total
@@ -399,7 +401,7 @@ class _Reader:
         return number > 0xFFF and group << 8 | number & 0xFF in self.private
 
     def items(self, pos: int, end: int | None, depth: int) -> tuple[list[list[Element]], int]:
-        """The items of a sequence up to ``end``, or up to its delimiter where ``end`` is None."""
+        """Items of a sequence up to ``end``, or up to its delimiter if ``end`` is None."""
         found: list[list[Element]] = []
         while end is None or pos < end:
             group, number, length = self.plain(self.data, pos)

@@ -1,7 +1,7 @@
-"""Coded entries: a code that the standard knows is kept with the standard's words for it.
+"""Coded entries: standard codes are kept, with the meaning from the standard.
 
-The meaning beside a code is free text and may hold a name; so may a code of a site's own scheme.
-Known codes come from pydicom (PS3.16's context groups: DCM, SNOMED CT, UCUM, …).
+The meaning of a code is free text and can contain a name; so can a code of a local scheme. Standard
+codes come from pydicom (PS3.16's context groups: DCM, SNOMED CT, UCUM, …).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from efface.scrub.codec import Element
 
 VALUE, SCHEME, MEANING = 0x00080100, 0x00080102, 0x00080104
 MACRO = frozenset(
-    # the code sequence macro (PS3.3 Table 8.8-1); what is no value, scheme or meaning is left out
+    # the code sequence macro (PS3.3 Table 8.8-1); only value, scheme and meaning are kept
     0x00080000 | e
     for e in (*range(0x100, 0x108), 0x10B, 0x10D, 0x10F, *range(0x117, 0x123))
 )
@@ -27,7 +27,7 @@ def is_code(item: list[Element]) -> bool:
 
 
 def known(item: list[Element]) -> list[Element]:
-    """The three attributes that replace a coded entry's own."""
+    """The three attributes that replace those of a coded entry."""
     entry = _entry(item) or REMOVED
     return [
         Element(tag, vr, text.encode())
@@ -38,31 +38,31 @@ def known(item: list[Element]) -> list[Element]:
 
 
 def is_known(item: list[Element]) -> bool:
-    """Whether the coded entry is one that the standard knows."""
+    """Whether the standard defines the coded entry."""
     return _entry(item) is not None
 
 
 def _entry(item: list[Element]) -> tuple[str, str, str] | None:
-    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in item if e.items is None}
-    value, scheme = said.get(VALUE, said.get(0x00080119, "")), said.get(SCHEME, "")
+    texts = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in item if e.items is None}
+    value, scheme = texts.get(VALUE, texts.get(0x00080119, "")), texts.get(SCHEME, "")
     meaning = _meanings().get((scheme, value))
     return None if meaning is None or len(value) > 16 else (value, scheme, meaning)
 
 
 @lru_cache(maxsize=1)
 def _meanings() -> dict[tuple[str, str], str]:
-    from pydicom.sr._concepts_dict import concepts  # 70 ms: only where a code is met
+    from pydicom.sr._concepts_dict import concepts  # 70 ms: only if there is a code
     from pydicom.sr._snomed_dict import mapping
 
-    found: dict[tuple[str, str], str] = {("UCUM", v): m for v, m in _UNITS.items()}
+    meanings: dict[tuple[str, str], str] = {("UCUM", v): m for v, m in _UNITS.items()}
     for scheme, by_keyword in concepts.items():
         for codes in cast("dict[str, dict[str, tuple[str, Any]]]", by_keyword).values():
             for value, (meaning, _) in codes.items():
                 plain = meaning if meaning.isascii() and "\\" not in meaning else value
-                found.setdefault((scheme, value), plain[:64])
+                meanings.setdefault((scheme, value), plain[:64])
     # older names of SNOMED CT in DICOM (PS3.16 Annex 8): its former codes under three designators
     for old, new in mapping["SRT"].items():
-        if ("SCT", new) in found:
+        if ("SCT", new) in meanings:
             for scheme in ("SRT", "SNM3", "99SDM"):
-                found[scheme, old] = found["SCT", new]
-    return found
+                meanings[scheme, old] = meanings["SCT", new]
+    return meanings

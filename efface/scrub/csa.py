@@ -1,8 +1,7 @@
 """The CSA image header of Siemens (0029,xx10), reduced to numbers that readers need.
 
-A mosaic says only here in which order its slices follow one another, and a series only here in
-which direction its phase was encoded. The header is written anew: nothing of the source's bytes
-stays but the values of the entries below.
+It is the only place with the slice order of a mosaic and the sign of the phase encoding direction.
+The header is rewritten: only the values of the fields below are kept.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ _MATRIX = re.compile(r"\d{1,4}[ps]?\*\d{1,4}[ps]?")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An entry that is kept: its VR, how many values it may have, and their form."""
+class Field:
+    """A kept field: its VR, the largest number of values, and their form."""
 
     vr: str
     most: int
@@ -26,22 +25,22 @@ class Entry:
 
 
 KEPT = {
-    "NumberOfImagesInMosaic": Entry("US", 1),
-    "SliceNormalVector": Entry("FD", 3),
-    "AcquisitionMatrixText": Entry("SH", 1, _MATRIX),
-    "MosaicRefAcqTimes": Entry("FD", 512),
-    "ProtocolSliceNumber": Entry("IS", 1),
-    "PhaseEncodingDirectionPositive": Entry("IS", 1),
-    "BandwidthPerPixelPhaseEncode": Entry("FD", 1),
-    "SliceMeasurementDuration": Entry("DS", 1),
-    "RealDwellTime": Entry("IS", 1),
-    "TimeAfterStart": Entry("DS", 1),
-    "B_value": Entry("IS", 1),
-    "DiffusionGradientDirection": Entry("FD", 3),
-    "B_matrix": Entry("FD", 6),
+    "NumberOfImagesInMosaic": Field("US", 1),
+    "SliceNormalVector": Field("FD", 3),
+    "AcquisitionMatrixText": Field("SH", 1, _MATRIX),
+    "MosaicRefAcqTimes": Field("FD", 512),
+    "ProtocolSliceNumber": Field("IS", 1),
+    "PhaseEncodingDirectionPositive": Field("IS", 1),
+    "BandwidthPerPixelPhaseEncode": Field("FD", 1),
+    "SliceMeasurementDuration": Field("DS", 1),
+    "RealDwellTime": Field("IS", 1),
+    "TimeAfterStart": Field("DS", 1),
+    "B_value": Field("IS", 1),
+    "DiffusionGradientDirection": Field("FD", 3),
+    "B_matrix": Field("FD", 6),
 }
-"""Documented numbers (note 2 of PS3.15 E.3.10); most are kept as private elements too. Without the
-matrix nibabel and SPM do not take a picture for a mosaic."""
+"""Documented numbers (note 2 of PS3.15 E.3.10); most are kept as private elements too. nibabel and
+SPM need the matrix to recognise a mosaic."""
 
 _TYPES = {"FD": 4, "DS": 3, "IS": 6, "US": 10, "SH": 22}
 _ENTRY = struct.Struct("<64si4siii")
@@ -50,7 +49,7 @@ _MOST_ENTRIES = 256
 
 
 def clean(header: bytes) -> bytes | None:
-    """A CSA image header with the entries of :data:`KEPT` alone, or None if it has none of them.
+    """A CSA image header with only the fields of :data:`KEPT`, or None if it has none of them.
 
     >>> clean(b"no header") is None
     True
@@ -64,7 +63,7 @@ def clean(header: bytes) -> bytes | None:
 
 
 def _entries(header: bytes) -> list[tuple[str, list[str]]]:
-    """Name and values of each entry, both as text; none if it is not a whole CSA header."""
+    """Name and values of each field, both as text; empty if it is not a complete CSA header."""
     newer = header[:4] == b"SV10"
     at = 8 if newer else 0
     out = []
@@ -78,7 +77,7 @@ def _entries(header: bytes) -> list[tuple[str, list[str]]]:
             name, most, _, _, items, _ = _ENTRY.unpack_from(header, at)
             at += _ENTRY.size
             if entry == 0 and not newer:
-                shift = items  # the older form has it added to every length
+                shift = items  # the older format adds it to every length
             values = []
             for _ in range(items):
                 lengths = _LENGTHS.unpack_from(header, at)
@@ -96,9 +95,9 @@ def _entries(header: bytes) -> list[tuple[str, list[str]]]:
 
 
 def _written(entries: list[tuple[str, str, list[str]]]) -> bytes:
-    """The newer form of the header (SV10), with six items an entry as scanners write it.
+    """The newer format of the header (SV10), with six items for each field, as scanners write it.
 
-    Readers rely on that: dcm2niix reads three items of entries that have one.
+    Readers depend on that: dcm2niix reads three items of fields that have one.
     """
     parts = [b"SV10\4\3\2\1", struct.pack("<2I", len(entries), 77)]
     for name, vr, values in entries:

@@ -1,4 +1,4 @@
-"""The scrub for those who hold a pydicom data set."""
+"""De-identify pydicom data sets."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _EXPLICIT, _IMPLICIT, _BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.84
 def scrub_dataset(
     ds: Dataset, key: Key, subject: str, session: str, retain: Iterable[str] = ()
 ) -> FileDataset:
-    """A new data set without the identity of ``ds``; ``ds`` stays as it is.
+    """De-identified copy of ``ds``, which is not modified.
 
-    ``subject`` and ``session`` are pseudonyms (``sub-…``, ``ses-…``) and become the patient's
-    name and id and the study id. File meta and preamble are made anew. Raises
-    :class:`WithheldError` where the object is no MR image or cannot be read, and
+    ``subject`` and ``session`` are pseudonyms (``sub-…``, ``ses-…``). They become the patient's
+    name and id and the study id. File meta and preamble are rewritten. Raises
+    :class:`WithheldError` if the object is not an MR image or cannot be read, and
     :class:`EffaceError` for wrong options.
     """
     options = check_options(retain)
@@ -48,22 +48,22 @@ def scrub_dataset(
 def state_face_removed(ds: Dataset, no_text: bool = False) -> None:
     """State in the header, in place, that the face was removed: (0028,0302) and code 113102.
 
-    The code is of CID 7050. With ``no_text``, the pictures were searched for text and have none:
-    (0028,0301) becomes NO. Otherwise it stays as the source had it, or empty: not known.
+    The code is of CID 7050. ``no_text`` means that the pixels were searched and have no text: then
+    (0028,0301) becomes NO. Otherwise it stays as in the source, or empty (unknown).
     """
     if no_text:
         ds.BurnedInAnnotation = "NO"
     elif "BurnedInAnnotation" not in ds:
         ds.BurnedInAnnotation = ""
     ds.RecognizableVisualFeatures = "NO"
-    said = list(ds.get("DeidentificationMethodCodeSequence", []))
-    if all(item.get("CodeValue") != "113102" for item in said):
+    methods = list(ds.get("DeidentificationMethodCodeSequence", []))
+    if all(item.get("CodeValue") != "113102" for item in methods):
         face = Dataset()
         face.CodeValue = "113102"
         face.CodingSchemeDesignator = "DCM"
         face.CodeMeaning = "Clean Recognizable Visual Features Option"
-        said.append(face)
-    ds.DeidentificationMethodCodeSequence = Sequence(said)
+        methods.append(face)
+    ds.DeidentificationMethodCodeSequence = Sequence(methods)
 
 
 def _syntax_of(ds: Dataset) -> str:

@@ -1,8 +1,8 @@
-"""b-value and gradient direction of a classic object, from private to standard attributes.
+"""Copy b-value and gradient direction of a classic object from private to standard attributes.
 
-Siemens and Philips hold them in private elements in the patient's coordinates, as the MR Diffusion
-macro wants them (PS3.3 C.8.13.5.9). Canon holds the direction in Image Comments, in coordinates of
-the image: it stays there, in the one form that readers look for.
+Siemens and Philips store them in private elements in patient coordinates, as the MR Diffusion macro
+requires (PS3.3 C.8.13.5.9). Canon stores the direction in Image Comments, in image coordinates; it
+stays there, in the only form that readers recognise.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CANON = re.compile(rb"b=\d{1,5}\((-?[01]\.\d{1,6},){2}-?[01]\.\d{1,6}\)")
 
 
 def standard(elements: Iterable[Element], little: bool) -> list[Element]:
-    """The standard attributes that a data set lacks; ``little``: its byte order."""
+    """Standard attributes that a data set lacks; ``little``: its byte order."""
     by_tag = {e.tag: e for e in elements}
     out = []
     comments = by_tag.get(_COMMENTS)
@@ -58,8 +58,8 @@ def standard(elements: Iterable[Element], little: bool) -> list[Element]:
 
 
 def _gradient(by_tag: dict[int, Element], little: bool) -> list[float | None]:
-    """b-value and direction, each None where the private elements do not say it."""
-    found: list[float | None] = [None] * 4
+    """b-value and direction, each None if the private elements do not have it."""
+    values: list[float | None] = [None] * 4
     for tag, e in by_tag.items():
         by = by_tag.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF)
         if not tag & 0x10000 or tag & 0xFFFF < 0x1000 or by is None or e.items is not None:
@@ -69,18 +69,18 @@ def _gradient(by_tag: dict[int, Element], little: bool) -> list[float | None]:
         if source:
             vr, place = source
             for n, value in enumerate(_numbers(e, vr, little)):
-                if place + n < len(found):
-                    found[place + n] = value
-    b, *direction = found
+                if place + n < len(values):
+                    values[place + n] = value
+    b, *direction = values
     if b is None or not 0 <= b <= _LARGEST_B:
         return [None] * 4
     if any(v is not None and not abs(v) <= 1.01 for v in direction):
         return [b, None, None, None] if b == 0 else [None] * 4
-    return found
+    return values
 
 
 def _numbers(e: Element, vr: str, little: bool) -> list[float]:
-    """The values of a private element, which may come as UN, little endian then."""
+    """Values of a private element; with VR UN they are little endian."""
     if e.vr not in (vr, "UN"):
         return []
     if vr == "IS":

@@ -1,7 +1,7 @@
-"""Where the coded pixels of a JPEG scan end (ITU-T T.81 Annex F and H, Huffman coding).
+"""End of the coded pixels in a JPEG scan (ITU-T T.81 Annex F and H, Huffman coding).
 
-A decoder stops after the last pixel, so that bytes between that and the next marker would be
-hidden. They are found by walking over the codes without decoding a pixel.
+A decoder stops after the last pixel, so bytes between it and the next marker could hide data. The
+end is found by stepping over the codes without decoding pixels.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
 
 
 def trimmed(data: bytes, units: int, restart: int, tables: tuple[bytes, ...]) -> bytes:
-    """The entropy-coded data of one component up to its last code.
+    """Entropy-coded data of one component up to its last code.
 
     ``units``: pixels, with one table (lossless), or blocks of 8 by 8 pixels, with two (DC and AC).
     ``restart``: units between two restart markers, or 0. Raises :class:`DamagedError` or
-    :class:`IndexError` where the codes end early or are none.
+    :class:`IndexError` if the codes are incomplete or invalid.
     """
     each = restart or units
     parts = _RESTART.split(data)
@@ -45,7 +45,7 @@ def trimmed(data: bytes, units: int, restart: int, tables: tuple[bytes, ...]) ->
 
 
 def _walk(plain: bytes, units: int, tables: tuple[bytes, ...]) -> int:
-    """How many bits the codes of so many units take."""
+    """Number of bits of the codes of ``units`` units."""
     padded = np.frombuffer(plain + bytes(8), np.uint8).astype(np.uint32)
     windows = padded[:-2] << 16 | padded[1:-1] << 8 | padded[2:]
     # the 16 bits that start at each bit
@@ -56,7 +56,7 @@ def _walk(plain: bytes, units: int, tables: tuple[bytes, ...]) -> int:
         (step,) = steps
         for _ in range(units - 1):
             pos += step[pos]
-        if not step[pos]:  # stays where no code is
+        if not step[pos]:  # a step of 0: no code
             raise DamagedError(status.UNREADABLE)
         return pos + step[pos]
     symbols = _codes(tables[1])[1][at_bits].tobytes()
@@ -82,7 +82,7 @@ def _walk(plain: bytes, units: int, tables: tuple[bytes, ...]) -> int:
 
 @lru_cache(maxsize=64)
 def _codes(table: bytes) -> tuple[Bytes, Bytes]:
-    """By 16 bits that start with a code: its length with the bits that follow it, and its symbol.
+    """Length (with the bits after the code) and symbol, by the 16 bits that start with a code.
 
     ``table``: class and destination, 16 counts, symbols (T.81 B.2.4.2). No code: length 0.
     """
@@ -91,7 +91,7 @@ def _codes(table: bytes) -> tuple[Bytes, Bytes]:
     for size, count in enumerate(table[1:17], 1):
         for symbol in table[at : at + count]:
             where = slice(code << (16 - size), (code + 1) << (16 - size))
-            # a difference of 32768 (lossless, symbol 16) has no bits behind it
+            # a difference of 32768 (lossless, symbol 16) has no bits after it
             lengths[where], symbols[where] = size + (symbol & 15), symbol
             code += 1
         at += count

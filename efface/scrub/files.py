@@ -1,4 +1,4 @@
-"""The scrub of files, of a folder, and of a session of the workflow."""
+"""De-identify files, a folder, or a session of the workflow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from efface import __version__, status
 from efface.errors import EffaceError
 from efface.inventory.identity import Verdict, cross_check
-from efface.inventory.walk import Found, walk
+from efface.inventory.walk import SourceFile, walk
 from efface.manifest import Scan, new_folder, write_whole
 from efface.paths import Given
 from efface.paths import check as check_paths
@@ -41,34 +41,34 @@ _UIDS = frozenset((_STUDY, _SERIES, SOP_INSTANCE))
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`scrub_folder` did. It names source files: not for the release."""
+    """Result of :func:`scrub_folder`. It names source files: do not release it."""
 
     written: int
     series: int
     withheld: tuple[tuple[str, str], ...]
-    """Path relative to the source folder, and the reason (a phrase of :mod:`efface.status`)."""
+    """Path relative to the source folder, and reason (:mod:`efface.status`)."""
     verdict: Verdict = field(default_factory=lambda: cross_check(()), compare=False)
-    """Who is one person; its table holds names."""
+    """Identities of the persons; its table holds names."""
 
     @property
     def in_doubt(self) -> bool:
-        """Whether files were withheld because it is not sure whose they are."""
+        """Whether files were withheld because their identities contradict each other."""
         return bool(self.verdict.counts["sessions in doubt"])
 
     def summary(self) -> str:
-        """One sentence of counts, which names no file."""
+        """One line with counts, without names of files."""
         counts = Counter(reason for _, reason in self.withheld).most_common()
         left = ", ".join(f"{n} {reason}" for reason, n in counts)
         tail = f"; {len(self.withheld)} left out ({left})" if counts else ""
-        found = ", ".join(f"{what}: {n}" for what, n in self.verdict.counts.items() if n)
-        tail += f"; {found}" if found else ""
+        identities = ", ".join(f"{what}: {n}" for what, n in self.verdict.counts.items() if n)
+        tail += f"; {identities}" if identities else ""
         return f"{self.written} files of {self.series} series scrubbed{tail}"
 
 
 def scrub_bytes(
     data: bytes, key: Key, subject: str, session: str, retain: tuple[str, ...] = ()
 ) -> bytes:
-    """A whole DICOM file's bytes, scrubbed. Raises :class:`WithheldError` without a name."""
+    """De-identify the bytes of a DICOM file. Raises :class:`WithheldError` without a file name."""
     try:
         form, elements = read_file(data, wanted_private(retain))
         return scrub_elements(elements, form, key, subject, session, retain)
@@ -84,8 +84,8 @@ def scrub_elements(
     session: str,
     retain: tuple[str, ...],
 ) -> bytes:
-    """A whole file of the elements, scrubbed. Raises :class:`DamagedError` with the reason."""
-    elements = list({e.tag: e for e in elements}.values())  # of a repeated tag the last is read
+    """Bytes of a de-identified file. Raises :class:`DamagedError` with the reason."""
+    elements = list({e.tag: e for e in elements}.values())  # readers use the last of repeated tags
     reason = refusal(elements, form)
     if reason is not None:
         raise DamagedError(reason)
@@ -99,10 +99,11 @@ def scrub_elements(
 def scrub_file(
     src: Path, dst: Path, key: Key, subject: str, session: str, retain: Iterable[str] = ()
 ) -> None:
-    """Scrub ``src`` into ``dst``, which is written whole or not at all.
+    """De-identify the file ``src`` and write ``dst`` atomically.
 
-    Raises :class:`WithheldError` (an ``EffaceError``) where the file is not scrubbed: not DICOM,
-    cut off, no MR image, text burned in; :class:`EffaceError` for wrong options or a full disk.
+    Raises :class:`WithheldError` (an ``EffaceError``) if the file is withheld: not DICOM,
+    truncated, not an MR image, burned-in text; :class:`EffaceError` for wrong options or a full
+    disk.
     """
     options = check_options(retain)
     try:
@@ -119,13 +120,13 @@ def scrub_folder(
     retain: Iterable[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Scrub every MR image below ``src`` into ``dst/sub-…/ses-…/series-…/000001.dcm``.
+    """De-identify every MR image below ``src`` into ``dst/sub-…/ses-…/series-…/000001.dcm``.
 
-    Nothing in ``dst`` is named after a file or folder of the source. What is no MR image, is
-    damaged or occurs twice is left out and reported, and so is a file in whose scrubbed bytes an
-    identifier of its study or person is found (:mod:`efface.scrub.search`). Whose the files are is
-    cross-checked over the whole folder first; files of a study or person that contradicts itself
-    are left out. ``progress(done, all)`` is called per file.
+    Nothing in ``dst`` is named after a file or folder of the source. A file is left out and
+    reported if it is not an MR image, damaged or a duplicate, or if an identifier of its study or
+    person occurs in its output (:mod:`efface.scrub.search`). The identities in the whole folder are
+    compared first; files of a study or person with contradictions are left out.
+    ``progress(done, all)`` is called for each file.
     Raises :class:`EffaceError` if ``src`` is missing, or ``dst`` is not empty or within ``src``.
     """
     options = check_options(retain)
@@ -133,29 +134,29 @@ def scrub_folder(
         raise EffaceError(f"{src}: no such folder")
     check_paths([Given("source", src)], [Given("results", dst)])
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
-        raise EffaceError(f"{dst}: is there already and not empty; choose a new folder")
+        raise EffaceError(f"{dst}: the folder exists and is not empty; choose a new folder")
     root = src.absolute()
     paths = list(walk(root, ""))
     withheld: list[tuple[str, str]] = []
     counts: dict[Path, int] = {}
-    seen: set[bytes] = set()
+    instances: set[bytes] = set()
     read, verdict = people.survey(paths, key)
     # a link to an empty folder stays a link
     with new_folder(dst.resolve()) as folder:
         done = 0
         for group in groups(read, options):
-            for found in group.files:
+            for file in group.files:
                 try:
-                    series, data, uid = _scrub_found(found, key, options, verdict)
-                    if uid in seen:
+                    series, data, uid = _scrub_source_file(file, key, options, verdict)
+                    if uid in instances:
                         raise DamagedError(status.DUPLICATE)
-                    seen.add(uid)
+                    instances.add(uid)
                     path = series / f"{counts.get(series, 0) + 1:06d}.dcm"
                     group.check(path, data)
                     counts[series] = counts.get(series, 0) + 1
                     write_whole(folder / path, data)
                 except DamagedError as e:
-                    withheld.append((str(Path(found.path).relative_to(root)), e.args[0]))
+                    withheld.append((str(Path(file.path).relative_to(root)), e.args[0]))
                 done += 1
                 if progress:
                     progress(done, len(paths))
@@ -166,10 +167,10 @@ def scrub_folder(
 def run(
     session: dict[str, Any], folder: Path, key: Key, retain: Iterable[str] = ()
 ) -> tuple[Scan, ...]:
-    """Scrub a session's image series into ``folder/{series}/000001.dcm``, in the inventory's order.
+    """De-identify the image series of a session into ``folder/{series}/000001.dcm``.
 
-    A series of which one file cannot be scrubbed fails as a whole. A session of a BIDS source has
-    no headers to scrub and gives nothing.
+    Files are in the order of the inventory. If one file of a series is withheld, the whole series
+    fails. A session of a BIDS source has no DICOM headers and gives no scans.
     """
     options = check_options(retain)
     label = str(session["session"]).split("_", 1)[1]
@@ -183,7 +184,7 @@ def run(
 
 
 def given(session: dict[str, Any]) -> tuple[Scan, ...]:
-    """The scans that :func:`run` is handed: image series of a DICOM session, none withheld."""
+    """Input scans of :func:`run`: the image series of a DICOM session that are not withheld."""
     if session.get("source") != "dicom":
         return ()
     return tuple(
@@ -214,16 +215,16 @@ def _run_series(
     return replace(scan, files={"dicom": scan.series}, measures={"sources": sources})
 
 
-def _scrub_found(
-    found: Found, key: Key, options: tuple[str, ...], verdict: Verdict
+def _scrub_source_file(
+    file: SourceFile, key: Key, options: tuple[str, ...], verdict: Verdict
 ) -> tuple[Path, bytes, bytes]:
-    """The series folder of a file, its scrubbed bytes, and its SOP instance UID."""
-    if found.reason:
-        raise DamagedError(found.reason)
-    form, elements = read_file(load(found.path), wanted_private(options))
-    said = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _UIDS}
-    study, series = said.get(_STUDY, ""), said.get(_SERIES, "")
-    uid = said.get(SOP_INSTANCE, "")
+    """Series folder of a file, its de-identified bytes, and its SOP instance UID."""
+    if file.reason:
+        raise DamagedError(file.reason)
+    form, elements = read_file(load(file.path), wanted_private(options))
+    uids = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _UIDS}
+    study, series = uids.get(_STUDY, ""), uids.get(_SERIES, "")
+    uid = uids.get(SOP_INSTANCE, "")
     reason = refusal(elements, form)
     if reason is not None:
         raise DamagedError(reason)
@@ -240,14 +241,14 @@ def _scrub_found(
 
 
 def _meta(elements: list[Element], transfer_syntax: str) -> list[Element]:
-    """The file meta group, from nothing but the scrubbed data set."""
-    said = {e.tag: e for e in elements if e.tag in (SOP_CLASS, SOP_INSTANCE)}
-    if not said[SOP_INSTANCE].value:
+    """File meta group, made from the de-identified data set only."""
+    elements_by_tag = {e.tag: e for e in elements if e.tag in (SOP_CLASS, SOP_INSTANCE)}
+    if not elements_by_tag[SOP_INSTANCE].value:
         raise DamagedError(status.UNREADABLE)
     return [
         Element(0x00020001, "OB", b"\0\1"),
-        Element(0x00020002, "UI", said[SOP_CLASS].value),
-        Element(0x00020003, "UI", said[SOP_INSTANCE].value),
+        Element(0x00020002, "UI", elements_by_tag[SOP_CLASS].value),
+        Element(0x00020003, "UI", elements_by_tag[SOP_INSTANCE].value),
         Element(0x00020010, "UI", transfer_syntax.encode()),
         Element(0x00020012, "UI", _IMPLEMENTATION.encode()),
         Element(0x00020013, "SH", _VERSION_NAME.encode()),

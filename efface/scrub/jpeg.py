@@ -1,7 +1,7 @@
-"""JPEG and JPEG-LS streams, put together anew from what their decoder needs.
+"""Rebuild JPEG and JPEG-LS streams from what a decoder needs.
 
-Of each segment the fields that the standard gives it are written, no more: so comments, application
-data, tables that no scan refers to and bytes behind a segment's last field have no place.
+Only the standard fields of each segment are written. Comments, application data, unused tables and
+bytes after the last field of a segment are removed.
 ITU-T T.81 Annex B (JPEG), T.87 Annex C (JPEG-LS).
 """
 
@@ -17,7 +17,7 @@ from efface.scrub.codec import DamagedError
 _SOI, _EOI, _SOS, _DQT, _DHT, _DRI, _DNL = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xDC
 _LS_FRAME, _LS_PARAMETERS = 0xF7, 0xF8
 _PROGRESSIVE, _LOSSLESS = 0xC2, 0xC3
-# baseline, extended sequential, progressive and lossless with Huffman codes: what DICOM has of JPEG
+# baseline, extended sequential, progressive and lossless with Huffman codes: the JPEG of DICOM
 _FRAMES = frozenset([0xC0, 0xC1, _PROGRESSIVE, _LOSSLESS])
 _OTHER_CODING = frozenset([0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE, 0xDF])
 _ALONE = frozenset([0x01, *range(0xD0, 0xD8)])  # markers without a segment
@@ -25,7 +25,7 @@ _ALONE = frozenset([0x01, *range(0xD0, 0xD8)])  # markers without a segment
 
 @dataclass
 class _Stream:
-    """What was read so far, and what of it is written."""
+    """State of reading and writing one stream."""
 
     ls: bool
     out: list[bytes] = field(default_factory=lambda: [bytes((0xFF, _SOI))])
@@ -43,7 +43,7 @@ class _Stream:
         self.out.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body)
 
     def put_table(self, marker: int, which: int) -> None:
-        """A table that a scan needs, unless it stands there already."""
+        """Write a table that a scan needs, unless it was written before."""
         body = self.tables.get((marker, which))
         if body is None:
             raise DamagedError(status.UNREADABLE)
@@ -53,9 +53,9 @@ class _Stream:
 
 
 def clean(data: bytes, ls: bool) -> bytes:
-    """The stream without what its decoder does not need; every pixel decodes as before.
+    """Remove everything that the decoder does not need; every pixel decodes as before.
 
-    Raises :class:`DamagedError`, :class:`IndexError` or :class:`struct.error` where it is none.
+    Raises :class:`DamagedError`, :class:`IndexError` or :class:`struct.error` if it is invalid.
     """
     if data[:2] != bytes((0xFF, _SOI)):
         raise DamagedError(status.UNREADABLE)
@@ -87,7 +87,7 @@ def clean(data: bytes, ls: bool) -> bytes:
 
 
 def frame(data: bytes) -> tuple[int, int]:
-    """Bits of a pixel, and number of pixels (0 if a later segment says it), of a cleaned stream."""
+    """Bits of a pixel and number of pixels (0 if a later segment has it) of a cleaned stream."""
     pos = 2
     while data[pos + 1] not in (*_FRAMES, _LS_FRAME):
         pos += 2 + struct.unpack_from(">H", data, pos + 2)[0]
@@ -126,7 +126,7 @@ def _segment(stream: _Stream, marker: int, body: bytes) -> None:
 
 
 def _coded(stream: _Stream, data: bytes, tables: list[bytes]) -> bytes:
-    """The coded data of a scan up to the last pixel, where that can be told: not JPEG-LS."""
+    """Coded data of a scan up to the last pixel; unchanged for JPEG-LS and progressive JPEG."""
     lines, columns = struct.unpack_from(">HH", stream.frame, 1)
     if stream.ls or stream.kind == _PROGRESSIVE or not lines:
         return data
@@ -138,14 +138,14 @@ def _coded(stream: _Stream, data: bytes, tables: list[bytes]) -> bytes:
 
 
 def _scan(stream: _Stream, body: bytes) -> list[bytes]:
-    """Write the header of a scan, and before it the frame and the tables that it refers to.
+    """Write the frame and the tables that a scan refers to, then the header of the scan.
 
     Returns the Huffman tables, in the order of their use.
     """
     if not stream.frame or stream.frame[5] != 1:
         raise DamagedError(status.UNREADABLE)  # not of one component
     if stream.scanned and stream.kind != _PROGRESSIVE:
-        raise DamagedError(status.UNREADABLE)  # a second scan would show nothing
+        raise DamagedError(status.UNREADABLE)  # decoders ignore a second scan
     stream.scanned = True
     count = body[0]
     header = _whole(body[: 4 + 2 * count], 4 + 2 * count)
@@ -163,7 +163,7 @@ def _scan(stream: _Stream, body: bytes) -> list[bytes]:
         stream.put_table(_LS_PARAMETERS, 1)
     used = []
     for _, tables in parts if not stream.ls else []:
-        # the range of coefficients decides in progressive scans only; others may say it wrong
+        # the range of coefficients matters in progressive scans only; others can have it wrong
         if stream.kind != _PROGRESSIVE or first == 0:
             used.append(tables >> 4)
         if stream.kind != _LOSSLESS and (stream.kind != _PROGRESSIVE or last > 0):
@@ -178,7 +178,7 @@ def _scan(stream: _Stream, body: bytes) -> list[bytes]:
 
 
 def _check_code(table: bytes | None, kind: int) -> None:
-    """Raise where a Huffman table holds what can be no code (T.81 F.1.2, H.1.2)."""
+    """Raise :class:`DamagedError` for a Huffman table with invalid codes (T.81 F.1.2, H.1.2)."""
     if table is None:
         raise DamagedError(status.UNREADABLE)
     counts, symbols = table[1:17], table[17:]
@@ -195,9 +195,9 @@ def _whole(body: bytes, length: int) -> bytes:
 
 
 def _end_of_scan(data: bytes, pos: int, first_marker: int) -> int:
-    """Where the marker after entropy-coded data stands; restart markers are part of the data.
+    """Position of the marker after entropy-coded data; restart markers are part of the data.
 
-    ``first_marker``: the lowest byte after FF that is no coded data.
+    ``first_marker``: the lowest byte after FF that is not coded data.
     """
     while True:
         pos = data.find(b"\xff", pos)

@@ -1,4 +1,4 @@
-"""Makes ``profile.tsv`` and ``iod.tsv``, the two tables of the standard that the scrub reads.
+"""Generate ``profile.tsv`` and ``iod.tsv``, the two tables from the standard.
 
 ``python -m efface.scrub.make_table FOLDER`` where FOLDER holds
 
@@ -6,9 +6,9 @@
 - ``confidentiality_profile_attributes.json``: the same table in edition 2025b with its option
   columns (from DIAGNijmegen/rse-grand-challenge-dicom-de-id-procedure at 9b4bc19).
 
-The actions come from the newer edition, the options from the older one: the nine attributes that
-came in between have empty options, so that no option keeps them. Attribute types (PS3.3) come from
-highdicom, which only this script needs. The facts are NEMA's; names and layout are our own.
+The actions come from the newer edition, the options from the older one. The nine attributes that
+were added in between have empty options, so that no option keeps them. Attribute types (PS3.3) come
+from highdicom, which only this script needs. The facts are NEMA's; names and layout are our own.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PATTERNS = {"50xxxxxx": "50xx,eeee", "60xx3000": "60xx,3000", "60xx4000": "60xx
 
 
 def profile_table(folder: Path) -> str:
-    """``profile.tsv``: one attribute a line, its Basic Profile action and ten option columns."""
+    """Text of ``profile.tsv``: Basic Profile action and ten option columns of each attribute."""
     options = {}
     for entry in json.loads((folder / "confidentiality_profile_attributes.json").read_text()):
         name = _PATTERNS.get(entry["id"], entry["id"])
@@ -69,9 +69,9 @@ def profile_table(folder: Path) -> str:
 
 
 def iod_table() -> str:
-    """``iod.tsv``: which attributes the MR objects have, inside which sequence, of which type.
+    """Text of ``iod.tsv``: attributes of the MR objects, with their sequence and type.
 
-    An attribute that several modules give different types has the strictest (1, 1C, 2, 2C, 3).
+    If several modules give different types, the strictest is used (1, 1C, 2, 2C, 3).
     """
     iods, modules = _highdicom("iod_module_map"), _highdicom("module_attribute_map")
     rows: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)

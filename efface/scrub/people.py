@@ -1,4 +1,4 @@
-"""Whose a DICOM file says it is, read from its elements as the inventory reads it."""
+"""Statements about persons in DICOM files, read from elements as in the inventory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydicom.charset import convert_encodings
 from pydicom.values import convert_text
 
 from efface.inventory.identity import Statement, Verdict, cross_check, state
-from efface.inventory.walk import Found
+from efface.inventory.walk import SourceFile
 from efface.pseudonym import Key
 from efface.scrub.codec import DamagedError, Element, load, read_file
 from efface.scrub.engine import encodings
@@ -25,21 +25,21 @@ _WHOSE = (_STUDY, _PATIENT)
 
 
 def statement(elements: Iterable[Element], key: Key) -> Statement | None:
-    """What a file states of its person; ``None`` if it belongs to no study or series."""
-    found = {e.tag: e for e in elements}
-    charset = encodings(list(found.values()), [])
+    """Statement of a file about its person; ``None`` without study or series."""
+    by_tag = {e.tag: e for e in elements}
+    charset = encodings(list(by_tag.values()), [])
 
-    def text(tag: int, inside: dict[int, Element] = found) -> str:
+    def text(tag: int, inside: dict[int, Element] = by_tag) -> str:
         texts = _texts(inside.get(tag), charset)
         return texts[0] if texts else ""
 
     def of_items(sequence: int, tag: int) -> list[str]:
-        items = (found[sequence].items if sequence in found else None) or []
+        items = (by_tag[sequence].items if sequence in by_tag else None) or []
         return [t for item in items if (t := text(tag, {e.tag: e for e in item}))]
 
     if not (text(_STUDY) and text(_SERIES)):
         return None
-    others = [*_texts(found.get(_OTHER_IDS), charset), *of_items(_OTHER_IDS_SEQUENCE, _PATIENT)]
+    others = [*_texts(by_tag.get(_OTHER_IDS), charset), *of_items(_OTHER_IDS_SEQUENCE, _PATIENT)]
     return state(
         key,
         text(_STUDY),
@@ -54,39 +54,39 @@ def statement(elements: Iterable[Element], key: Key) -> Statement | None:
 
 
 @dataclass(frozen=True)
-class Read:
-    """A file whose header was read once, for all that the folder is asked for before the scrub."""
+class FileIdentity:
+    """Study and patient id of a file, as needed to group the files of a folder."""
 
-    found: Found
-    """With the reason, if it cannot be read."""
+    file: SourceFile
+    """With a reason if it cannot be read."""
     study: str = ""
-    """Study Instance UID and Patient ID as they stand, byte for byte as Latin-1."""
+    """Study Instance UID and Patient ID, the bytes decoded as Latin-1."""
     patient: str = ""
 
 
-def survey(paths: Iterable[Found], key: Key) -> tuple[list[Read], Verdict]:
+def survey(paths: Iterable[SourceFile], key: Key) -> tuple[list[FileIdentity], Verdict]:
     """Read the header of every file of a folder, and cross-check what they state.
 
-    Read as the scrub reads it, with its limits: what these refuse (deep nesting, an inflated
-    header) states nothing and is not read for identifiers either.
+    Files are read as in the scrub, with its limits. A file beyond them (deep nesting, an inflated
+    header) gives no statement and is not read for identifiers either.
     """
-    read: list[Read] = []
-    said = set()
-    for found in paths:
-        if found.reason:
-            read.append(Read(found))
+    read: list[FileIdentity] = []
+    statements = set()
+    for file in paths:
+        if file.reason:
+            read.append(FileIdentity(file))
             continue
         try:
-            elements = read_file(load(found.path), wanted_private(()))[1]
+            elements = read_file(load(file.path), wanted_private(()))[1]
         except DamagedError as e:
-            read.append(Read(replace(found, reason=e.args[0])))
+            read.append(FileIdentity(replace(file, reason=e.args[0])))
             continue
         one = statement(elements, key)
         if one is not None:
-            said.add(one)
+            statements.add(one)
         plain = {e.tag: e.value.decode("latin-1").strip("\0 ") for e in elements if e.tag in _WHOSE}
-        read.append(Read(found, plain.get(_STUDY, ""), plain.get(_PATIENT, "")))
-    return read, cross_check(said)
+        read.append(FileIdentity(file, plain.get(_STUDY, ""), plain.get(_PATIENT, "")))
+    return read, cross_check(statements)
 
 
 def _texts(element: Element | None, charset: list[str]) -> list[str]:

@@ -1,8 +1,8 @@
-"""The leak scan of a folder's scrubbed files, with the identifiers of the people in that folder.
+"""Leak scan of the de-identified files of a folder, with the identifiers of the people in it.
 
-The same search as the workflow's audit (:mod:`efface.audit.leaks`), and as independent of the rules
-of the scrub: the headers of the source are read again. The identifiers of one group of files at a
-time are held: all studies of a person, and whoever shares a study with that person.
+The search is that of the audit (:mod:`efface.audit.leaks`) and independent of the rules of the
+scrub: the headers of the source are read again. Only the identifiers of one group of files are in
+memory at a time: all studies of a person, and of everyone who shares a study with that person.
 """
 
 from __future__ import annotations
@@ -15,46 +15,48 @@ from efface import status
 from efface.audit import leaks
 from efface.audit.matcher import Matcher
 from efface.audit.sources import Sources
-from efface.inventory.walk import Found
+from efface.inventory.walk import SourceFile
 from efface.scrub.codec import DamagedError
-from efface.scrub.people import Read
+from efface.scrub.people import FileIdentity
 
 
 class Group:
-    """Files of a source that belong to the same people or studies."""
+    """Files of the same people or studies."""
 
-    def __init__(self, files: Sequence[Found], retain: Iterable[str], *, named: bool) -> None:
+    def __init__(self, files: Sequence[SourceFile], retain: Iterable[str], *, named: bool) -> None:
         self.files = files
         self._retain = tuple(retain)
         self._named = named
 
     @cached_property
     def _matcher(self) -> Matcher:
-        # made when it is first used: where all files are withheld nothing is searched
+        # made on first use: if all files are withheld, nothing is searched
         sources = Sources()
-        for found in self.files:
-            if not found.reason:
-                sources.add(Path(found.path))
+        for file in self.files:
+            if not file.reason:
+                sources.add(Path(file.path))
         return Matcher(sources.searched(self._retain))
 
     def check(self, path: Path, data: bytes) -> None:
-        """Search a scrubbed file; ``path`` is its place in the output folder.
+        """Search a de-identified file; ``path`` is its path in the output folder.
 
         Raises :class:`DamagedError` with the first finding (kind of identifier and attribute, never
-        the value), or if whose file it is could not be read.
+        the value), or if the study and patient id of the file are unknown.
         """
         if not self._named:
             raise DamagedError(f"{status.UNREADABLE}: its identifiers")
         uids = "uids" not in self._retain
-        told = leaks.scan(f"dicom/{path.as_posix()}", data, self._matcher, uids=uids)
-        if told:
-            raise DamagedError(f"{status.LEAK}: {told[0].kind} in {told[0].place}")
+        findings = leaks.scan(f"dicom/{path.as_posix()}", data, self._matcher, uids=uids)
+        if findings:
+            raise DamagedError(
+                f"{status.IDENTIFIER_FOUND}: {findings[0].kind} in {findings[0].place}"
+            )
 
 
-def groups(files: Iterable[Read], retain: Iterable[str]) -> list[Group]:
-    """All files in groups that share neither a study nor a patient id, in the files' order.
+def groups(files: Iterable[FileIdentity], retain: Iterable[str]) -> list[Group]:
+    """Group files so that different groups share neither a study nor a patient id.
 
-    Files whose header names neither are a group of their own.
+    The order of files is kept. Files with neither in their header form one group.
     """
     retain = tuple(retain)
     parent: dict[str, str] = {}
@@ -69,8 +71,8 @@ def groups(files: Iterable[Read], retain: Iterable[str]) -> list[Group]:
         study, person = one.study and f"study {one.study}", one.patient and f"person {one.patient}"
         if study and person:
             parent[root(study)] = root(person)
-        keys.append((one.found, study or person))
-    members: dict[str, list[Found]] = {}
-    for found, key in keys:
-        members.setdefault(root(key), []).append(found)
+        keys.append((one.file, study or person))
+    members: dict[str, list[SourceFile]] = {}
+    for file, key in keys:
+        members.setdefault(root(key), []).append(file)
     return [Group(some, retain, named=bool(key)) for key, some in members.items()]

@@ -1,8 +1,7 @@
-"""Compressed frames without what is no picture: comments, application data, bytes past the end.
+"""Rebuild compressed frames without comments, application data and bytes after the end.
 
-Each stream is put together anew from the segments that its decoder needs, each with the fields that
-it has by the standard, so that every pixel decodes as before. What does not read as a stream of its
-kind raises :class:`DamagedError`.
+Each stream is rebuilt from the segments that its decoder needs, with their standard fields only, so
+that every pixel decodes as before. An invalid stream raises :class:`DamagedError`.
 
 JPEG 2000: ITU-T T.800 Annex A. RLE: PS3.5 Annex G. JPEG and JPEG-LS: :mod:`efface.scrub.jpeg`.
 """
@@ -28,10 +27,10 @@ _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 def clean(
     fragments: list[bytes], form: Syntax, frames: int, pixels: int, allocated: int
 ) -> list[bytes]:
-    """The stream of each frame, with nothing in it but the picture.
+    """Rebuilt stream of each frame.
 
-    ``fragments``: the offset table and what follows it; ``pixels``: in each frame, all samples;
-    ``allocated``: bits of each.
+    ``fragments``: the offset table and the following fragments; ``pixels``: samples of
+    a frame; ``allocated``: bits of a sample.
     """
     streams = _by_frame(fragments, frames)
     try:
@@ -50,7 +49,7 @@ def clean(
 
 
 def precision(stream: bytes, form: Syntax, allocated: int) -> int:
-    """How many bits the pixels of a cleaned stream may have."""
+    """Largest number of bits of the pixels of a cleaned stream."""
     if form.uid == _RLE:
         return allocated
     if form.uid in _JPEG_2000:
@@ -59,7 +58,7 @@ def precision(stream: bytes, form: Syntax, allocated: int) -> int:
 
 
 def encapsulated(streams: list[bytes]) -> list[bytes]:
-    """The fragments of pixel data: an offset table, and one fragment a frame."""
+    """Fragments of pixel data: an offset table, and one fragment for each frame."""
     offsets, at = [], 0
     for stream in streams:
         offsets.append(at)
@@ -69,7 +68,7 @@ def encapsulated(streams: list[bytes]) -> list[bytes]:
 
 
 def _by_frame(fragments: list[bytes], frames: int) -> list[bytes]:
-    """The stream of each frame (PS3.5 A.4): one fragment each, or as the offset table says."""
+    """Stream of each frame (PS3.5 A.4): one fragment each, or split by the offset table."""
     table, parts = fragments[0], fragments[1:]
     if len(parts) == frames:
         return parts
@@ -91,11 +90,11 @@ def _by_frame(fragments: list[bytes], frames: int) -> list[bytes]:
 
 
 def _is_whole(stream: bytes) -> bool:
-    """Whether a JPEG-LS stream decodes, with no coded bytes behind the last pixel.
+    """Whether a JPEG-LS stream decodes without bytes left after the last pixel.
 
-    Only a decoder can tell: CharLS fails where bytes are left.
+    Only a decoder can check this: CharLS raises an error if bytes are left.
     """
-    from jpeg_ls import decode_pixel_data  # only where such a stream is met
+    from jpeg_ls import decode_pixel_data  # only if there is such a stream
 
     try:
         decode_pixel_data(stream)
@@ -105,7 +104,7 @@ def _is_whole(stream: bytes) -> bool:
 
 
 def _jpeg_2000(data: bytes, pixels: int) -> bytes:
-    """A codestream, out of its JP2 boxes if it came in some, which DICOM does not allow."""
+    """Rebuild a codestream, without the JP2 boxes that DICOM does not allow."""
     if data.startswith(_JP2):
         data = _codestream(data)
     if data[:4] != b"\xff\x4f\xff\x51":
@@ -135,11 +134,11 @@ def _jpeg_2000(data: bytes, pixels: int) -> bytes:
 
 
 def _segments(data: bytes, pos: int, last: int, levels: dict[int, int]) -> tuple[list[bytes], int]:
-    """The needed segments of a header from ``pos`` to the marker ``last``, and where that is.
+    """Needed segments of a header from ``pos`` to the marker ``last``, and its position.
 
-    ``levels``: of decomposition, as COD and COC say; those of this header are put in.
+    ``levels``: decomposition levels by COD and COC; those of this header are added.
     """
-    found: list[tuple[int, bytes]] = []
+    segments: list[tuple[int, bytes]] = []
     while True:
         marker, length = struct.unpack_from(">HH", data, pos)
         if marker == last:
@@ -149,12 +148,12 @@ def _segments(data: bytes, pos: int, last: int, levels: dict[int, int]) -> tuple
         body = data[pos + 4 : pos + 2 + length]
         if marker in (_COD, _COC):
             levels[marker] = body[5 if marker == _COD else 2]
-        # a segment for a component that the image has not is not needed
+        # a segment for another component than the first is not needed
         if marker not in (_COC, _QCC, _RGN) or body[0] == 0:
-            found.append((marker, body))
+            segments.append((marker, body))
         pos += 2 + length
     kept = []
-    for marker, body in found:
+    for marker, body in segments:
         size = _needed(marker, body, levels)
         if size > len(body):
             raise DamagedError(status.TRUNCATED)
@@ -164,7 +163,7 @@ def _segments(data: bytes, pos: int, last: int, levels: dict[int, int]) -> tuple
 
 
 def _needed(marker: int, body: bytes, levels: dict[int, int]) -> int:
-    """How many bytes of a segment's contents the decoder needs, in an image of one component."""
+    """Number of bytes of a segment that the decoder needs, in an image of one component."""
     if marker == _SIZ:
         return 39
     if marker == _CAP:
@@ -188,14 +187,14 @@ def _needed(marker: int, body: bytes, levels: dict[int, int]) -> int:
                for a, c0, _, b, c1, p in entries):  # fmt: skip
             raise DamagedError(status.UNREADABLE)
         return len(body)
-    if marker in (_PPM, _PPT):  # headers of packets, which nothing here can tell from text
+    if marker in (_PPM, _PPT):  # packet headers cannot be distinguished from text
         raise DamagedError(f"{status.UNREADABLE}: JPEG 2000 with packed packet headers")
-    # comments, lengths (which only speed reading up), profiles and all others: nothing
+    # comments, lengths (which only make reading faster), profiles and all others
     return 0
 
 
 def _codestream(data: bytes) -> bytes:
-    """The contents of the jp2c box (T.800 Annex I)."""
+    """Content of the jp2c box (T.800 Annex I)."""
     pos = 0
     while True:
         length, kind = struct.unpack_from(">I4s", data, pos)
@@ -212,7 +211,7 @@ def _codestream(data: bytes) -> bytes:
 
 
 def _rle(data: bytes, pixels: int, planes: int) -> bytes:
-    """As many segments as a pixel has bytes, each of the runs that give one byte for each pixel."""
+    """Rebuild an RLE frame: one segment for each byte of a pixel, with the needed runs only."""
     count, *offsets = struct.unpack_from("<16I", data)
     if not planes <= count <= 15 or offsets[0] != 64:
         raise DamagedError(status.UNREADABLE)
@@ -226,7 +225,7 @@ def _rle(data: bytes, pixels: int, planes: int) -> bytes:
 
 
 def rle_frame(segments: list[bytes]) -> bytes:
-    """The segments behind their header, each of even length."""
+    """RLE header and segments, each of even length."""
     out, at = b"", 64
     head = [len(segments)]
     for segment in segments:
@@ -238,9 +237,9 @@ def rle_frame(segments: list[bytes]) -> bytes:
 
 
 def _runs(data: bytes, pos: int, stop: int, pixels: int) -> bytes:
-    """A PackBits segment up to the byte of the last pixel, without bytes that give none."""
-    out, given = [], 0
-    while given < pixels:
+    """PackBits segment up to the last pixel, without bytes that decode to nothing."""
+    out, decoded = [], 0
+    while decoded < pixels:
         if pos >= stop:
             raise DamagedError(status.TRUNCATED)
         control = data[pos]
@@ -251,13 +250,13 @@ def _runs(data: bytes, pos: int, stop: int, pixels: int) -> bytes:
         end = pos + 1 + (control + 1 if literal else 1)
         if end > stop:
             raise DamagedError(status.TRUNCATED)
-        length = min(control + 1 if literal else 257 - control, pixels - given)
+        length = min(control + 1 if literal else 257 - control, pixels - decoded)
         if length == 1:
             out.append(b"\0" + data[pos + 1 : pos + 2])
         elif literal:
             out.append(bytes((length - 1,)) + data[pos + 1 : pos + 1 + length])
         else:
             out.append(bytes((257 - length,)) + data[pos + 1 : end])
-        given += length
+        decoded += length
         pos = end
     return b"".join(out)

@@ -1,7 +1,7 @@
-"""Which text of a scanner may stay: that which has a form of ``technical.tsv`` as a whole.
+"""Technical texts: values that have a form of ``technical.tsv``.
 
-Such attributes (model, software, coils, pulse sequence) hold whatever a person types into them. So
-a value stays only if all of it can be a scanner's, and what is not known goes.
+People can type any text into attributes such as model, software, coils and pulse sequence.
+Therefore a value is kept only if the whole value has a known form.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from functools import cache
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import keyword_for_tag
 
-from efface.scrub.table import _rows
+from efface.scrub.table import rows
 
 _LONGEST = 64  # characters of an LO
 
 
 def is_technical(tag: int, values: Sequence[str]) -> bool:
-    """Whether all values of the attribute have a form that scanners give them.
+    """Whether all values of an attribute have a form that scanners write.
 
     >>> is_technical(0x00081090, ["Prisma_fit"]), is_technical(0x00081090, ["St Olaves Prisma"])
     (True, False)
@@ -33,10 +33,10 @@ def is_technical(tag: int, values: Sequence[str]) -> bool:
 
 @cache
 def words(kind: str) -> frozenset[str]:
-    """The words of one list, as they are written in the table."""
+    """Words of one list of the table."""
     return frozenset(
         w
-        for row in _rows("technical.tsv")
+        for row in rows("technical.tsv")
         if row["kind"] in ("words", "exact") and row["name"] == kind
         for w in row["text"].split()
     )
@@ -44,10 +44,10 @@ def words(kind: str) -> frozenset[str]:
 
 @cache
 def _form(keyword: str) -> re.Pattern[str] | None:
-    """All forms of an attribute as one expression."""
+    """All forms of an attribute as one regular expression, or None."""
     forms = [
         "(?:" + re.sub(r"<(\w+)>", lambda m: _any_of(m[1]), row["text"]) + ")"
-        for row in _rows("technical.tsv")
+        for row in rows("technical.tsv")
         if row["kind"] == "form" and keyword in row["name"].split()
     ]
     return re.compile("|".join(forms), re.ASCII) if forms else None
@@ -55,23 +55,23 @@ def _form(keyword: str) -> re.Pattern[str] | None:
 
 @cache
 def _names_attributes(keyword: str) -> bool:
-    lines = _rows("technical.tsv")
+    lines = rows("technical.tsv")
     return any(row["kind"] == "attribute" and keyword in row["name"].split() for row in lines)
 
 
 @cache
 def _any_of(kind: str) -> str:
-    """An expression for the words of a list; a long one before those that it starts with."""
+    """Regular expression for the words of a list; longer words first."""
     known = words(kind)
     if not known:
         raise ValueError(f"technical.tsv: no words {kind}")
-    exact = any((row["kind"], row["name"]) == ("exact", kind) for row in _rows("technical.tsv"))
+    exact = any((row["kind"], row["name"]) == ("exact", kind) for row in rows("technical.tsv"))
     every = {v for w in known for v in ((w,) if exact else (w, w.upper(), w.lower()))}
     return f"(?:{'|'.join(map(re.escape, sorted(every, key=lambda w: (-len(w), w))))})"
 
 
 @cache
 def _attributes() -> frozenset[str]:
-    """Names and keywords of the attributes that DICOM has."""
+    """Names and keywords of all attributes of DICOM."""
     every = DicomDictionary.values()
     return frozenset(text for _, _, name, _, keyword in every for text in (name, keyword))

@@ -1,4 +1,4 @@
-"""What may stay of a text, and whose name must not be in it."""
+"""Identity words of a header, and the words of a description that can be kept."""
 
 from __future__ import annotations
 
@@ -24,48 +24,51 @@ _WORD = re.compile(r"[^\W_]+")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _MOST_WORDS = 4096
 _IDEOGRAPHS = "\u2e80"
-"""Where the scripts begin (Chinese, Japanese, Korean) that put no space between words."""
+"""First character of the scripts without spaces between words (Chinese, Japanese, Korean)."""
 
 
 @dataclass
-class Identity:
-    """Words by which a file's own header names the person and the place, case folded.
+class IdentityWords:
+    """Words by which the header of a file names the person and the place, case folded.
 
-    A second net under the tables: a technical text that holds one of them is not kept.
+    They are a second protection besides the tables: a technical text with one of them is removed.
     """
 
     person: set[str] = field(default_factory=set)
     place: set[str] = field(default_factory=set)
     short: set[str] = field(default_factory=set)
     """Family and given names of two letters (Li, Ng): compared with whole words of free text only,
-    because code strings (SE, PA) are made of such words."""
+    because code strings consist of such words (SE, PA)."""
     study: set[str] = field(default_factory=set)
-    """Whole ids, without separators: compared with whole values of a scanner's text."""
+    """Whole ids without separators: compared with whole technical texts."""
     phrases: set[str] = field(default_factory=set)
-    """Whole names and numbers of a place, without spaces: found inside longer words too."""
+    """Whole names and numbers of a place, without spaces: matched inside longer words too."""
 
     @property
     def words(self) -> tuple[frozenset[str], ...]:
-        """All of it, as a key."""
+        """All words, as a key of a cache."""
         every = (self.person, self.short, self.study, self.place, self.phrases)
         return tuple(frozenset(names) for names in every)
 
     def in_text(self, text: str, *, places: bool = True) -> bool:
-        """Whether the text has one of these words; long names also inside a longer word."""
-        found = [w.casefold() for w in _WORD.findall(text)]
-        joined = "".join(found)
-        # "Nova32ch", "Hans1": a digit ends a name, as it does for the leak scan
-        found += [w.casefold() for w in _LETTERS.findall(text)]
-        if any(n in joined if len(n) > 4 or n > _IDEOGRAPHS else n in found for n in self.person):
+        """Whether the text has one of the words; long names also inside a longer word."""
+        words_of_text = [w.casefold() for w in _WORD.findall(text)]
+        joined = "".join(words_of_text)
+        # "Nova32ch", "Hans1": a digit ends a name, as in the leak scan
+        words_of_text += [w.casefold() for w in _LETTERS.findall(text)]
+        if any(
+            n in joined if len(n) > 4 or n > _IDEOGRAPHS else n in words_of_text
+            for n in self.person
+        ):
             return True
         if not places:
             return False
-        return any(n in found for n in self.place) or any(n in joined for n in self.phrases)
+        return any(n in words_of_text for n in self.place) or any(n in joined for n in self.phrases)
 
     def in_technical(self, text: str) -> bool:
-        """Whether a scanner's text has one of these words, or a short name as a word of its own.
+        """Whether a technical text has one of the words, or a short name as a separate word.
 
-        A maker's name is not looked at: it says which scanner, whoever is called that.
+        Names of manufacturers are ignored, even if a person has the same name.
         """
         whole = "".join(_WORD.findall(text)).casefold()
         if whole in self.study or whole in self.person:
@@ -75,7 +78,7 @@ class Identity:
         return self.in_text(" ".join(rest)) or any(w.casefold() in self.short for w in rest)
 
     def in_bytes(self, value: bytes) -> bool:
-        """Whether one of five or more letters stands in binary values."""
+        """Whether binary values contain one of the words of five or more letters."""
         low = value.lower()
         return any(
             n.encode() in low or n.encode("utf-16-le") in low
@@ -85,33 +88,36 @@ class Identity:
         )
 
 
-def identity(elements: Iterable[Element], charset: Sequence[str] = ()) -> Identity:
-    """Collect the identity of a data set, at every depth; ``charset`` as (0008,0005) says it."""
-    found = Identity()
+def identity_words(elements: Iterable[Element], charset: Sequence[str] = ()) -> IdentityWords:
+    """Collect the identity words of a data set, at every depth; ``charset``: (0008,0005)."""
+    words_of_header = IdentityWords()
     for e in _walk(elements):
         person = e.vr == "PN" or e.tag in _PERSON_IDS
         if not person and e.tag not in _PLACES | _STUDY_IDS:
             continue
-        if len(e.value) > 0xFFFF or len(found.person) + len(found.place) > _MOST_WORDS:
+        if (
+            len(e.value) > 0xFFFF
+            or len(words_of_header.person) + len(words_of_header.place) > _MOST_WORDS
+        ):
             raise DamagedError(f"{status.UNREADABLE}: more names than an image has")
         for part in _decode(e.value, charset).split("\\"):
             tokens = [w.casefold() for w in _WORD.findall(part)]
             whole = "".join(tokens)
             if person:
-                found.person.update(_telling([*tokens, whole], 3))
+                words_of_header.person.update(_distinctive([*tokens, whole], 3))
                 if e.vr == "PN":
-                    found.short.update(_short_names(part))
+                    words_of_header.short.update(_short_names(part))
             elif e.tag in _STUDY_IDS:
-                found.study.update(_telling([whole], 3))
+                words_of_header.study.update(_distinctive([whole], 3))
             else:
-                # stations are called after their scanner
+                # stations are often named after their scanner
                 rest = [t for t in tokens if t not in _scanners()]
-                found.place.update(_telling(rest, 5))
-                found.phrases.update(_telling([whole] if rest else [], 5))
-    return found
+                words_of_header.place.update(_distinctive(rest, 5))
+                words_of_header.phrases.update(_distinctive([whole] if rest else [], 5))
+    return words_of_header
 
 
-def _telling(names: Iterable[str], shortest: int) -> Iterator[str]:
+def _distinctive(names: Iterable[str], shortest: int) -> Iterator[str]:
     for n in names:
         least = max(4, shortest) if n.isdigit() else shortest
         if n > _IDEOGRAPHS:
@@ -135,8 +141,8 @@ def _scanners() -> frozenset[str]:
     return frozenset(part.casefold() for w in every for part in _WORD.findall(w))
 
 
-def vocabulary(text: str, who: Identity) -> str:
-    """The words of a protocol's name that cannot name a person."""
+def vocabulary(text: str, who: IdentityWords) -> str:
+    """Words of a description that are in the list of protocol words and name nobody."""
     kept = [w for w in re.findall(r"[a-z0-9]+", text.casefold()) if w in words("protocol")]
     kept = [w for w in kept if not who.in_text(w) and w not in who.short]
     return " ".join(kept)[:64].strip()
@@ -152,13 +158,15 @@ def _walk(elements: Iterable[Element]) -> Iterator[Element]:
 
 
 def _decode(value: bytes, charset: Sequence[str] = ()) -> str:
-    """The text in the character set said, and as UTF-8 or Latin-1, for many files say it wrong."""
+    """The text in the declared character set, and as UTF-8 or Latin-1, for wrong declarations."""
     if charset and (not value.isascii() or b"\x1b" in value):
         try:
-            said = decode_bytes(value, convert_encodings(list(charset)), {ord(c) for c in "\\^="})
+            declared = decode_bytes(
+                value, convert_encodings(list(charset)), {ord(c) for c in "\\^="}
+            )
         except (LookupError, UnicodeError, ValueError):
-            said = ""
-        return f"{said}\\{_decode(value)}"
+            declared = ""
+        return f"{declared}\\{_decode(value)}"
     try:
         return value.decode().strip("\0 ")
     except UnicodeDecodeError:

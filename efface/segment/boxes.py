@@ -1,8 +1,8 @@
-"""Boxes about the organs that the first network found, in which the second one cuts.
+"""Boxes about the organs that the coarse network labelled, input of the refining network.
 
-On the network's grid, whose axes are right, anterior and superior. All boxes of a kind have the
-same shape; what of them lies outside the grid is empty. A right ear is seen in the mirror, so that
-the network knows left ones alone.
+On the networks' grid, whose axes are right, anterior and superior. All boxes of a kind have the
+same shape; the part of a box outside the grid is filled with a constant. The box of a right ear is
+mirrored along x, so that the network is trained on left ears only.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from efface.segment import masks
 from efface.segment.labels import LABELS
-from efface.segment.masks import box_of
 
 Array = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
 FACE_MM = (96.0, 80.0, 144.0)
-"""Of eyes, nose and mouth together."""
+"""Size of the box of eyes, nose and mouth."""
 EAR_MM = (80.0, 96.0, 112.0)
-"""Of an ear, with as much of the head about it as tells where an ear ends."""
+"""Size of the box of an ear, with enough of the head about it to show where the ear ends."""
 MULTIPLE = 8
-"""Voxels of a box along each axis: the network that cuts halves them up to three times."""
+"""Box sizes in voxels are multiples of this: the refining network halves them three times."""
 SMALLEST_MM3 = 500.0
-"""An ear of which less was found gets no box."""
+"""A smaller component of the ears gets no box."""
 
 
 @dataclass(frozen=True)
@@ -35,64 +34,62 @@ class Box:
     """A box on the grid."""
 
     labels: tuple[int, ...]
-    """The organs it is there for."""
+    """Labels of the organs in it."""
     start: tuple[int, int, int]
     """First voxel; may lie outside the grid."""
     shape: tuple[int, int, int]
     mirrored: bool
-    """Whether it is seen in the mirror (along x)."""
+    """Whether the network gets it mirrored along x."""
 
 
-def boxes(kept: Bool, mm: float) -> list[Box]:
-    """Boxes about the organs; ``kept``: voxels of each class (classes, X, Y, Z).
+def boxes(organs: Bool, mm: float) -> list[Box]:
+    """Boxes about the organs: at most one about the face and one about each ear.
 
-    At most one for the face and one for each ear, none about what was not found.
+    ``organs``: mask of each class (classes, X, Y, Z); ``mm``: voxel size.
     """
     out = []
-    ears = LABELS["ears"]
-    groups, n = ndimage.label(kept[ears])
-    if n:
-        middle = _middle(kept)
-        sizes = np.bincount(groups.ravel())[1:]
-        for part in np.argsort(-sizes, kind="stable")[:2]:
-            if sizes[part] * mm**3 < SMALLEST_MM3:
+    ear = LABELS["ears"]
+    components = masks.components(organs[ear])
+    if len(components):
+        middle = _middle(organs)
+        for index in components[:2]:
+            if len(index) * mm**3 < SMALLEST_MM3:
                 continue
-            at = np.argwhere(groups == part + 1).mean(axis=0)
-            out.append(_box((ears,), at, EAR_MM, mm, mirrored=bool(at[0] > middle)))
+            centre = index.mean(axis=0)
+            out.append(_box((ear,), centre, EAR_MM, mm, mirrored=bool(centre[0] > middle)))
     face = tuple(LABELS[o] for o in ("eyes", "nose", "mouth"))
-    whole = box_of(np.logical_or.reduce([kept[k] for k in face]))
-    if whole is not None:
-        at = np.array([(s.start + s.stop - 1) / 2 for s in whole])
-        out.append(_box(face, at, FACE_MM, mm, mirrored=False))
+    around = masks.box_of(np.logical_or.reduce([organs[k] for k in face]))
+    if around is not None:
+        centre = np.array([(s.start + s.stop - 1) / 2 for s in around])
+        out.append(_box(face, centre, FACE_MM, mm, mirrored=False))
     return out
 
 
-def cut_out(volumes: Array, box: Box, empty: Array) -> Array:
-    """What of ``volumes`` (C, X, Y, Z) lies in a box, as the network sees it.
+def crop(volumes: Array, box: Box, outside: Array) -> Array:
+    """The part of ``volumes`` (C, X, Y, Z) in a box, mirrored if the box is.
 
-    ``empty`` (C,): what stands for voxels outside the grid.
+    ``outside`` (C,): values of voxels outside the grid.
     """
-    there, here = _overlap(volumes.shape[1:], box)
+    grid, part = _overlap(volumes.shape[1:], box)
     out = np.empty((len(volumes), *box.shape), np.float32)
-    if any(s.stop - s.start < n for s, n in zip(here, box.shape, strict=True)):
-        out[:] = empty[:, None, None, None]
-    out[(slice(None), *here)] = volumes[(slice(None), *there)]
+    if any(s.stop - s.start < n for s, n in zip(part, box.shape, strict=True)):
+        out[:] = outside[:, None, None, None]
+    out[(slice(None), *part)] = volumes[(slice(None), *grid)]
     return np.ascontiguousarray(out[:, ::-1]) if box.mirrored else out
 
 
-def put_back(volumes: Array, part: Array, box: Box) -> None:
-    """Set ``volumes`` (C, X, Y, Z) in a box to what the network made of it; in place."""
-    there, here = _overlap(volumes.shape[1:], box)
-    part = part[:, ::-1] if box.mirrored else part
-    volumes[(slice(None), *there)] = part[(slice(None), *here)]
+def paste(volumes: Array, values: Array, box: Box) -> None:
+    """Set ``volumes`` (C, X, Y, Z) in a box to ``values``, in place: the inverse of ``crop``."""
+    grid, part = _overlap(volumes.shape[1:], box)
+    values = values[:, ::-1] if box.mirrored else values
+    volumes[(slice(None), *grid)] = values[(slice(None), *part)]
 
 
-def _middle(kept: Bool) -> float:
-    """Where left and right meet, along x: the middle of the brain, else of all that was found."""
-    brain: Bool = kept[LABELS["brain"]]
-    found: Bool = brain if brain.any() else np.logical_or.reduce(list(kept[1:]))
-    box = box_of(found)
-    return kept.shape[1] / 2 if box is None else float(box[0].start + box[0].stop - 1) / 2
+def _middle(organs: Bool) -> float:
+    """The x index between left and right: the middle of the brain, else of all organs."""
+    brain: Bool = organs[LABELS["brain"]]
+    box = masks.box_of(brain if brain.any() else np.logical_or.reduce(list(organs[1:])))
+    return organs.shape[1] / 2 if box is None else float(box[0].start + box[0].stop - 1) / 2
 
 
 def _box(
@@ -107,11 +104,11 @@ def _box(
     return Box(labels, (start[0], start[1], start[2]), (shape[0], shape[1], shape[2]), mirrored)
 
 
-def _overlap(grid: tuple[int, ...], box: Box) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The part of a box within the grid: as slices of the grid, and of the box."""
-    there, here = [], []
-    for first, n, size in zip(box.start, box.shape, grid, strict=True):
+def _overlap(shape: tuple[int, ...], box: Box) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The part of a box within a grid of ``shape``: as slices of the grid, and of the box."""
+    grid, part = [], []
+    for first, n, size in zip(box.start, box.shape, shape, strict=True):
         low, high = min(max(first, 0), size), max(min(first + n, size), 0)
-        there.append(slice(low, max(low, high)))
-        here.append(slice(low - first, max(low, high) - first))
-    return tuple(there), tuple(here)
+        grid.append(slice(low, max(low, high)))
+        part.append(slice(low - first, max(low, high) - first))
+    return tuple(grid), tuple(part)

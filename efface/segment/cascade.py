@@ -1,7 +1,8 @@
-"""Coarse to find, fine to cut: two networks that act as one.
+"""The coarse and the refining network as one network.
 
-The first sees the whole head. Boxes about the organs it found go through the second, which knows
-what the first one saw there and corrects it. Where nothing was found nothing is cut.
+The coarse network labels the whole grid. The refining network then labels boxes about the organs
+again, given the image and the probabilities of the coarse network. Without organs there are no
+boxes.
 """
 
 from __future__ import annotations
@@ -12,46 +13,47 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from efface.segment import boxes, parts
+from efface.segment import boxes, components
 
 Array = NDArray[np.float32]
 Network = Callable[[Array], Array]
-"""From a normalised volume (X, Y, Z) on the grid to class probabilities (classes, X, Y, Z); the
-second network takes what :func:`seen` gives."""
+"""From a normalised volume (X, Y, Z) on the grid to class probabilities (classes, X, Y, Z). The
+refining network takes the output of :func:`box_input` instead."""
 
-TRUST = 0.25
-"""What the logarithm of a probability of the first network counts in the second one: anchored to
-all of it, the second one learns to correct the first several times slower."""
-LEAST = 1e-3
-"""The second network takes no probability for lower: what the first one rules out can still be."""
+PRIOR_WEIGHT = 0.25
+"""Factor of the logarithm of the coarse network's probabilities in the logits of the refining
+network. With a factor of 1 the corrections are learned several times slower."""
+PRIOR_MIN = 1e-3
+"""Lower bound of these probabilities, so that the refining network can correct a probability of
+zero."""
 
 
 @dataclass(frozen=True)
 class Cascade:
-    """The two networks as one, on a grid of ``mm``; without ``cut`` the first one does all."""
+    """Both networks on a grid of ``mm``; ``refine`` is None if the coarse network is used alone."""
 
-    find: Network
-    cut: Network | None
+    coarse: Network
+    refine: Network | None
     mm: float
 
     def __call__(self, v: Array) -> Array:
         """Class probabilities (classes, X, Y, Z) of a normalised volume (X, Y, Z)."""
-        out = self.find(v)
-        if self.cut is None:
-            return out
-        found = out
-        for box in boxes.boxes(parts.components(parts.hardest(found), self.mm), self.mm):
-            out = found.copy() if out is found else out
-            boxes.put_back(out, self.cut(seen(v, found, box)), box)
+        coarse = self.coarse(v)
+        if self.refine is None:
+            return coarse
+        organs = components.largest(components.hardest(coarse), self.mm)
+        out = coarse.copy()
+        for box in boxes.boxes(organs, self.mm):
+            boxes.paste(out, self.refine(box_input(v, coarse, box)), box)
         return out
 
 
-def seen(v: Array, found: Array, box: boxes.Box) -> Array:
-    """What the second network sees of a box: intensity and probabilities (1 + classes, ...).
+def box_input(v: Array, coarse: Array, box: boxes.Box) -> Array:
+    """Input of the refining network: intensity and probabilities in a box (1 + classes, ...).
 
-    ``v``: normalised volume (X, Y, Z); ``found``: what the first network made of it.
+    ``v``: normalised volume (X, Y, Z); ``coarse``: its class probabilities (classes, X, Y, Z).
     """
-    nothing = np.zeros(1 + len(found), np.float32)
-    nothing[1] = 1.0  # beyond the grid there is background, surely
-    image = boxes.cut_out(v[None], box, nothing[:1])
-    return np.concatenate([image, boxes.cut_out(found, box, nothing[1:])])
+    outside = np.zeros(1 + len(coarse), np.float32)
+    outside[1] = 1.0  # background, with certainty
+    image = boxes.crop(v[None], box, outside[:1])
+    return np.concatenate([image, boxes.crop(coarse, box, outside[1:])])

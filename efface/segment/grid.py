@@ -1,7 +1,7 @@
-"""From an image as it comes to the network's grid, and labels back again.
+"""The network's grid: resampling of images to it, and of labels back to the image.
 
-The network sees every head on one grid: axes right, anterior and superior, isotropic voxels,
-intensities scaled by percentiles. Orientation, voxel size and scaling of the file end here.
+The input of the network has axes right, anterior and superior, isotropic voxels, and intensities
+normalised by percentiles, whatever the orientation, voxel size and scaling of the file.
 """
 
 from __future__ import annotations
@@ -22,58 +22,62 @@ from efface.segment.masks import box_of
 
 Array = NDArray[np.float32]
 
-LARGEST_MM = 400.0
-"""Beyond this extent of a grid axis an image is no head scan that fits in memory."""
+MAX_EXTENT_MM = 400.0
+"""Largest extent of a grid axis: an image of a head is smaller, and memory is limited."""
 
-LEAST = 48
-"""Voxels on each axis at least, so that a thin slab has a middle at the coarsest level too."""
+MIN_VOXELS = 48
+"""Fewest voxels on each axis, so that a thin slab has an interior at the coarsest level too."""
 
-ROOM_MM = (160.0, 208.0, 256.0)
-"""What the networks see at least, right, anterior and superior: they learned on volumes of
-this size or more. Means over a slab alone are others, and its crown is taken for a mouth."""
+MIN_EXTENT_MM = (160.0, 208.0, 256.0)
+"""Smallest extent of the networks' input along right, anterior and superior: the networks were
+trained on volumes of this size or more. The means over a thin slab alone differ, and its crown is
+then labelled as a mouth."""
 
-LEAN = 12.0
-"""An image whose axes lean no farther than this from the world's, in degrees, keeps its own: heads
-lie askew by as much in images that do not lean, and nothing need be interpolated askew."""
+MAX_TILT = 12.0
+"""Largest angle in degrees between an image's axes and the world's for a grid along the image's
+axes. Heads are tilted by as much within images that are not, so that such a grid is as good, and
+no interpolation along tilted axes is needed."""
 
 BLOCK = 4
-"""Voxels on an axis of the grid come in blocks of so many: the network folds pairs of them, and air
-is looked for block by block."""
-AIR, AIR_MM = 0.1, 12.0
-"""Blocks of the grid with a lower mean (of a normalised image) hold air; how far about the others
-the network looks."""
+"""Voxels on each axis come in multiples of this: the network pools pairs of them, and air is
+detected block by block."""
+AIR_LEVEL = 0.1
+"""Blocks with a lower mean, in a normalised image, hold air."""
+AIR_MARGIN_MM = 12.0
+"""Margin around the other blocks that is part of the network's input."""
 
-NEEDED = 0.45
-"""Probability that a voxel needs to get a label: below one half, since a face voxel missed costs
+MIN_PROBABILITY = 0.45
+"""Smallest probability of a labelled voxel. It is below one half because a missed face voxel costs
 more than one too many."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """An isotropic grid; its axes are right, anterior and superior, or lean by :data:`LEAN`."""
+    """Isotropic grid with axes right, anterior and superior, tilted by up to :data:`MAX_TILT`."""
 
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
+    """4 × 4, voxel to world in mm."""
 
     @property
     def mm(self) -> float:
-        """Edge of a voxel."""
+        """Voxel size in mm."""
         return float(np.linalg.norm(self.affine[:3, 0]))
 
 
-def around(shape: tuple[int, ...], affine: NDArray[np.float64], mm: float, multiple: int) -> Grid:
-    """The smallest grid of ``mm`` voxels that holds the whole field of view.
+def covering(shape: tuple[int, ...], affine: NDArray[np.float64], mm: float, multiple: int) -> Grid:
+    """Smallest grid of voxels of ``mm`` that covers an image's field of view.
 
-    Its axes are the image's where these lean little, else the world's. Each is a ``multiple`` of
-    voxels, and ``LEAST`` of them; the field of view stands in its middle. Axes longer than
-    ``LARGEST_MM`` are cut there, evenly at both ends.
+    Its axes are the image's if these are tilted by up to :data:`MAX_TILT`, else the world's. Each
+    axis has a ``multiple`` of voxels, at least :data:`MIN_VOXELS`, with the field of view in the
+    middle. Axes longer than :data:`MAX_EXTENT_MM` are cut evenly at both ends.
     """
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shape[:3]])).reshape(3, -1).T
     axes = _axes(affine)
-    along = apply_affine(affine, corners) @ axes
-    low, high = along.min(0), along.max(0)
-    extent = np.minimum(high - low, LARGEST_MM)
-    steps = np.maximum(np.ceil(extent / mm / multiple - 1e-6).astype(int) * multiple, LEAST)
+    projected = apply_affine(affine, corners) @ axes
+    low, high = projected.min(0), projected.max(0)
+    extent = np.minimum(high - low, MAX_EXTENT_MM)
+    steps = np.maximum(np.ceil(extent / mm / multiple - 1e-6).astype(int) * multiple, MIN_VOXELS)
     origin = (low + high) / 2 - (steps - 1) / 2 * mm
     out = np.eye(4)
     out[:3, :3], out[:3, 3] = axes * mm, axes @ origin
@@ -81,18 +85,18 @@ def around(shape: tuple[int, ...], affine: NDArray[np.float64], mm: float, multi
 
 
 def _axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unit vectors (3, 3), as columns, of a grid's axes: right, anterior and superior."""
+    """Unit vectors of a grid's axes right, anterior and superior, as columns (3, 3)."""
     unit = np.asarray(affine[:3, :3], np.float64) / voxel_sizes(affine)
     own = np.eye(3)
     for column, (axis, sign) in zip(unit.T, io_orientation(affine), strict=True):
         own[:, int(axis)] = sign * column
-    lean = np.degrees(np.arccos(np.clip((np.trace(own) - 1) / 2, -1, 1)))
-    square = np.allclose(own.T @ own, np.eye(3), atol=1e-4)
-    return own if square and lean <= LEAN else np.eye(3)
+    tilt = np.degrees(np.arccos(np.clip((np.trace(own) - 1) / 2, -1, 1)))
+    orthogonal = np.allclose(own.T @ own, np.eye(3), atol=1e-4)
+    return own if orthogonal and tilt <= MAX_TILT else np.eye(3)
 
 
 def volume(voxels: NDArray[np.generic], slope: float = 1.0, inter: float = 0.0) -> Array:
-    """One finite float32 3D volume of stored voxels: the mean over time of a 4D image."""
+    """Scaled intensities (X, Y, Z) of stored voxels, float32 and finite; 4D: mean over time."""
     v = np.asarray(voxels)
     v = v.mean(axis=3, dtype=np.float32) if v.ndim == 4 else v.astype(np.float32)
     if voxels.dtype.kind == "f" and not np.isfinite(v).all():
@@ -104,22 +108,23 @@ def volume(voxels: NDArray[np.generic], slope: float = 1.0, inter: float = 0.0) 
     return v
 
 
-def bright_about(v: Array) -> bool:
-    """Whether a volume (X, Y, Z) is brighter at its edges, where air is, than within."""
+def has_bright_background(v: Array) -> bool:
+    """Whether a volume (X, Y, Z) is brighter at its edges, where air is, than on average."""
     edges = [np.moveaxis(v, axis, 0)[end].ravel() for axis in range(3) for end in (0, -1)]
     return bool(np.median(np.concatenate(edges)) > v.mean())
 
 
 def resample(v: Array, affine: NDArray[np.float64], grid: Grid) -> tuple[Array, NDArray[np.bool_]]:
-    """``v`` on the grid by trilinear interpolation, and where the grid lies in its field of view.
+    """Resample a volume to the grid; returns values and a mask of the volume's field of view.
 
-    Voxels finer than half the grid's are averaged first, so that noise does not alias.
+    Interpolation is trilinear. Voxels finer than half the grid's are averaged first, so that noise
+    does not alias.
     """
     mm = grid.mm
     sizes = zip(voxel_sizes(affine), v.shape, strict=True)
     factors = [int(min(max(mm / size + 0.25, 1), n)) for size, n in sizes]
     affine = affine.copy()
-    # the axis whose voxels lie farthest apart in memory first: its sums run over whole rows
+    # the axis with the largest stride first: its sums run over whole rows of memory
     for axis in np.argsort([-s for s in v.strides], kind="stable"):
         f = factors[axis]
         if f > 1:
@@ -127,7 +132,7 @@ def resample(v: Array, affine: NDArray[np.float64], grid: Grid) -> tuple[Array, 
             affine[:3, 3] += affine[:3, axis] * (f - 1) / 2
             affine[:3, axis] *= f
     to_voxel = np.linalg.inv(affine) @ grid.affine
-    out = _interpolated(v, to_voxel[:3, :3], to_voxel[:3, 3], grid.shape, "nearest")
+    out = _interpolate(v, to_voxel[:3, :3], to_voxel[:3, 3], grid.shape, "nearest")
     inside = np.ones(grid.shape, bool)
     index = np.ogrid[tuple(slice(0, n) for n in grid.shape)]
     for axis, n in enumerate(v.shape):
@@ -153,124 +158,128 @@ def averaged(v: Array, axis: int, f: int) -> Array:
 
 
 def normalise(v: Array, inside: NDArray[np.bool_]) -> Array:
-    """Intensities so that the 2nd percentile in the field of view is 0 and the 99.5th is 1.
+    """Scale the 2nd percentile in the field of view to 0, and the 99.5th to 1.
 
-    Clipped to -0.2 to 2; 0 outside the field of view.
+    The result is clipped to -0.2 to 2, and 0 outside the field of view.
     """
-    seen = v[inside]
-    if seen.size == 0:
+    values = v[inside]
+    if values.size == 0:
         return np.zeros_like(v)
-    low, high = np.percentile(seen[:: max(1, seen.size // 200_000)], (2, 99.5))
+    low, high = np.percentile(values[:: max(1, values.size // 200_000)], (2, 99.5))
     out: Array = np.clip((v - low) / max(high - low, 1e-6), -0.2, 2.0).astype(np.float32)
     out[~inside] = 0
     return out
 
 
-def without_air(v: Array, grid: Grid) -> tuple[slice, slice, slice]:
-    """The box of a normalised volume outside of which there is air alone, ``AIR_MM`` about it.
+def box_without_air(v: Array, grid: Grid) -> tuple[slice, slice, slice]:
+    """Smallest box of a normalised volume around all blocks that are not air, with a margin.
 
-    Whole blocks on each axis, as :func:`around` has them. Noise is averaged over blocks; where
-    it lies above :data:`AIR`, or the air is bright, the box is the whole grid: slower, no worse.
+    The box has whole blocks on each axis, as the grid of :func:`covering`. Noise is averaged over
+    blocks. If noise exceeds :data:`AIR_LEVEL`, or the air is bright, the box is the whole grid,
+    which is slower but no less accurate.
     """
     mm = grid.mm
     blocks = v.reshape([n for s in v.shape for n in (s // BLOCK, BLOCK)]).mean((1, 3, 5))
-    box = box_of(blocks > AIR)
+    box = box_of(blocks > AIR_LEVEL)
     if box is None:
         return slice(0, v.shape[0]), slice(0, v.shape[1]), slice(0, v.shape[2])
     out = []
     for span, n in zip(box, v.shape, strict=True):
-        margin = round(AIR_MM / mm)
+        margin = round(AIR_MARGIN_MM / mm)
         start, stop = max(BLOCK * span.start - margin, 0), min(BLOCK * span.stop + margin, n)
-        wide = min(max(-(-(stop - start) // BLOCK) * BLOCK, LEAST), n)
-        start = min(max((start + stop - wide) // 2, 0), n - wide)
-        out.append(slice(start, start + wide))
+        size = min(max(-(-(stop - start) // BLOCK) * BLOCK, MIN_VOXELS), n)
+        start = min(max((start + stop - size) // 2, 0), n - size)
+        out.append(slice(start, start + size))
     return out[0], out[1], out[2]
 
 
-def with_room(v: Array, mm: float) -> tuple[Array, tuple[slice, slice, slice]]:
-    """A volume in the middle of at least ``ROOM_MM`` of nothing, and where it lies in that."""
-    room = [max(0, BLOCK * ceil(r / mm / BLOCK) - n) for r, n in zip(ROOM_MM, v.shape, strict=True)]
-    x, y, z = (slice(r // 2, r // 2 + n) for r, n in zip(room, v.shape, strict=True))
-    out = np.pad(v, [(r // 2, r - r // 2) for r in room])
+def padded(v: Array, mm: float) -> tuple[Array, tuple[slice, slice, slice]]:
+    """Pad a volume with zeros to at least :data:`MIN_EXTENT_MM`; also returns the volume's box."""
+    extents = zip(MIN_EXTENT_MM, v.shape, strict=True)
+    missing = [max(0, BLOCK * ceil(extent / mm / BLOCK) - n) for extent, n in extents]
+    x, y, z = (slice(m // 2, m // 2 + n) for m, n in zip(missing, v.shape, strict=True))
+    out = np.pad(v, [(m // 2, m - m // 2) for m in missing])
     return np.ascontiguousarray(out), (x, y, z)
 
 
-def part(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:
-    """The grid of a box of a grid."""
+def subgrid(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:
+    """Grid of the voxels in a box of another grid."""
     affine = grid.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
     return Grid(tuple(s.stop - s.start for s in box), affine)
 
 
-def labels_to(
+def resample_labels(
     probabilities: NDArray[np.float32],
-    kept: NDArray[np.bool_],
+    allowed: NDArray[np.bool_],
     grid: Grid,
     shape: tuple[int, int, int],
     affine: NDArray[np.float64],
 ) -> NDArray[np.uint8]:
-    """Labels on an image's own grid, in Fortran order as its voxels are.
+    """Labels on an image's own grid, uint8 of this shape in Fortran order.
 
-    From class probabilities (classes, X, Y, Z) on the grid; ``kept`` (the same shape) says where
-    a class may be. Each is interpolated only inside the box where it occurs; the largest wins.
+    ``probabilities``: of the classes on the grid, (classes, X, Y, Z); ``allowed``: voxels that may
+    have a class, same shape; ``affine``: of the image. Each class is interpolated within the box
+    of its allowed voxels; a voxel gets the label of the largest probability.
     """
     to_grid = np.linalg.inv(grid.affine) @ affine
-    # axes reversed: what numpy fills row by row is then Fortran order to the image
+    # axes are reversed, so that the C order of these arrays is the Fortran order of the image
     best = np.zeros(shape[::-1], np.float32)
     out = np.zeros(shape[::-1], np.uint8)
     for label in range(1, len(probabilities)):
-        box = box_of(kept[label])
+        box = box_of(allowed[label])
         if box is None:
             continue
         wide = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in box)
         low = np.array([s.start for s in wide])
-        # one voxel more on each side, so that interpolation finds a border where it is
-        near = ndimage.binary_dilation(kept[label][wide])
+        # one more voxel on each side, because interpolation at the border needs both sides of it
+        near = ndimage.binary_dilation(allowed[label][wide])
         p = np.where(near, probabilities[label][wide], np.float32(0))
         ends = zip(low - 1.0, low + np.array(p.shape), strict=True)
         corners = np.array(np.meshgrid(*ends)).reshape(3, -1).T
-        at = apply_affine(np.linalg.inv(to_grid), corners)
-        first = np.clip(np.floor(at.min(0)).astype(int), 0, shape)
-        last = np.clip(np.ceil(at.max(0)).astype(int) + 1, 0, shape)
+        index = apply_affine(np.linalg.inv(to_grid), corners)
+        first = np.clip(np.floor(index.min(0)).astype(int), 0, shape)
+        last = np.clip(np.ceil(index.max(0)).astype(int) + 1, 0, shape)
         if (last <= first).any():
             continue
         offset = apply_affine(to_grid, first) - low
-        here = tuple(slice(a, b) for a, b in zip(first, last, strict=True))[::-1]
+        target = tuple(slice(a, b) for a, b in zip(first, last, strict=True))[::-1]
         size = tuple((last - first)[::-1].tolist())
-        fine = _interpolated(p.T, to_grid[:3, :3][::-1, ::-1], offset[::-1], size, "constant")
-        wins = (fine > best[here]) & (fine > NEEDED)
-        np.copyto(best[here], fine, where=wins)
-        out[here][wins] = label
+        fine = _interpolate(p.T, to_grid[:3, :3][::-1, ::-1], offset[::-1], size, "constant")
+        is_best = (fine > best[target]) & (fine > MIN_PROBABILITY)
+        np.copyto(best[target], fine, where=is_best)
+        out[target][is_best] = label
     return out.T
 
 
-def values_at(
+def resample_values(
     values: Array, grid: Grid, shape: tuple[int, int, int], affine: NDArray[np.float64]
 ) -> Array:
-    """Values (X, Y, Z) of a grid at the voxels of another, trilinear; 0 beyond the first one."""
+    """Interpolate values (X, Y, Z) of a grid at the voxels of an image, trilinear; 0 outside."""
     to_grid = np.linalg.inv(grid.affine) @ affine
-    return _interpolated(values, to_grid[:3, :3], to_grid[:3, 3], shape, "constant")
+    return _interpolate(values, to_grid[:3, :3], to_grid[:3, 3], shape, "constant")
 
 
 Edge = Literal["nearest", "constant"]
 
 
-def _interpolated(
+def _interpolate(
     v: Array,
     matrix: NDArray[np.float64],
     offset: NDArray[np.float64],
     shape: tuple[int, ...],
     edge: Edge,
 ) -> Array:
-    """Trilinear, as ``ndimage.affine_transform`` does it; beyond the edge the nearest voxel or 0.
+    """Trilinear interpolation as by ``ndimage.affine_transform``, but faster.
 
-    Axis by axis where the axes are parallel, and on as many threads as there are slabs worth one
-    where they are not.
+    ``edge``: values beyond the edge are those of the nearest voxel, or 0 (``constant``). Parallel
+    axes are interpolated one by one; otherwise large results are split over threads.
     """
-    follows = np.abs(matrix).argmax(axis=1)  # which axis of the result each axis goes along
-    away = np.abs(matrix).sum(axis=1) - np.abs(matrix).max(axis=1)
-    if (away * np.max(shape) < 1e-3).all() and len(set(follows.tolist())) == 3:
-        return _separable(v, np.diag(matrix[:, follows]), follows, offset, shape, edge)
+    output_axes = np.abs(matrix).argmax(axis=1)  # axis of the result parallel to each input axis
+    off_axis = np.abs(matrix).sum(axis=1) - np.abs(matrix).max(axis=1)
+    if (off_axis * np.max(shape) < 1e-3).all() and len(set(output_axes.tolist())) == 3:
+        steps = np.diag(matrix[:, output_axes])
+        return _interpolate_by_axis(v, steps, output_axes, offset, shape, edge)
     out = np.empty(shape, np.float32)
     threads = min(os.cpu_count() or 1, 4, 1 + out.size // 200_000)
     edges = np.linspace(0, len(out), threads + 1).astype(int)
@@ -288,31 +297,31 @@ def _interpolated(
     return out
 
 
-def _separable(
+def _interpolate_by_axis(
     v: Array,
     steps: NDArray[np.float64],
-    follows: NDArray[np.intp],
+    output_axes: NDArray[np.intp],
     offset: NDArray[np.float64],
     shape: tuple[int, ...],
     edge: Edge,
 ) -> Array:
-    """Interpolation as a product with a matrix along each axis, the one that shrinks most first."""
-    for axis in sorted(range(3), key=lambda i: shape[follows[i]] / v.shape[i]):
-        at = steps[axis] * np.arange(shape[follows[axis]]) + offset[axis]
-        weights = _weights(at, v.shape[axis], edge)
+    """Multiply with an interpolation matrix along each axis, the one that shrinks most first."""
+    for axis in sorted(range(3), key=lambda i: shape[output_axes[i]] / v.shape[i]):
+        at = steps[axis] * np.arange(shape[output_axes[axis]]) + offset[axis]
+        weights = _interpolation_matrix(at, v.shape[axis], edge)
         v = np.moveaxis(np.tensordot(weights, v, (1, axis)), 0, axis)
-    return np.ascontiguousarray(v.transpose(np.argsort(follows)))
+    return np.ascontiguousarray(v.transpose(np.argsort(output_axes)))
 
 
-def _weights(at: NDArray[np.float64], n: int, edge: Edge) -> Array:
-    """Matrix (points, ``n`` voxels) of linear interpolation along one axis."""
-    near = np.clip(at, 0, n - 1)
-    below = np.minimum(near.astype(int), max(n - 2, 0))
-    rows, part = np.arange(len(at)), near - below
+def _interpolation_matrix(at: NDArray[np.float64], n: int, edge: Edge) -> Array:
+    """Matrix (points, ``n`` voxels) of linear interpolation at positions along one axis."""
+    clipped = np.clip(at, 0, n - 1)
+    below = np.minimum(clipped.astype(int), max(n - 2, 0))
+    rows, fraction = np.arange(len(at)), clipped - below
     out = np.zeros((len(at), n), np.float32)
-    out[rows, below] = 1 - part
+    out[rows, below] = 1 - fraction
     if n > 1:
-        out[rows, below + 1] = part
+        out[rows, below + 1] = fraction
     if edge == "constant":
-        out[np.abs(at - near) > 1e-6] = 0
+        out[np.abs(at - clipped) > 1e-6] = 0
     return out

@@ -1,4 +1,4 @@
-"""Which voxels lie where, and which lie near which: on a label map's own grid, exactly."""
+"""Boolean masks on a label map's own grid: boxes, neighbourhoods in mm, connected components."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ THIN_MM = 2.0
 
 
 def clear_of_organs(labels: NDArray[np.uint8], spacing: NDArray[np.floating]) -> None:
-    """Take from the brain, in place, what lies within :data:`BRAIN_MARGIN` of an organ.
+    """Clear the brain label, in place, within :data:`BRAIN_MARGIN` of an organ.
 
-    Between the brain and an eye or an ear lie bone and fat: where both labels touch, one of them
-    errs by a voxel, and neither the eye shall stay nor the brain change for it. ``labels``: 3D,
-    values of :data:`LABELS`; ``spacing``: voxel size in mm (3,).
+    Between the brain and an eye or an ear lie bone and fat. Where both labels touch, one of them is
+    wrong by a voxel; the organ must go and no brain may change. ``labels``: 3D, values of
+    :data:`LABELS`; ``spacing``: voxel size in mm (3,).
     """
     box = box_of(labels > LABELS["brain"])
     if box is None:
@@ -34,7 +34,7 @@ def clear_of_organs(labels: NDArray[np.uint8], spacing: NDArray[np.floating]) ->
 
 
 def within(mask: Bool, of: Bool, mm: float, spacing: NDArray[np.floating]) -> Bool:
-    """The voxels of ``mask`` whose centres lie within ``mm`` of the centre of a voxel of ``of``."""
+    """Return the voxels of ``mask`` whose centres lie within ``mm`` of one of ``of``."""
     out = np.zeros(mask.shape, bool, order="F")
     box, other = box_of(mask), box_of(of)
     if box is None or other is None:
@@ -62,8 +62,39 @@ def within(mask: Bool, of: Bool, mm: float, spacing: NDArray[np.floating]) -> Bo
     return out
 
 
+def components(mask: Bool, *, corners: bool = False) -> list[NDArray[np.intp]]:
+    """Return the indices (n, 3) of each connected component of a 3D mask, the largest first.
+
+    ``corners``: voxels that share only an edge or a corner are connected too.
+    """
+    box = box_of(mask)
+    if box is None:
+        return []
+    numbers, count = ndimage.label(mask[box], np.ones((3, 3, 3)) if corners else None)
+    index = np.argwhere(numbers)
+    number = numbers[tuple(index.T)]
+    index += [s.start for s in box]
+    order = np.argsort(number, kind="stable")
+    sizes = np.bincount(number, minlength=count + 1)[1:]
+    parts = np.split(index[order], np.cumsum(sizes)[:-1])
+    return [parts[i] for i in np.argsort(-sizes, kind="stable")]
+
+
+def connected(mask: Bool, least: float = 1.0, *, largest: bool = False) -> Bool:
+    """Return the connected components of at least ``least`` voxels, or only the largest of them.
+
+    Voxels that share an edge or a corner are connected.
+    """
+    out = np.zeros(mask.shape, bool, order="F" if mask.flags.f_contiguous else "C")
+    parts = components(mask, corners=True)
+    for index in parts[:1] if largest else parts:
+        if len(index) >= least:
+            out[tuple(index.T)] = True
+    return out
+
+
 def ball(radius: float, spacing: NDArray[np.floating]) -> NDArray[np.intp]:
-    """Index offsets (n, 3) of the voxels whose centres lie within ``radius`` mm."""
+    """Return the index offsets (n, 3) of the voxels whose centres lie within ``radius`` mm."""
     reach = [range(-int(radius / s + 1e-6), int(radius / s + 1e-6) + 1) for s in spacing]
     offsets = np.array(list(product(*reach)), dtype=np.intp)
     near: NDArray[np.intp] = offsets[((offsets * spacing) ** 2).sum(axis=1) <= (radius + 1e-6) ** 2]
@@ -80,7 +111,7 @@ def set_around(mask: Bool, index: NDArray[np.intp], offsets: NDArray[np.intp]) -
 
 
 def indices(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Indices (n, 3) of the True voxels: as ``np.argwhere``, looking only where there are some."""
+    """Return the indices (n, 3) of the True voxels, as ``np.argwhere`` does, from their box."""
     box = box_of(mask)
     if box is None:
         return np.zeros((0, 3), np.intp)
@@ -93,7 +124,7 @@ def indices(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
-    """The smallest box around the True voxels of a 3D mask, None if there are none."""
+    """Return the smallest box around the True voxels of a 3D mask, None if there are none."""
     spans = [slice(0, 0)] * 3
     cut = mask
     # the axis that lies farthest apart in memory first: whole blocks are looked through
@@ -107,7 +138,7 @@ def box_of(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
 
 
 def around_all(boxes: Iterable[Box | None]) -> Box | None:
-    """The smallest box around boxes; None around none."""
+    """Return the smallest box around boxes; None if there are none."""
     some = [b for b in boxes if b is not None]
     if not some:
         return None
@@ -118,9 +149,9 @@ def around_all(boxes: Iterable[Box | None]) -> Box | None:
 
 
 def thinned(affine: NDArray[np.floating]) -> tuple[Box, NDArray[np.float64]]:
-    """Of a volume the voxels about :data:`THIN_MM` apart, as slices, and the affine they have.
+    """Return slices that take the voxels about :data:`THIN_MM` apart, and the affine of these.
 
-    For volumes and centres of organs, which need no more.
+    Enough for volumes and centres of organs.
     """
     out = np.array(affine, np.float64)
     steps = [max(1, int(THIN_MM / s + 0.01)) for s in np.linalg.norm(out[:3, :3], axis=0)]
@@ -131,7 +162,7 @@ def thinned(affine: NDArray[np.floating]) -> tuple[Box, NDArray[np.float64]]:
 
 
 def wider(box: Box, mm: float, spacing: NDArray[np.floating]) -> Box:
-    """A box with at least so many mm about it, cut at the low end of the volume."""
+    """Return a box widened by at least ``mm`` on each side, cut at the low end of the volume."""
     reach = np.ceil(mm / spacing - 1e-6).astype(int).tolist()
     out = [slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True)]
     return out[0], out[1], out[2]

@@ -138,7 +138,7 @@ def between(
 
 def _smooth(v: NDArray[np.float32], affine: Floats) -> tuple[NDArray[np.float32], Floats]:
     """The volume on a grid of its own of :data:`MM` voxels, a little blurred."""
-    grid = grids.around(v.shape, affine, MM, 1)
+    grid = grids.covering(v.shape, affine, MM, 1)
     on_grid, _ = grids.resample(v, affine, grid)
     return ndimage.gaussian_filter(on_grid, 0.7), grid.affine
 

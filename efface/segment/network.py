@@ -1,21 +1,27 @@
-"""The attention-gated 3D U-Nets: one that finds the organs of a head, one that cuts them out.
+"""The coarse and the refining network of the face model, as torch modules.
 
-After Oktay et al. 2018 (Attention U-Net): each skip connection is weighted voxel by voxel by a
-gate that sees the coarser level. The first network sees the whole head, with 2x2x2 voxels folded
-into channels before the first convolution and unfolded after the last one; the second sees the
-full grid, in boxes about what the first one found (:mod:`efface.segment.boxes`). Normalisation is
-per image (instance), so that a batch of one trains as well as a batch of many.
+Both are 3D U-Nets with attention gates (Oktay et al. 2018, Attention U-Net): each skip connection
+is multiplied, voxel by voxel, with a weight between 0 and 1 that is computed from the skip and the
+coarser level. The coarse network takes the whole head; 2x2x2 voxels are folded into channels before
+the first convolution and unfolded after the last one. The refining network takes boxes of the full
+grid (:mod:`efface.segment.boxes`). Normalisation is per image (instance), so that training works
+with a batch of one.
+
+Used for training, for export and for inference on a GPU. Inference on a CPU reads the exported
+graph (:mod:`efface.segment.runtime`) and needs no torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from efface.segment.cascade import LEAST, TRUST
+from efface.segment.cascade import PRIOR_MIN, PRIOR_WEIGHT, Array, Network
 
 
 def fold(x: Tensor) -> Tensor:
@@ -33,7 +39,7 @@ def unfold(x: Tensor) -> Tensor:
 
 
 class Block(nn.Sequential):
-    """Two 3x3x3 convolutions, each normalised per image."""
+    """Two 3x3x3 convolutions, each followed by instance normalisation and a leaky ReLU."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__(
@@ -47,7 +53,7 @@ class Block(nn.Sequential):
 
 
 class Gate(nn.Module):
-    """Additive attention: what the coarser level finds irrelevant is damped in the skip."""
+    """Additive attention: the skip connection, weighted by itself and the coarser level."""
 
     def __init__(self, skip: int, coarse: int) -> None:
         super().__init__()
@@ -62,10 +68,10 @@ class Gate(nn.Module):
         return skip * torch.sigmoid(self.weight(joint))
 
 
-class UNet(nn.Module):
-    """Encoder and decoder with attention gates in the skips; no first or last layer.
+class AttentionUNet(nn.Module):
+    """Encoder and decoder with gated skip connections; without a first or last layer.
 
-    An axis of any length will do: halves are rounded up on the way down, and cut on the way up.
+    An axis may have any length: halves are rounded up in the encoder and cropped in the decoder.
     """
 
     def __init__(self, inside: int, widths: tuple[int, ...], attention: bool) -> None:
@@ -89,15 +95,15 @@ class UNet(nn.Module):
             x = block(x)
         for up, gate, merge in zip(self.up, self.gates, self.merge, strict=True):
             skip = skips.pop()
-            x = functional.interpolate(up(x), scale_factor=2, mode="trilinear")
+            x = functional.interpolate(up(x), scale_factor=2.0, mode="trilinear")
             x = x[:, :, : skip.shape[2], : skip.shape[3], : skip.shape[4]]
             skip = gate(skip, x) if self.attention else skip
             x = merge(torch.cat((skip, x), 1))
         return x
 
 
-class AttentionUNet(UNet):
-    """Finds: one channel of intensities to logits of ``classes``, on the same grid.
+class Coarse(AttentionUNet):
+    """Coarse network: intensities of the whole head to logits of ``classes``, on the same grid.
 
     Every axis of the input must be even.
     """
@@ -111,10 +117,10 @@ class AttentionUNet(UNet):
         return unfold(self.head(self.features(fold(x))))
 
 
-class Cut(UNet):
-    """Cuts: in a box about an organ, corrects the probabilities that the first network gave.
+class Refine(AttentionUNet):
+    """Refining network: corrects the probabilities of the coarse network in a box.
 
-    Nothing is folded here: what a box holds is small enough for convolutions on the full grid.
+    It has no folding: a box is small enough for convolutions on the full grid.
     """
 
     def __init__(self, widths: tuple[int, ...], classes: int, attention: bool = True) -> None:
@@ -126,4 +132,29 @@ class Cut(UNet):
     def forward(self, x: Tensor) -> Tensor:
         """Intensity and probabilities (N, 1 + classes, X, Y, Z) to logits (N, classes, X, Y, Z)."""
         correction: Tensor = self.head(self.features(x))
-        return TRUST * x[:, 1:].clamp(min=LEAST).log() + correction
+        return PRIOR_WEIGHT * x[:, 1:].clamp(min=PRIOR_MIN).log() + correction
+
+
+def predictor(network: nn.Module, device: str) -> Network:
+    """A torch network as a function from an array to class probabilities (classes, X, Y, Z).
+
+    The function takes a volume (X, Y, Z), or channels (C, X, Y, Z) for the refining network.
+    """
+    network = network.to(device).eval()
+
+    def probabilities(v: Array) -> Array:
+        with torch.inference_mode():
+            x = torch.from_numpy(v if v.ndim == 4 else v[None])[None].to(device)
+            p: Array = network(x)[0].float().softmax(0).cpu().numpy()
+        return p
+
+    return probabilities
+
+
+def load_weights(network: AttentionUNet, weights: Mapping[str, Array]) -> None:
+    """Load stored weights, by parameter name; those of gates are ignored without attention.
+
+    Raises :class:`KeyError` if a weight is missing.
+    """
+    state = {k: torch.from_numpy(np.array(weights[k], np.float32)) for k in network.state_dict()}
+    network.load_state_dict(state)

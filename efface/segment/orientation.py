@@ -1,56 +1,53 @@
-"""Heads that lie otherwise than their header tells.
+"""The orientation of the head in the header's world, by right angles.
 
-A wrong patient position at the console turns the head by right angles in the header's world: prone,
-on a side, feet first. The network finds a face there too, but knows left from right and the rim of
-an ear less well. How the organs found lie to one another tells of the turn, and the image is looked
-at again with it undone. Only what the network sees is turned: no affine of a file is changed.
+A wrong patient position at the console rotates the head by right angles in the header's world:
+prone, on a side, feet first. The network labels such a head too, but confuses left and right, and
+loses the rim of an ear. :func:`estimate` compares the centres of the labels with the mean head. The
+image is then labelled again with the orientation undone. No affine of a file is changed.
 
-A turn is written as where the head's right, anterior and superior point in the header's world:
-``RAS`` as it should be, ``LPS`` for prone taken as supine.
+An orientation is written as the directions of the header's world in which the head's right,
+anterior and superior point: ``RAS`` is the header's own, ``LPS`` is prone stored as supine.
 """
 
 from __future__ import annotations
 
 from itertools import permutations, product
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from efface.segment import anatomy
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import LABELS
-from efface.segment.organs import LANDMARKS, voxel_sizes
 
-if TYPE_CHECKING:
-    import nibabel as nib
+Floats = NDArray[np.float64]
 
-AS_IT_IS = "RAS"
+STANDARD = "RAS"
+"""The head lies as the header says."""
 _LETTERS = ("LR", "PA", "IS")
 _STEP = 4.0
-"""Voxels are looked at about this far apart, in mm."""
+"""Voxels are sampled about this far apart, in mm."""
 _ENOUGH = 5
-"""Of these voxels each organ must have so many to be believed over the header."""
+"""Fewest sampled voxels of a label for its centre to count."""
 _CLEARLY = 0.95
-"""With a turn the organs must lie nearer to their places than without: this share as far."""
-_MIDDLE = {
-    name: np.mean([p for (n, _), p in LANDMARKS.items() if n == name], axis=0) for name in LABELS
-}
-"""Where each organ, or the middle of a pair, lies in a head, in mm."""
+"""Another orientation must bring the centres nearer to their places: to this share of the sum of
+distances."""
 
 
-def matrix(turn: str) -> NDArray[np.float64]:
-    """Rotation (3, 3) of the world that undoes a turn.
+def matrix(orientation: str) -> Floats:
+    """Return the rotation (3, 3) of the world that undoes an orientation.
 
     >>> matrix("LPS").tolist()
     [[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     out = np.zeros((3, 3))
-    for row, letter in enumerate(turn):
+    for row, letter in enumerate(orientation):
         axis = next(i for i, pair in enumerate(_LETTERS) if letter in pair)
         out[row, axis] = 1.0 if letter == _LETTERS[axis][1] else -1.0
     return out
 
 
-TURNS = tuple(
+ORIENTATIONS = tuple(
     code
     for order in permutations(_LETTERS)
     for code in map("".join, product(*order))
@@ -58,23 +55,24 @@ TURNS = tuple(
 )
 """All 24 of them."""
 
-
 LYING = ("LPS", "PRS", "ALS")
-"""Those of one who lies prone, or on a side."""
+"""Those of a person who lies prone, or on a side."""
 
 
-def inverse(turn: str) -> str:
-    """The turn that undoes another."""
-    return next(other for other in TURNS if np.array_equal(matrix(other), matrix(turn).T))
+def inverse(orientation: str) -> str:
+    """Return the orientation that undoes another."""
+    undone = matrix(orientation).T
+    return next(other for other in ORIENTATIONS if np.array_equal(matrix(other), undone))
 
 
-def found(labels: NDArray[np.uint8], affine: NDArray[np.floating]) -> str:
-    """The turn by right angles that lays the organs best on a head; as it is, where none is better.
+def estimate(labels: NDArray[np.uint8], affine: NDArray[np.floating]) -> str:
+    """Return the orientation in which the centres of the labels fit the mean head best.
 
-    All that was found has its say, so that a mouth seen on a forehead does not turn a head upside
-    down. Where neither mouth nor ears are in view the rest lies in a line, and what is up the
-    header is believed: prone or on a side it is right in that. ``labels``: 3D, values of
-    :data:`LABELS`; ``affine``: voxel to world, as the header tells.
+    All labels count, so that a mouth labelled on a forehead does not turn a head upside down. If
+    neither mouth nor ears are labelled, the rest lies on a line: the header's superior is then
+    kept, which is right for a head that lies prone or on a side. Returns :data:`STANDARD` where no
+    other orientation is clearly better. ``labels``: 3D, values of :data:`LABELS`; ``affine``
+    (4, 4): voxel to world, by the header.
     """
     spacing = voxel_sizes(affine)
     step = np.maximum(1, np.rint(_STEP / spacing)).astype(int)
@@ -83,34 +81,37 @@ def found(labels: NDArray[np.uint8], affine: NDArray[np.floating]) -> str:
     index = {name: np.argwhere(thin == k) for name, k in LABELS.items()}
     at = {name: to_world @ i.mean(axis=0) for name, i in index.items() if len(i) >= _ENOUGH}
     if not {"brain", "eyes"} <= set(at) or len(at) < 3:
-        return AS_IT_IS
-    seen = _centred(list(at.values()))
-    head = _centred([_MIDDLE[name] for name in at])
-    turns = TURNS
+        return STANDARD
+    centres = _centred(list(at.values()))
+    expected = _centred([_mean_centre(name) for name in at])
+    orientations = ORIENTATIONS
     if not {"mouth", "ears"} & set(at):
-        turns = tuple(t for t in TURNS if t.endswith("S"))
-        seen[:, 2] = head[:, 2]
-    # the sum of distances, not of their squares: one organ seen in a wrong place must not decide
-    off = {t: float(np.linalg.norm(seen @ matrix(t).T - head, axis=1).sum()) for t in turns}
-    best = min(off, key=lambda turn: off[turn])
-    return best if off[best] < _CLEARLY * off[AS_IT_IS] else AS_IT_IS
+        orientations = tuple(o for o in ORIENTATIONS if o.endswith("S"))
+        centres[:, 2] = expected[:, 2]
+    # the sum of distances, not of their squares: one misplaced label must not decide
+    off = {
+        o: float(np.linalg.norm(centres @ matrix(o).T - expected, axis=1).sum())
+        for o in orientations
+    }
+    best = min(off, key=off.__getitem__)
+    return best if off[best] < _CLEARLY * off[STANDARD] else STANDARD
 
 
-def _centred(points: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+def _mean_centre(label: str) -> Floats:
+    """Mean centre (3,) of a label in the frame of the head; of a pair the middle."""
+    parts = anatomy.load().parts
+    of = [parts[name].mean for name in anatomy.names_of(label)]
+    return np.asarray(np.mean(of, axis=0) if of else np.zeros(3), np.float64)
+
+
+def _centred(points: list[Floats]) -> Floats:
     out = np.array(points)
     return np.asarray(out - out.mean(axis=0), np.float64)
 
 
-def affine(of: NDArray[np.floating], turn: str) -> NDArray[np.float64]:
-    """An affine (4, 4) with the turn undone."""
-    out = np.array(of, np.float64)
-    if turn != AS_IT_IS:
-        out[:3] = matrix(turn) @ out[:3]
+def undo(affine: NDArray[np.floating], orientation: str) -> Floats:
+    """Return an affine (4, 4) with the orientation undone."""
+    out = np.array(affine, np.float64)
+    if orientation != STANDARD:
+        out[:3] = matrix(orientation) @ out[:3]
     return out
-
-
-def image(img: nib.Nifti1Image, turn: str) -> nib.Nifti1Image:
-    """The same voxels with the turn undone."""
-    if turn == AS_IT_IS:
-        return img
-    return type(img)(img.dataobj, affine(img.affine, turn), img.header)

@@ -370,7 +370,7 @@ def session(
     known = {s.scan: s for s in given}
     frames: dict[str, list[Scan]] = defaultdict(list)
     for scan in labelled:
-        if wrap.of(scan.measures) != wrap.AS_IT_IS:
+        if wrap.from_measures(scan.measures) != wrap.NO_ROLL:
             continue  # its labels lie where the wrap shows them, not where the head was
         if scan.status != "fail" and "labels" in scan.files and scan.scan in known:
             frame = str(known[scan.scan].measures.get("frame_of_reference", ""))
@@ -425,7 +425,7 @@ def _tried(
 def rank(scan: Scan, given: Scan) -> tuple[float, float, str] | None:
     """What scans are ordered by as sources, best first; None for one that can be none."""
     measures = scan.measures
-    sure, parts = measures.get("confidence", {}), measures.get("parts", {})
+    sure, parts = measures.get("confidence", {}), measures.get("components", {})
     if given.modality in PHASES or "_part-phase_" in scan.scan:
         return None
     if any(parts.get(name) != n for name, n in COUNT.items()):
@@ -534,10 +534,10 @@ def _propagate(source: _Read, scan: _Read, images: Path, folder: Path, *, shared
     out = _written(scan, joined, folder, measures)
     # one frame of reference: the head lies in both as where it was seen better
     said = source.scan.measures
-    theirs: dict[str, Any] = {k: said[k] for k in ("confidence", "turn") if k in said}
+    theirs: dict[str, Any] = {k: said[k] for k in ("confidence",) if k in said}
     files = dict(out.files)
     # where the brain may be besides is theirs to say too, of whom this one passes only if they do
-    doubts = files.pop("maybe_brain", None)
+    doubts = files.pop("possible_brain", None)
     if doubts:
         (folder / doubts).unlink(missing_ok=True)
     return replace(out, files=files, measures={**out.measures, **theirs})
@@ -560,7 +560,7 @@ def _moved(
     means = []
     for one in (source, scan):
         img = nifti.load(images / one.given.files["nifti"])
-        img = volumes.only(img, one.scan.measures.get("volumes", ()))
+        img = volumes.select(img, one.scan.measures.get("volumes", ()))
         volume = grids.volume(nifti.stored(img), *nifti.scaling(img))
         means.append((volume, np.asarray(img.affine, np.float64)))
     head = _near(carried > 0, scan.affine, 12.0)

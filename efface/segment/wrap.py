@@ -1,8 +1,8 @@
-"""Phase wrap: what lies beyond one edge of the field of view appears at the opposite edge.
+"""Phase wrap: parts of the object beyond one edge of the field of view appear at the opposite edge.
 
-A wrapped image is periodic, and its edge is a cut through the object like any other.
-:func:`better` looks for a cut through which less of the object passes; the image rolled to that cut
-(:func:`rolled`, :func:`affine`) shows the head in one piece.
+A wrapped image is periodic, so that its edges can be moved to another place. :func:`find_roll`
+searches for the place with the least area of the object; the image rolled to it (:func:`rolled`,
+:func:`rolled_affine`) shows the head in one piece.
 """
 
 from __future__ import annotations
@@ -27,107 +27,108 @@ Roll = tuple[int, int, int]
 """Voxels by which an image is rolled along each of its axes."""
 T = TypeVar("T", bound=np.generic)
 
-AS_IT_IS: Roll = (0, 0, 0)
+NO_ROLL: Roll = (0, 0, 0)
 
-MM = 2.0
-"""Signal is looked for on voxels of about this size."""
-LEVEL = 0.05, 0.25
-"""Signal exceeds at least and at most this share of the range of intensities (2nd to 99.5th
-percentile). At 0.1 the wrapped nose of IXI013, a shell of skin, is missed."""
-NOISE = 5.0
-"""Between these, the share as a multiple of the distance from the 2nd to the 20th percentile, which
-are air: 3.7 standard deviations of smoothed Rayleigh noise above its mean."""
+VOXEL_MM = 2.0
+"""Approximate voxel size on which signal is detected, in mm."""
+MIN_THRESHOLD, MAX_THRESHOLD = 0.05, 0.25
+"""Limits of the threshold between air and signal, as shares of the range of intensities (2nd to
+99.5th percentile). At 0.1 the wrapped nose of IXI013, a shell of skin, is missed."""
+NOISE_FACTOR = 5.0
+"""Threshold within these limits, as a multiple of the distance from the 2nd to the 20th percentile,
+which are air: 3.7 standard deviations of smoothed Rayleigh noise above its mean."""
 EDGE_MM = 6.0
-"""Slices this near to an edge belong to it. In IXI, resampled, the last one or two are empty."""
-LEAST_MM2 = 400.0
-"""At least this must pass through the edge for a roll: a nose cut 10 mm behind its tip has more.
-Smaller pieces are found by :mod:`efface.distort.folded`."""
-BETTER = 0.5
-"""Through a better cut passes less than this share of what passes through the edge. Of 142 heads as
-they are, none is rolled: where shoulders reach both sides, every cut holds as much."""
+"""Depth of an edge: slices within it count. In IXI, resampled, the last one or two are empty."""
+MIN_AREA_MM2 = 400.0
+"""Smallest area at the edge for a roll: a nose cut 10 mm behind its tip has more. Smaller pieces
+are handled by :mod:`efface.distort.folded`."""
+MAX_AREA_RATIO = 0.5
+"""Largest area at the new place of an edge, relative to that at the edge. None of 142 unchanged
+heads is rolled: if shoulders reach both sides, no place has a smaller area."""
 
 
-def better(v: Array, spacing: Floats) -> Roll:
-    """The roll that moves the edges of a wrapped image to where least of the object passes.
+def find_roll(v: Array, spacing: Floats) -> Roll:
+    """Roll that moves the edges of a wrapped image to the slices with the least signal.
 
-    ``v``: intensities (X, Y, Z), air dark; ``spacing``: mm (3,). :data:`AS_IT_IS` where the edges
-    lie well: where nothing continues at the opposite edge, or as much passes everywhere.
+    ``v``: intensities (X, Y, Z) with dark air; ``spacing``: voxel sizes in mm (3,). Returns
+    :data:`NO_ROLL` if no signal continues at the opposite edge, or no other slices have less.
     """
-    sig, steps = signal(v, spacing)
+    mask, steps = signal(v, spacing)
     size = spacing * steps
     roll = [0, 0, 0]
     for axis, n in enumerate(v.shape):
-        slices = np.moveaxis(sig, axis, 0)
+        slices = np.moveaxis(mask, axis, 0)
         edge = max(1, int(EDGE_MM / size[axis] + 1e-6))
         if len(slices) < 4 * edge:
             continue
         mm2 = float(np.prod(np.delete(size, axis)))
-        through = np.count_nonzero(slices[:edge].any(axis=0) & slices[-edge:].any(axis=0)) * mm2
+        at_both_edges = slices[:edge].any(axis=0) & slices[-edge:].any(axis=0)
+        wrapped = np.count_nonzero(at_both_edges) * mm2
         areas = slices.reshape(len(slices), -1).sum(axis=1) * mm2
         least = float(areas[edge:-edge].min())
-        if through < LEAST_MM2 or least > BETTER * through:
+        if wrapped < MIN_AREA_MM2 or least > MAX_AREA_RATIO * wrapped:
             continue
-        low = areas <= least + (through - least) / 10
+        low = areas <= least + (wrapped - least) / 10
         low[:edge] = low[-edge:] = False
-        cut = _middle(low) * int(steps[axis])
+        cut = _middle_of_longest_run(low) * int(steps[axis])
         roll[axis] = -cut if cut <= n / 2 else n - cut
     return roll[0], roll[1], roll[2]
 
 
 def rolled(a: NDArray[T], roll: Roll) -> NDArray[T]:
-    """An array (X, Y, Z) or (X, Y, Z, T) rolled along its first three axes."""
-    if roll == AS_IT_IS:
+    """Array (X, Y, Z) or (X, Y, Z, T) rolled along its first three axes, in its memory order."""
+    if roll == NO_ROLL:
         return a
-    out = np.empty_like(a)  # in memory order as a
+    out = np.empty_like(a)
     out[...] = np.roll(a, roll, axis=(0, 1, 2))
     return out
 
 
-def back(roll: Roll) -> Roll:
-    """The roll that undoes another."""
+def inverse(roll: Roll) -> Roll:
+    """Roll that undoes another."""
     return -roll[0], -roll[1], -roll[2]
 
 
-def of(measures: Mapping[str, Any]) -> Roll:
-    """The roll in the measures of the segment stage."""
-    x, y, z = measures.get("roll", AS_IT_IS)
+def from_measures(measures: Mapping[str, Any]) -> Roll:
+    """Roll recorded in the measures of the segment stage."""
+    x, y, z = measures.get("roll", NO_ROLL)
     return int(x), int(y), int(z)
 
 
-def affine(of: NDArray[np.floating], roll: Roll) -> Floats:
-    """The affine (4, 4) of a rolled image: voxels that were not carried over an edge stay."""
-    out = np.array(of, np.float64)
+def rolled_affine(affine: NDArray[np.floating], roll: Roll) -> Floats:
+    """Affine (4, 4) of a rolled image; voxels not moved across an edge keep their position."""
+    out = np.array(affine, np.float64)
     out[:3, 3] -= out[:3, :3] @ roll
     return out
 
 
 def signal(v: Array, spacing: Floats) -> tuple[Bool, NDArray[np.intp]]:
-    """Where there is more than air, on voxels of about :data:`MM`; voxels averaged on each axis."""
+    """Mask of signal on voxels of about :data:`VOXEL_MM`, and voxels averaged on each axis (3,)."""
     sizes = zip(spacing, v.shape, strict=True)
-    steps = np.array([int(min(max(MM / s + 0.25, 1), n)) for s, n in sizes])
-    rest = [(0, int(-n % f)) for n, f in zip(v.shape, steps, strict=True)]
-    v = np.pad(v, rest, mode="edge") if any(n for _, n in rest) else v
+    steps = np.array([int(min(max(VOXEL_MM / s + 0.25, 1), n)) for s, n in sizes])
+    padding = [(0, int(-n % f)) for n, f in zip(v.shape, steps, strict=True)]
+    v = np.pad(v, padding, mode="edge") if any(n for _, n in padding) else v
     for axis, f in enumerate(steps):
         if f > 1:
             v = grids.averaged(v, axis, int(f))
     v = ndimage.gaussian_filter(v, 0.6)
     low, air, high = np.percentile(v, (2, 20, 99.5))
-    share = np.clip(NOISE * (air - low), LEVEL[0] * (high - low), LEVEL[1] * (high - low))
-    return v > low + share, steps
+    limits = MIN_THRESHOLD * (high - low), MAX_THRESHOLD * (high - low)
+    return v > low + np.clip(NOISE_FACTOR * (air - low), *limits), steps
 
 
-def _middle(low: Bool) -> int:
-    """The middle of the longest run of True."""
-    groups, n = ndimage.label(low)
+def _middle_of_longest_run(values: Bool) -> int:
+    """Index of the middle of the longest run of True."""
+    groups, n = ndimage.label(values)
     longest = int(np.bincount(groups)[1:].argmax()) + 1 if n else 0
     run = np.flatnonzero(groups == longest)
     return int(run[len(run) // 2])
 
 
-def image(img: nib.Nifti1Image, roll: Roll) -> nib.Nifti1Image:
-    """An image rolled along its first three axes, with its scaling."""
-    if roll == AS_IT_IS:
+def rolled_image(img: nib.Nifti1Image, roll: Roll) -> nib.Nifti1Image:
+    """Image rolled along its first three axes, with its scaling."""
+    if roll == NO_ROLL:
         return img
-    out = type(img)(rolled(nifti.stored(img), roll), affine(img.affine, roll), img.header)
+    out = type(img)(rolled(nifti.stored(img), roll), rolled_affine(img.affine, roll), img.header)
     out.header.set_slope_inter(*nifti.scaling(img))
     return out

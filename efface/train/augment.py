@@ -274,14 +274,16 @@ def _mishap(image: Tensor, labels: Tensor, mm: float, g: Generator) -> tuple[Ten
 
 
 def _defaced(image: Tensor, labels: Tensor, mm: float, g: Generator) -> tuple[Tensor, Tensor]:
-    """As efface itself defaces: what it leaves must not be taken for a face."""
+    """Deface as efface does: the rest must not be labelled as a face."""
     from efface.distort.region import region
+    from efface.segment import fit
     from efface.segment.labels import FEATURES
 
     some = tuple(f for f in FEATURES if _chance(g, 0.5))
     features = some if some and _chance(g, 0.3) else ("face",)
     known = labels[0].to("cpu", torch.uint8).numpy()
-    where = region(known, np.diag([mm, mm, mm, 1.0]), features)
+    affine = np.diag([mm, mm, mm, 1.0])
+    where = region(known, affine, fit.estimate(known, affine), features)
     mask = torch.from_numpy(np.ascontiguousarray(where)).to(image.device)[None]
     brain = image[(labels == 1)[None]]
     mean, spread = (brain.mean(), brain.std()) if brain.numel() > 1 else (image.mean(), image.std())

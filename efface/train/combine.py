@@ -1,4 +1,4 @@
-"""One head with several things amiss at once, drawn by chance: as a scan from elsewhere comes.
+"""One head with several random transformations at once, as in scans of other sites.
 
 Each of :mod:`efface.train.transform` alone is easier than a thick slab of a small, tilted head.
 """
@@ -22,7 +22,7 @@ GROUP = "several at once"
 
 
 def cases(h: Head, count: int, seed: int = 0) -> Iterator[Case]:
-    """``count`` cases of a head that holds all organs; the name of each says what was done."""
+    """Yield ``count`` cases of a head with all organs, named by their transformations."""
     for i in range(count):
         rng = np.random.default_rng([seed, i])
         made, done = h, []
@@ -119,4 +119,4 @@ STEPS: tuple[tuple[float, Step], ...] = (
     (0.15, _position),
     (1.0, _noise),
 )
-"""What may be done to a head, one after the other, and in which share of the cases."""
+"""Transformations in their order, each with the share of cases in which it is applied."""

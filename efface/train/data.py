@@ -73,7 +73,7 @@ def read(name: str, image: Path, labels: Path, mm: float) -> Head:
 def as_head(name: str, img: nib.Nifti1Image, seg: nib.Nifti1Image, mm: float) -> Head:
     """An image and its label map on the network's grid."""
     values = np.asarray(seg.dataobj)
-    grid = grids.around(img.shape, img.affine, mm, 2)
+    grid = grids.covering(img.shape, img.affine, mm, 2)
     v, inside = grids.resample(
         grids.volume(nifti.stored(img), *_finite(nifti.scaling(img))), img.affine, grid
     )

@@ -1,4 +1,4 @@
-"""How good the model is where labels are known: on heads as they are, and transformed.
+"""Evaluate the model on heads with known labels, as they are and transformed.
 
 Every case goes the way of :func:`efface.deface`: labels, region, distortion, gate.
 """
@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface import nifti
-from efface.distort import deface_positions
+from efface.distort import deface_image
 from efface.qc import judge
-from efface.segment import Segmenter
+from efface.segment import Segmentation, Segmenter
+from efface.segment.components import COUNTS
+from efface.segment.geometry import voxel_sizes
 from efface.segment.grid import BLOCK
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.masks import BRAIN_MARGIN, within
-from efface.segment.organs import voxel_sizes
-from efface.segment.parts import PARTS
 from efface.train import combine, transform
 from efface.train.data import SCALE, Head, find
 from efface.train.transform import Case
@@ -37,26 +37,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one case."""
+    """The result of one case."""
 
     head: str
     group: str
     name: str
     is_head: bool
     dice: dict[str, float]
-    """Per label; NaN where neither map holds it."""
+    """By label; NaN where neither map holds it."""
     coverage: dict[str, float]
-    """Share of each organ's true voxels that the distorted region holds; NaN for none."""
+    """Share of each organ's true voxels in the replaced region; NaN without any."""
     possible: dict[str, float]
-    """The same if the true labels had been found: what lies within 2 mm of the true brain stays."""
+    """The largest possible coverage: voxels within 2 mm of the true brain stay."""
     brain_changed: int
     """Voxels of the true brain that were replaced."""
     brain_changed_agreed: int
-    """Of these, the ones that the model calls brain too: none, by construction."""
+    """Of these, the voxels that the model labels brain too: none, by construction."""
     geometry: dict[str, float]
-    """What the gate measured of the brain and the pose (:data:`GEOMETRY`); NaN if not asked."""
+    """Measures of the gate (:data:`GEOMETRY`); NaN if not measured."""
     missed: tuple[str, ...]
-    """Organs that the case shows and of which the model found too few."""
+    """Organs of which the model labels fewer than the case shows."""
     certainty: dict[str, float]
     """Mean probability of each label found, before calibration."""
     status: str
@@ -69,28 +69,28 @@ class Row:
 
 
 GEOMETRY = ("maybe_brain_replaced_ml", "brain_likeness", "pose_misfit")
-"""Measures of the gate that its limits are set by."""
+"""Measures of the gate from which its limits are set."""
 STAYS = 0.80
-"""An organ of which less is replaced counts as left in: labels err by a voxel at their rim, which
-is 10 to 15 % of an ear."""
+"""An organ of which less is replaced counts as left in: labels are wrong by a voxel at their rim,
+which is 10 to 15 % of an ear."""
 
 
 def heads(folder: Path, segmenter: Segmenter) -> Iterator[Row]:
-    """A row for every head of a folder of heads and label maps, as it is."""
-    for name, img, truth in _known(folder):
+    """Yield a row for every head of a folder of heads and label maps, as it is."""
+    for name, img, truth in known(folder):
         yield measure(name, Case("as it is", "", img, truth), segmenter)[0]
 
 
 def combined(folder: Path, segmenter: Segmenter, each: int) -> Iterator[Row]:
-    """Rows for every head of the folder with several things amiss at once, in ``each`` ways."""
-    for i, (name, img, truth) in enumerate(_known(folder)):
+    """Yield ``each`` rows for every head of the folder with several transformations at once."""
+    for i, (name, img, truth) in enumerate(known(folder)):
         for case in combine.cases(transform.head(img, truth), each, seed=i):
             yield measure(name, case, segmenter)[0]
 
 
 def transformed(folder: Path, segmenter: Segmenter, count: int) -> Iterator[Row]:
-    """Rows for all transformations of ``count`` heads of the folder, and for what is no head."""
-    for i, (name, img, truth) in enumerate(_known(folder)):
+    """Yield rows for all transformations of ``count`` heads, and for images that are not a head."""
+    for i, (name, img, truth) in enumerate(known(folder)):
         if i >= count:
             return
         head = transform.head(img, truth)
@@ -101,25 +101,30 @@ def transformed(folder: Path, segmenter: Segmenter, count: int) -> Iterator[Row]
             yield measure(name, case, segmenter)[0]
 
 
-def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti1Image]:
-    """Deface and judge a case: its row, and the defaced image."""
+def measure(
+    head: str, case: Case, segmenter: Segmenter, given: Segmentation | None = None
+) -> tuple[Row, nib.Nifti1Image]:
+    """Deface and judge a case: return its row, and the defaced image.
+
+    ``given``: its segmentation, if that is known.
+    """
     from scipy import ndimage
 
-    seen = segmenter.segment(case.image)
-    after, masks = deface_positions(case.image, seen)
-    status, reasons, measures = judge(case.image, after, seen, masks, "face", "noise", segmenter)
+    given = given or segmenter.segment(case.image)
+    after, masks = deface_image(case.image, given, options=segmenter.options)
+    status, reasons, measures = judge(case.image, after, given, masks, "face", "noise", segmenter)
     mask = masks[0]
     dice, cover, missed = {}, {}, []
     for organ, k in LABELS.items():
-        a, b = seen.labels == k, case.truth == k
+        a, b = given.labels == k, case.truth == k
         total = int(a.sum()) + int(b.sum())
         dice[organ] = 2 * int((a & b).sum()) / total if total else float("nan")
         if organ in FEATURES:
             cover[organ] = float(mask[b].mean()) if b.any() else float("nan")
             pieces, n = ndimage.label(b)
             sizes = np.bincount(pieces.ravel(), minlength=n + 1)[1:]
-            shown = min(int((sizes >= 0.2 * sizes.max()).sum()), PARTS[organ]) if n else 0
-            if seen.parts[organ] < shown:
+            shown = min(int((sizes >= 0.2 * sizes.max()).sum()), COUNTS[organ]) if n else 0
+            if given.components[organ] < shown:
                 missed.append(organ)
     true_brain = case.truth == LABELS["brain"]
     kept = true_brain | within(
@@ -139,25 +144,26 @@ def measure(head: str, case: Case, segmenter: Segmenter) -> tuple[Row, nib.Nifti
         cover,
         possible,
         int(brain.sum()),
-        int((brain & (seen.labels == LABELS["brain"])).sum()),
+        int((brain & (given.labels == LABELS["brain"])).sum()),
         {n: float("nan") if (m := measures.get(n)) is None else float(m) for n in GEOMETRY},
         tuple(missed),
-        seen.certainty,
+        dict(given.certainty),
         status,
         tuple(reasons),
     )
     return row, after
 
 
-def _known(folder: Path) -> Iterator[tuple[str, nib.Nifti1Image, NDArray[np.uint8]]]:
+def known(folder: Path) -> Iterator[tuple[str, nib.Nifti1Image, NDArray[np.uint8]]]:
+    """Yield name, image and true labels on its grid, for every head of a folder."""
     for name, image, labels in find(folder):
-        img, known = nifti.load(image), nifti.load(labels)
-        truth = _on_grid_of(img.affine, img.shape[:3], known.affine, np.asarray(known.dataobj))
+        img, of = nifti.load(image), nifti.load(labels)
+        truth = _on_grid_of(img.affine, img.shape[:3], of.affine, np.asarray(of.dataobj))
         yield name, img, truth
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line a case as TSV, then their means, medians and worst."""
+    """Return one line a case as TSV, then mean, median and worst."""
     figures = np.array(
         [[*r.dice.values(), *r.coverage.values(), *r.possible.values()] for r in rows]
     )
@@ -202,7 +208,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def groups(rows: Sequence[Row]) -> str:
-    """One line for each transformation as TSV: mean Dice, least coverage, what the gate said."""
+    """Return one line a transformation as TSV: mean Dice, least coverage, verdicts of the gate."""
     lines: list[list[object]] = []
     names = dict.fromkeys(r.group if r.is_head else f"{r.group}: {r.name}" for r in rows)
     for name in names:
@@ -211,14 +217,14 @@ def groups(rows: Sequence[Row]) -> str:
         cover = _of(np.nanmin, np.array([[*r.coverage.values()] for r in own]))
         said = Counter(r.status for r in own)
         reasons = Counter(why for r in own for why in r.reasons).most_common(1)
-        known = own[0].is_head
+        is_head = own[0].is_head
         lines.append(
             [
                 name,
                 len(own),
-                *(_round(np.concatenate([dice, cover])) if known else [""] * 9),
-                max(r.brain_changed for r in own) if known else "",
-                sum(len(r.missed) for r in own) if known else "",
+                *(_round(np.concatenate([dice, cover])) if is_head else [""] * 9),
+                max(r.brain_changed for r in own) if is_head else "",
+                sum(len(r.missed) for r in own) if is_head else "",
                 *(said[s] for s in ("pass", "review", "fail")),
                 sum(r.status == "pass" and r.bad for r in own),
                 reasons[0][0] if reasons else "",
@@ -267,10 +273,10 @@ def _on_grid_of(
     return out
 
 
-def dice_of(known: list[Head], segmenter: Segmenter) -> dict[str, float]:
-    """Mean Dice per label over heads that are on the network's grid already: cheap, for curves."""
+def dice_of(on_grid: list[Head], segmenter: Segmenter) -> dict[str, float]:
+    """Return the mean Dice by label over heads on the network's grid: cheap, for curves."""
     scores: dict[str, list[float]] = {organ: [] for organ in LABELS}
-    for head in known:
+    for head in on_grid:
         wide = [-n % BLOCK for n in head.image.shape]
         v = np.pad(np.float32(head.image) / np.float32(SCALE), [(0, n) for n in wide])
         found = segmenter.network(v).argmax(0)[tuple(slice(n) for n in head.image.shape)]
@@ -282,18 +288,21 @@ def dice_of(known: list[Head], segmenter: Segmenter) -> dict[str, float]:
     return {organ: round(float(np.mean(s)), 4) for organ, s in scores.items() if s}
 
 
-def compared(known: list[Head], segmenter: Segmenter) -> str:
-    """What the network that cuts brings and costs, as TSV: Dice and seconds with and without it.
+def compared(on_grid: list[Head], segmenter: Segmenter) -> str:
+    """Return Dice and seconds with and without the network that refines, as TSV.
 
-    ``known``: heads on the network's grid. Seconds are of the networks alone, a head.
+    ``on_grid``: heads on the network's grid. Seconds are of the networks alone, a head.
     """
     lines: list[list[object]] = []
-    for name, cut in (("both networks", segmenter.network.cut), ("the one that finds alone", None)):
-        one = Segmenter(replace(segmenter.network, cut=cut), segmenter.plan)
-        dice_of(known[:1], one)  # the first one waits for the graph
+    for name, refine in (
+        ("both networks", segmenter.network.refine),
+        ("coarse network alone", None),
+    ):
+        one = Segmenter(replace(segmenter.network, refine=refine), segmenter.plan)
+        dice_of(on_grid[:1], one)  # the first one waits for the graph
         began = time.perf_counter()
-        dice = dice_of(known, one)
-        seconds = (time.perf_counter() - began) / len(known)
+        dice = dice_of(on_grid, one)
+        seconds = (time.perf_counter() - began) / len(on_grid)
         lines.append([name, *dice.values(), f"{seconds:.2f}"])
     return _tsv(("network", *LABELS, "seconds"), lines)
 
@@ -312,14 +321,14 @@ def picture(
     sheets = []
     for r in ranked[:most]:
         img = nifti.load(pairs[r.head])
-        seen = segmenter.segment(img)
-        after, (mask, *_) = deface_positions(img, seen)
+        given = segmenter.segment(img)
+        after, (mask, *_) = deface_image(img, given)
         before, replaced = img.get_fdata(dtype=np.float32), after.get_fdata(dtype=np.float32)
         views = [
             *render.views(before, img.affine).values(),
             *render.views(replaced, img.affine).values(),
         ]
-        sheets.append(_row_of([*views, render.slices(before, img.affine, mask, seen.labels)]))
+        sheets.append(_row_of([*views, render.slices(before, img.affine, mask, given.labels)]))
     wide = max(s.shape[1] for s in sheets)
     sheet = np.concatenate([np.pad(s, [(0, 4), (0, wide - s.shape[1]), (0, 0)]) for s in sheets])
     render.save_png(sheet, out)

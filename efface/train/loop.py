@@ -1,4 +1,7 @@
-"""The training loop: resumable at any step, the same on CPU and GPU."""
+"""Training of the coarse network, and the training loop of both networks.
+
+A training can be stopped at any step and continues from its checkpoint, with the same result.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from efface.segment.network import AttentionUNet
+from efface.segment.network import Coarse
 from efface.train.augment import example
 from efface.train.data import LABEL_VALUES, Head
 
@@ -29,7 +32,7 @@ class Settings:
 
     mm: float
     shape: tuple[int, int, int]
-    widths: tuple[int, ...]
+    coarse_widths: tuple[int, ...]
     attention: bool
     steps: int
     learning_rate: float
@@ -38,11 +41,11 @@ class Settings:
     average: float
     organ_weight: float
     phantoms: int
-    as_it_is: float
-    cut: tuple[int, ...]
-    cut_steps: int
-    cut_learning_rate: float
-    cut_as_it_is: float
+    unchanged: float
+    refine_widths: tuple[int, ...]
+    refine_steps: int
+    refine_learning_rate: float
+    refine_unchanged: float
     seed: int
     checkpoint_every: int
     validate_every: int
@@ -50,14 +53,15 @@ class Settings:
     @staticmethod
     def of(raw: dict[str, Any]) -> Settings:
         """From parsed YAML."""
-        lists = {name: tuple(raw[name]) for name in ("shape", "widths", "cut")}
+        lists = {name: tuple(raw[name]) for name in ("shape", "coarse_widths", "refine_widths")}
         return Settings(**{**raw, **lists})
 
 
 def loss(logits: Tensor, labels: Tensor, organ_weight: float) -> Tensor:
     """Weighted cross-entropy plus soft Dice over the classes that occur.
 
-    The organs are 1 % of the voxels: without weights nothing but brain is learned for long.
+    ``logits``: (N, classes, X, Y, Z); ``labels``: (N, X, Y, Z). The organs are 1 % of the voxels:
+    without weights only the brain is learned for many steps.
     """
     weight = torch.full((LABEL_VALUES,), organ_weight, device=logits.device)
     weight[:2] = 1.0
@@ -77,17 +81,17 @@ def train(
     checkpoint: Path,
     curve: Path,
     device: str = "cpu",
-    validate: Callable[[AttentionUNet], dict[str, float]] | None = None,
+    validate: Callable[[Coarse], dict[str, float]] | None = None,
     report: Callable[[str], None] = print,
     seconds: float = math.inf,
-) -> AttentionUNet | None:
-    """Train the network that finds from the checkpoint, if there is one, to the last step.
+) -> Coarse | None:
+    """Train the coarse network from the checkpoint, if there is one, to the last step.
 
-    Returns the averaged network, or None where ``seconds`` ended before the last step did; the
-    checkpoint then holds all that is needed to go on.
+    Returns the averaged network, or None if ``seconds`` passed before the last step; the next call
+    then continues from the checkpoint. ``validate`` gives figures of a network for the ``curve``.
     """
     torch.manual_seed(settings.seed)
-    net = AttentionUNet(settings.widths, LABEL_VALUES, settings.attention)
+    net = Coarse(settings.coarse_widths, LABEL_VALUES, settings.attention)
 
     def learn(step: int) -> float:
         x, y = example_of(heads, settings, step, device)
@@ -112,10 +116,10 @@ def fit(
     seconds: float,
     before: int = 0,
 ) -> Net | None:
-    """The loop itself; ``net`` is trained in place, its average returned as :func:`train` does.
+    """Train ``net`` in place; return its average, or None, as :func:`train` does.
 
-    ``learn``: adds the gradients of a step to ``net`` and returns the loss; ``before``: steps of
-    the curve that were another network's.
+    ``learn`` adds the gradients of a step to ``net`` and returns the loss. ``before``: number of
+    the curve's steps that belong to another network.
     """
     mean = copy.deepcopy(net).to(device)
     net.to(memory_format=torch.channels_last_3d).to(device)  # type: ignore[call-overload]
@@ -130,7 +134,7 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         start = int(state["step"])
         report(f"resumed at step {start}")
-    began, losses = time.monotonic(), []
+    started, losses = time.monotonic(), []
     for step in range(start, settings.steps):
         rate = _rate(step, settings)
         for group in optimizer.param_groups:
@@ -144,7 +148,7 @@ def fit(
             for a, b in zip(mean.parameters(), net.parameters(), strict=True):
                 a.lerp_(b, 1 - keep)
         done = step + 1
-        out_of_time = time.monotonic() - began > seconds
+        out_of_time = time.monotonic() - started > seconds
         last = done == settings.steps
         if done % settings.checkpoint_every == 0 or last or out_of_time:
             _save(checkpoint, net, mean, optimizer, done)
@@ -160,17 +164,21 @@ def fit(
 
 
 def example_of(
-    heads: list[Head], settings: Settings, step: int, device: str, mishaps: bool = True
+    heads: list[Head], settings: Settings, step: int, device: str, removals: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The augmented head of a step: in a shuffled pass over all, drawn from the step alone."""
-    turn, place = divmod(step, len(heads))
-    order = np.random.default_rng([settings.seed, turn]).permutation(len(heads))
+    """The augmented head of a step; the order of the heads is shuffled anew in each epoch.
+
+    It depends on the step alone, so that a continued training gets the same heads.
+    """
+    epoch, place = divmod(step, len(heads))
+    order = np.random.default_rng([settings.seed, epoch]).permutation(len(heads))
     seed = settings.seed * 10**9 + step
     shape, mm = settings.shape, settings.mm
-    return example(heads[order[place]], shape, seed, device, mm, settings.as_it_is, mishaps)
+    return example(heads[order[place]], shape, seed, device, mm, settings.unchanged, removals)
 
 
 def _rate(step: int, s: Settings) -> float:
+    """Learning rate: linear warm-up, then half a cosine down to a hundredth."""
     if step < s.warmup:
         return s.learning_rate * (step + 1) / s.warmup
     done = (step - s.warmup) / max(1, s.steps - s.warmup)
@@ -199,7 +207,7 @@ def _save(
 
 
 def _append(curve: Path, row: dict[str, Any]) -> None:
-    """Add a row to the curve; rows past this step, of a run that was cut off, are dropped."""
+    """Add a row to the curve, without rows of later steps from a run that was interrupted."""
     rows: list[dict[str, Any]] = []
     if curve.exists():
         with curve.open(newline="") as f:

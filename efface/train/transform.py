@@ -1,4 +1,4 @@
-"""One head seen in many ways, and things that are no head: what the model is evaluated on.
+"""Transformations of one head, and images that are not a head, to evaluate the model on.
 
 Every case is an image as a file would hold it, with the labels that are true on its grid. Lengths
 are millimetres. A head comes with voxels of about 2 mm or finer, axes as they may be.
@@ -28,16 +28,16 @@ Affine = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Case:
-    """An image to be defaced, and what is true of it."""
+    """An image to deface, and its true labels."""
 
     group: str
     """The row of the evaluation's table."""
     name: str
     image: nib.Nifti1Image
     truth: Labels
-    """On the image's grid (X, Y, Z); empty for what is no head."""
+    """On the image's grid (X, Y, Z); empty if it is not a head."""
     head: bool = True
-    """Whether there is a face to remove; else it must not pass."""
+    """Whether it is a head; else it must not pass."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Head:
 
 
 def head(img: nib.Nifti1Image, labels: Labels) -> Head:
-    """A head from an image (3D) and labels on its grid."""
+    """Return a head from an image (3D) and labels on its grid."""
     ornt = nib.io_orientation(img.affine)
     v = img.get_fdata(dtype=np.float32)
     affine = img.affine @ inv_ornt_aff(ornt, img.shape)
@@ -63,7 +63,7 @@ def head(img: nib.Nifti1Image, labels: Labels) -> Head:
 
 
 def cases(h: Head, seed: int = 0) -> Iterator[Case]:
-    """All cases of a head, one after the other."""
+    """Yield all cases of a head."""
     rng = np.random.default_rng(seed)
     yield case("as it is", "", h)
     for group, name, other in [
@@ -80,7 +80,7 @@ def cases(h: Head, seed: int = 0) -> Iterator[Case]:
 
 
 def no_heads(h: Head, defaced: Floats, seed: int = 0) -> Iterator[Case]:
-    """What must never pass; ``defaced``: the voxels of ``h`` after distorting."""
+    """Yield cases that must never pass; ``defaced``: the voxels of ``h`` after distorting."""
     rng = np.random.default_rng(seed)
     shape = h.v.shape
     at = np.stack(np.meshgrid(*[np.arange(n) - n / 2 for n in shape], indexing="ij"), -1) * 2.0
@@ -106,7 +106,7 @@ def no_heads(h: Head, defaced: Floats, seed: int = 0) -> Iterator[Case]:
 
 
 def case(group: str, name: str, h: Head) -> Case:
-    """A head as a file would hold it."""
+    """Return a case with the image that a file of the head would hold."""
     return Case(group, name, _image(h.v, h.affine), h.labels)
 
 
@@ -128,7 +128,7 @@ def _orientations(h: Head) -> Iterator[tuple[str, str, Head]]:
 
 
 def _on(h: Head, affine: Affine, shape: tuple[int, ...]) -> Head:
-    """The head on another grid of the same world."""
+    """Resample the head to another grid of the same world."""
     m = np.linalg.inv(h.affine) @ affine
     args: dict[str, Any] = {"output_shape": tuple(int(n) for n in shape)}
     return Head(
@@ -146,7 +146,7 @@ def _oblique(h: Head) -> Iterator[tuple[str, str, Head]]:
 
 
 def on_turned_grid(h: Head, turn: Affine) -> Head:
-    """The head on its grid, turned (4, 4) about its middle: the head lies as it did."""
+    """Resample the head to its grid rotated (4, 4) about the middle; the head does not move."""
     centre = h.affine @ [*(np.array(h.v.shape) - 1) / 2, 1]
     affine = turn @ h.affine
     affine[:3, 3] += (centre - affine @ [*(np.array(h.v.shape) - 1) / 2, 1])[:3]
@@ -154,7 +154,7 @@ def on_turned_grid(h: Head, turn: Affine) -> Head:
 
 
 def positions(h: Head) -> Iterator[tuple[str, Head]]:
-    """The header says supine: the person lay otherwise, so that the affine lies."""
+    """Yield the head in other orientations than the header states: its affine is wrong."""
     for name, turns in (("prone", 2), ("left side", 1), ("right side", 3), ("feet first", 0)):
         axis = "z" if turns else "y"
         turn = np.eye(4)
@@ -163,7 +163,7 @@ def positions(h: Head) -> Iterator[tuple[str, Head]]:
 
 
 def within(h: Head, axis: int, start: int, stop: int) -> Head:
-    """A head cut by the field of view: slices ``start`` to ``stop`` along an axis."""
+    """Cut the head by the field of view: slices ``start`` to ``stop`` along an axis."""
     cut: list[slice] = [slice(None)] * 3
     cut[axis] = slice(start, stop)
     affine = h.affine.copy()
@@ -183,7 +183,7 @@ def _spacings(h: Head) -> Iterator[tuple[str, str, Head]]:
 
 
 def resampled(h: Head, size: Affine, mm: Affine) -> Head:
-    """With voxels of ``mm``: averaged where they are coarser, interpolated where finer."""
+    """Resample to voxels of ``mm``: averaged where coarser, interpolated where finer."""
     sigma = [
         max(0.0, float(np.sqrt(max((m / s) ** 2 - 1, 0)) / 3.5))
         for m, s in zip(mm, size, strict=True)
@@ -197,7 +197,7 @@ def resampled(h: Head, size: Affine, mm: Affine) -> Head:
 
 
 def _views(h: Head) -> Iterator[tuple[str, str, Head]]:
-    """Fields of view that cut the head; the axes are right, anterior, superior."""
+    """Yield fields of view that cut the head; the axes are right, anterior, superior."""
     where = {n: np.argwhere(h.labels == k) for n, k in LABELS.items()}
     n = h.v.shape
     middle = n[0] // 2
@@ -219,7 +219,7 @@ def _views(h: Head) -> Iterator[tuple[str, str, Head]]:
 
 
 def _shoulders(h: Head) -> Head:
-    """60 more slices below, in which a neck becomes as wide as the field of view."""
+    """Add 60 slices below, in which a neck becomes as wide as the field of view."""
     deep = 60
     v = np.pad(h.v, [(0, 0), (0, 0), (deep, 0)])
     labels = np.pad(h.labels, [(0, 0), (0, 0), (deep, 0)])
@@ -259,7 +259,7 @@ def _faults(h: Head, rng: np.random.Generator) -> Iterator[tuple[str, str, Head]
 
 
 def contrasts(h: Head, rng: np.random.Generator) -> Iterator[tuple[str, Head]]:
-    """Contrasts made from a T1w head by its labels and its intensities."""
+    """Yield contrasts made from a T1w head by its labels and intensities."""
     v = np.clip(h.v, 0, 1.2)
     inside = _inside(v)
     brain, eyes = h.labels == LABELS["brain"], h.labels == LABELS["eyes"]
@@ -289,7 +289,7 @@ def contrasts(h: Head, rng: np.random.Generator) -> Iterator[tuple[str, Head]]:
 
 
 def _inside(v: Floats) -> NDArray[np.bool_]:
-    """The head with all its cavities, by threshold."""
+    """Segment the head with all its cavities by threshold."""
     mask = ndimage.binary_closing(v > 0.1, iterations=4)
     parts, n = ndimage.label(mask)
     if n:
@@ -301,7 +301,7 @@ def _inside(v: Floats) -> NDArray[np.bool_]:
 
 
 def _stored(h: Head) -> Iterator[Case]:
-    """The same voxels in other types, scaled, negative, with NaN, and as a time series."""
+    """Yield the same voxels in other types, scaled, negative, with NaN, and as a time series."""
     group = "types and scaling"
 
     def of(name: str, img: nib.Nifti1Image) -> Case:

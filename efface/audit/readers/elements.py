@@ -16,7 +16,7 @@ from efface.audit.attributes import SCANNER_KEYWORDS
 from efface.audit.encodings import folded_bytes
 from efface.audit.matcher import Matcher
 from efface.audit.readers.hits import Hit, search_values
-from efface.inventory.vr import standard_vr
+from efface.dictionary import standard_vr
 
 Element = RawDataElement | DataElement
 

@@ -5,10 +5,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 from small_session import SURE, head
 
+from efface.distort.cut_landmarks import add_cut_landmarks
 from efface.distort.region import region
-from efface.distort.unseen import add_unseen
 from efface.qc import gate
-from efface.segment import pose
+from efface.segment import fit
 from efface.segment.labels import LABELS
 
 SLAB = {"mm": 2.0, "low": (-100, -120, -42)}
@@ -20,8 +20,13 @@ def without(labels, *organs):
 
 
 def added(labels, affine, features="face"):
-    mask = region(labels, affine, features)
-    return add_unseen(mask, labels, pose.head(labels, affine), features), mask
+    pose = fit.estimate(labels, affine)
+    mask = region(labels, affine, pose, features)
+    return add_cut_landmarks(mask, labels, affine, pose, features), mask
+
+
+def hulls(labels, affine):
+    return region(labels, affine, fit.estimate(labels, affine))
 
 
 @pytest.mark.parametrize("turn", [(0, 0, 0), (12, -5, 8)])
@@ -42,7 +47,7 @@ def test_ears_cut_by_a_slab_are_replaced_where_they_are(turn, size):
 def test_of_a_part_that_is_whole_in_view_nothing_is_guessed():
     labels, affine = head(mm=2.0)
     seen = without(labels, "ears")
-    before = region(seen, affine)
+    before = hulls(seen, affine)
     names, mask = added(seen, affine)
     assert names == ()
     assert (mask == before).all()
@@ -61,7 +66,7 @@ def test_nothing_is_added_where_all_was_found_or_too_little_is_known():
     for seen in (labels, brain, np.zeros_like(labels)):
         names, mask = added(seen, affine)
         assert "left ear" not in names
-        assert (mask == region(seen, affine)).all() or names == ("mouth",)
+        assert (mask == hulls(seen, affine)).all() or names == ("mouth",)
 
 
 def test_a_cut_ear_of_which_a_fragment_was_found_is_replaced_whole_and_needs_no_confidence():
@@ -72,10 +77,8 @@ def test_a_cut_ear_of_which_a_fragment_was_found_is_replaced_whole_and_needs_no_
     kept = np.count_nonzero(fragment == LABELS["ears"]) / len(world)
     assert 0.15 < kept < 0.5
     unsure = SURE | {"ears": 0.1}
-    alone = region(fragment, affine)
-    assert (
-        "low confidence in the ears" in gate.face(fragment, unsure, affine, mask=alone).reasons[0]
-    )
+    alone = hulls(fragment, affine)
+    assert "low confidence: ears" in gate.face(fragment, unsure, affine, mask=alone).reasons[0]
     names, mask = added(fragment, affine)
     assert {"left ear", "right ear"} <= set(names)
     assert mask[labels == LABELS["ears"]].mean() > 0.97

@@ -1,4 +1,4 @@
-"""From class probabilities to the parts of a head: the largest components of each label."""
+"""Class probabilities to labels: the largest connected components of each class."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from numpy.typing import NDArray
 from efface.segment.labels import LABELS
 from efface.segment.masks import box_of, indices
 
-PARTS = {"brain": 1, "eyes": 2, "nose": 1, "ears": 2, "mouth": 1}
+COUNTS = {"brain": 1, "eyes": 2, "nose": 1, "ears": 2, "mouth": 1}
 """How many of each a head has."""
 SMALLEST_MM3 = 60.0
 """A component below this volume is noise, not an organ."""
-
-
 BEHIND = 0.4
-"""Cosine of the angle at the eyes, from the brain to a nose or mouth, above which it is none: at
-the landmarks of :mod:`efface.segment.organs` it is -0.9 and -0.4."""
+"""Cosine of the angle at the eyes between the brain and a nose or mouth, above which the component
+is dropped. In the mean head it is -0.9 and -0.4."""
 
 
 def hardest(p: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The most probable class of each voxel: as argmax, and ten times faster."""
+    """Return the most probable class of each voxel, as argmax does, ten times faster."""
     best = p[0].copy()
     hard = np.zeros(best.shape, np.uint8)
     for k in range(1, len(p)):
@@ -32,8 +30,13 @@ def hardest(p: NDArray[np.float32]) -> NDArray[np.uint8]:
     return hard
 
 
-def components(hard: NDArray[np.integer], mm: float) -> NDArray[np.bool_]:
-    """Per class, the voxels that win and lie in one of the largest components."""
+def largest(hard: NDArray[np.integer], mm: float, *, drop_behind: bool = True) -> NDArray[np.bool_]:
+    """Return the voxels of each class (classes, X, Y, Z) that lie in its largest components.
+
+    ``hard``: class of each voxel (X, Y, Z); ``mm``: edge of a voxel. Of each class as many
+    components as a head has (:data:`COUNTS`). ``drop_behind``: without a nose or mouth that lies,
+    seen from the eyes, towards the brain (:data:`BEHIND`).
+    """
     from scipy import ndimage
 
     kept = np.zeros((len(LABELS) + 1, *hard.shape), bool)
@@ -44,19 +47,19 @@ def components(hard: NDArray[np.integer], mm: float) -> NDArray[np.bool_]:
         parts, n = ndimage.label(hard[box] == k)
         sizes: Sequence[int] = np.bincount(parts.ravel(), minlength=n + 1)[1:].tolist()
         likely = [i for i in range(n) if sizes[i] * mm**3 >= SMALLEST_MM3]
-        if name in ("nose", "mouth") and likely:
+        if drop_behind and name in ("nose", "mouth") and likely:
             centres = np.array(ndimage.center_of_mass(parts > 0, parts, np.array(likely) + 1))
             behind = _behind(centres + [s.start for s in box], kept)
             likely = [i for i, off in zip(likely, behind, strict=True) if not off]
-        for part in sorted(likely, key=lambda i: -sizes[i])[: PARTS[name]]:
+        for part in sorted(likely, key=lambda i: -sizes[i])[: COUNTS[name]]:
             kept[k][box] |= parts == part + 1
     return kept
 
 
 def _behind(points: NDArray[np.float64], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the points (n, 3) lie, as seen from the eyes, where the brain is.
+    """Return which of the points (n, 3) lie, seen from the eyes, towards the brain.
 
-    ``kept``: what of brain and eyes was found; as it may be cut and turned, nothing else is asked.
+    ``kept``: components of brain and eyes. No other label is used: the head may be cut and rotated.
     """
     brain, eyes = (_centre(kept[LABELS[name]]) for name in ("brain", "eyes"))
     if brain is None or eyes is None:
@@ -74,7 +77,7 @@ def _centre(mask: NDArray[np.bool_]) -> NDArray[np.float64] | None:
 
 
 def count(mask: NDArray[np.bool_]) -> int:
-    """How many components a mask has."""
+    """Return the number of components of a mask."""
     from scipy import ndimage
 
     box = box_of(mask)
