@@ -1,6 +1,7 @@
 # Two commands do all: `make demo` and `make test`. Both make the environment first.
 PYTHON ?= python3.11
 BIN := .venv/bin
+WORKERS ?= 2
 
 .PHONY: demo test lint clean
 
@@ -17,8 +18,10 @@ BIN := .venv/bin
 demo: .venv/run
 	$(BIN)/snakemake --cores 2 --quiet all -- demo
 
+# All tests. A module runs in one worker, for its fixtures; modules with slow tests come first.
+# A quick selection: .venv/bin/pytest -m "not slow"
 test: .venv/dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 lint: .venv/dev
 	$(BIN)/ruff check efface scripts tests benchmarks docs

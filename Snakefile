@@ -1,4 +1,4 @@
-"""efface: takes the name and the face out of head MRI, and proves it. Start at docs/architecture.md."""
+"""efface: removes identity and face from head MRI, and proves it. Start at docs/architecture.md."""
 
 from snakemake.utils import min_version
 
@@ -34,7 +34,7 @@ if SOURCE:
 
     rule participant:
         input:
-            asked,
+            of_participants,
 
 else:
 

@@ -24,7 +24,7 @@ from efface.audit.leaks import scan
 from efface.audit.matcher import Matcher
 from efface.phantom import Identity, phantom, write_dicom
 from efface.pseudonym import new_key
-from efface.scrub import scrub_folder
+from efface.scrub.folder import scrub_folder
 
 
 def seconds(function, clock=time.process_time, repeat=3):

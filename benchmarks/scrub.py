@@ -141,7 +141,7 @@ def one_by_one(scrub, files, out):
 def whole_folder(source, out):
     """The function behind the command `efface scrub`: also pseudonyms, duplicates, leak scan."""
     from efface.pseudonym import Key
-    from efface.scrub import scrub_folder
+    from efface.scrub.folder import scrub_folder
 
     start = time.process_time()
     written = scrub_folder(source, out, Key(b"k" * 32)).written

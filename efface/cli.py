@@ -1,7 +1,8 @@
 """The command line: ``efface run``, ``deface``, ``scrub``, ``verify`` and ``key``.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage (also paths that overwrite each other), 3 needs review
-(``deface``), nothing was released (``run``) or files were left out in doubt (``scrub``).
+Exit codes: 0 done; 1 failed; 2 wrong usage, also paths that overwrite each other; 3 needs review
+(``deface``), nothing was released (``run``), or nothing was written or files of contradictory
+identity were left out (``scrub``).
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ from typing import Any
 
 from efface import __version__, paths
 from efface.errors import EffaceError, UsageError
-from efface.paths import Given
+from efface.paths import Argument
 
 OK, FAILED, USAGE, REVIEW = 0, 1, 2, 3
 _RETAIN = (
-    "options of PS3.15 that keep more of the headers: uids, device, institution,"
-    " patient-characteristics, dates-full or dates-shifted, safe-private, descriptors,"
-    " structured-content, graphics (docs/headers.md)"
+    "options of DICOM PS3.15 that keep more of the headers (default: none): uids, device,"
+    " institution, patient-characteristics, dates-full or dates-shifted, safe-private,"
+    " descriptors, structured-content, graphics; see docs/headers.md"
 )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns its exit code. Faults become one sentence on standard error."""
+    """Run a command and return its exit code.
+
+    An error becomes one sentence on standard error. With the environment variable
+    ``EFFACE_DEBUG=1`` an internal error shows its traceback.
+    """
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
@@ -37,13 +42,13 @@ def main(argv: list[str] | None = None) -> int:
     except EffaceError as e:
         return _say(str(e))
     except KeyboardInterrupt:
-        _say("stopped; the same command goes on where it was")
+        _say("interrupted; run the same command again to continue")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except MemoryError:
-        return _say("not enough memory for this image")
+        return _say("not enough memory")
     except OSError as e:
         return _say(f"{e.filename or 'input or output'}: {e.strerror or e}")
     except Exception as e:
@@ -54,12 +59,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _say(sentence: str) -> int:
+    """Print a sentence on standard error; return the exit code of a failure."""
     print(f"efface: {sentence}", file=sys.stderr)
     return FAILED
 
 
 class _Names(argparse.Action):
-    """Names with spaces or commas between them, in one place or in several."""
+    """Names separated by spaces or commas. The option may be given several times."""
 
     def __call__(
         self,
@@ -76,12 +82,13 @@ _MANY: dict[str, Any] = {"nargs": "+", "default": [], "action": _Names}
 
 
 def _run(a: argparse.Namespace) -> int:
-    from efface.workflow import run
+    from efface.workflow.run import run
 
     level = a.level or ("participant" if a.participant_label else "group")
     if level == "group" and a.participant_label:
         raise EffaceError(
-            "--participant-label goes with the level participant; group takes in everybody"
+            "--participant-label needs the level participant, since the level group processes every"
+            " participant"
         )
     settings = {
         "features": a.features.split(","),
@@ -101,11 +108,11 @@ def _run(a: argparse.Namespace) -> int:
 
 def _deface(a: argparse.Namespace) -> int:
     writes = [
-        Given(role, path)
+        Argument(role, path)
         for role, path in (("OUT", a.out), ("--labels", a.labels), ("--mask", a.mask))
         if path
     ]
-    reads = [Given("IN", a.image), *([Given("--models", a.models)] if a.models else [])]
+    reads = [Argument("IN", a.image), *([Argument("--models", a.models)] if a.models else [])]
     paths.check(reads, writes)
     for write in writes:
         paths.check_file(write)
@@ -125,13 +132,13 @@ def _deface(a: argparse.Namespace) -> int:
     for reason in report.reasons:
         print(f"{report.status}: {reason}", file=sys.stderr)
     if not written:
-        print(f"efface: {a.image}: {_REFUSED[report.status]}", file=sys.stderr)
+        print(f"efface: {a.image}: {_NOT_WRITTEN[report.status]}", file=sys.stderr)
         return REVIEW if report.status == "review" else FAILED
     if a.labels:
         nifti.save(nifti.like(result.image, result.labels), a.labels)
     if a.mask:
         nifti.save(nifti.like(result.image, result.mask), a.mask)
-    # last, so that where the image is, all of it is
+    # last: an image at OUT means that the other files are there too
     nifti.save(result.image, a.out)
     if report.removed:
         print(f"header: removed {', '.join(report.removed)} (keep with --keep-header)")
@@ -139,17 +146,17 @@ def _deface(a: argparse.Namespace) -> int:
     return REVIEW if report.status == "review" else OK
 
 
-_REFUSED = {
-    "review": "needs review, nothing written (--allow-review writes it all the same)",
-    "fail": "not safe, nothing written",
+_NOT_WRITTEN = {
+    "review": "needs review, nothing was written (write it with --allow-review)",
+    "fail": "failed, nothing was written",
 }
 
 
 def _writable(path: Path) -> None:
-    """Find out before the work, not after it."""
+    """Raise :class:`EffaceError` if the file cannot be written, before the work starts."""
     folder = path.parent
     if not folder.is_dir():
-        raise EffaceError(f"{folder}: no such folder for {path.name}; make it first")
+        raise EffaceError(f"{folder}: no such folder; create it to write {path.name}")
     probe = folder / f".{path.name}.{os.getpid()}.probe"
     try:
         probe.touch()
@@ -160,18 +167,21 @@ def _writable(path: Path) -> None:
 
 def _scrub(a: argparse.Namespace) -> int:
     from efface.pseudonym import read_key
-    from efface.scrub import scrub_folder
+    from efface.scrub.folder import scrub_folder
 
-    paths.check([Given("DICOM_DIR", a.dicom), Given("--key", a.key)], [Given("OUT_DIR", a.out)])
+    reads = [Argument("DICOM_DIR", a.dicom), Argument("--key", a.key)]
+    paths.check(reads, [Argument("OUT_DIR", a.out)])
     if not a.dicom.is_dir():
         raise EffaceError(f"{a.dicom}: no such folder of DICOM files")
     if not a.key.exists():
-        raise EffaceError(f"{a.key}: no such key; make one with: efface key new {a.key}")
+        raise EffaceError(f"{a.key}: no such key; create one with: efface key new {a.key}")
     if a.identity:
         if any(a.identity.resolve().is_relative_to(p.resolve()) for p in (a.out, a.dicom)):
-            raise EffaceError(f"{a.identity}: holds names; write it outside source and results")
+            raise EffaceError(
+                f"{a.identity}: the table holds names; write it outside DICOM_DIR and OUT_DIR"
+            )
         if a.identity.exists():
-            raise EffaceError(f"{a.identity}: is there already; name a new file")
+            raise EffaceError(f"{a.identity}: exists already; name a new file")
         _writable(a.identity)
     report = scrub_folder(a.dicom, a.out, read_key(a.key), a.retain, _progress("files"))
     print(report.summary())
@@ -189,8 +199,8 @@ def _scrub(a: argparse.Namespace) -> int:
     if not report.in_doubt:
         return OK
     print(
-        "efface: files with contradictory identities were left out; correct the source"
-        f"{'' if a.identity else ' (--identity FILE writes a table of who contradicts whom)'}",
+        "efface: files of contradictory identity were left out; correct the source"
+        f"{'' if a.identity else ' (--identity FILE writes a table of the contradictions)'}",
         file=sys.stderr,
     )
     return REVIEW
@@ -199,11 +209,10 @@ def _scrub(a: argparse.Namespace) -> int:
 def _verify(a: argparse.Namespace) -> int:
     from efface.verify import verify
 
-    identifiers = []
+    identifiers: list[str] = []
     if a.identifiers:
         try:
-            lines = a.identifiers.read_text().splitlines()
-            identifiers = [line for line in lines if line.strip()]
+            identifiers = [n for n in a.identifiers.read_text().splitlines() if n.strip()]
         except (OSError, UnicodeDecodeError) as e:
             raise EffaceError(f"{a.identifiers}: cannot be read as text ({e})") from e
     if not a.release.is_dir():
@@ -219,7 +228,7 @@ def _key_new(a: argparse.Namespace) -> int:
     from efface.pseudonym import new_key
 
     key = new_key(a.file)
-    print(f"{a.file}: new key {key.fingerprint}; keep it safe, it links pseudonyms to people")
+    print(f"{a.file}: new key {key.fingerprint}; keep it safe, it links pseudonyms to participants")
     return OK
 
 
@@ -235,11 +244,11 @@ def _key_rotate(a: argparse.Namespace) -> int:
 
     new, old, kept = rotate_key(a.file)
     print(
-        f"{a.file}: new key {new.fingerprint}; the old one, {old.fingerprint}, is now {kept}\n"
-        "From now on every person, session, series and UID gets another pseudonym and every date"
-        " another shift. A release made before stays as it is; the next run makes all of it anew,"
-        " and nobody without both keys can tell that the two are of the same people.\n"
-        "efface key lookup still knows the old pseudonyms while the old key lies there."
+        f"{a.file}: new key {new.fingerprint}; the old key {old.fingerprint} is now in {kept}\n"
+        "From now on every participant, session, series and UID gets a new pseudonym, and dates"
+        " get a new shift. An existing copy of a release does not change. The next run makes the"
+        " whole release again, and only both keys together link the two releases.\n"
+        "efface key lookup finds old pseudonyms as long as the old key stays there."
     )
     return OK
 
@@ -249,14 +258,14 @@ def _key_lookup(a: argparse.Namespace) -> int:
 
     found = lookup(a.pseudonym, a.out, a.key)
     if not found:
-        raise EffaceError(f"{a.pseudonym}: nobody of that name in {a.out} under these keys")
+        raise EffaceError(f"{a.pseudonym}: pseudonym not found in {a.out} with the available keys")
     print("\n\n".join("\n".join(match.lines()) for match in found))
-    print(f"efface: noted in {a.out / 'restricted' / LOG}", file=sys.stderr)
+    print(f"efface: this lookup was recorded in {a.out / 'restricted' / LOG}", file=sys.stderr)
     return OK
 
 
 def _progress(what: str) -> Callable[[int, int], None]:
-    """A line that counts on a terminal; nothing where the output goes to a file."""
+    """Return a function that shows a counter on a terminal, and nothing in a file."""
 
     def show(done: int, total: int) -> None:
         if sys.stderr.isatty():
@@ -268,7 +277,9 @@ def _progress(what: str) -> Callable[[int, int], None]:
 
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="efface", description="Takes the name and the face out of head MRI, and proves it."
+        prog="efface",
+        description="Remove identity and face from head MRI, and prove it.",
+        epilog="EFFACE_DEBUG=1 in the environment shows the traceback of an internal error.",
     )
     p.add_argument("--version", action="version", version=f"efface {__version__}")
     commands = p.add_subparsers(required=True, metavar="COMMAND", title="commands")
@@ -280,108 +291,184 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    run = command("run", _run, "a folder of DICOM or a BIDS dataset, to a release and an audit")
+    run = command("run", _run, "make a release and an audit from a DICOM tree or a BIDS dataset")
     run.add_argument("source", type=Path, metavar="SOURCE", help="DICOM tree or BIDS dataset")
-    run.add_argument("out", type=Path, metavar="OUT", help="folder for release/ and audit/")
+    run.add_argument(
+        "out", type=Path, metavar="OUT", help="folder for restricted/, release/ and audit/"
+    )
     run.add_argument(
         "level",
         nargs="?",
         choices=("participant", "group"),
-        help="participant: up to the leak scan of each session; group: all of it, to release and"
-        " audit (default, unless people are named)",
+        help="participant: the stages of each session, without release and audit report; group:"
+        " the whole workflow (default: group, or participant with --participant-label)",
     )
     run.add_argument(
         "--participant-label",
         **_MANY,
         metavar="SUB",
-        help="only these people, by their label in"
-        " the source or by pseudonym, with or without sub-",
+        help="process only these participants, by label in the source or pseudonym, with or"
+        " without sub- (default: all)",
     )
-    run.add_argument("--cores", type=int, default=os.cpu_count() or 1, metavar="N")
-    run.add_argument("--profile", metavar="NAME", help="how to run: slurm, or a profile's folder")
-    run.add_argument("--key", type=Path, metavar="FILE", help="default: OUT/restricted/key")
+    run.add_argument(
+        "--cores",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="number of CPU cores to use (default: all)",
+    )
+    run.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="Snakemake profile: default, slurm, or the folder of another (default: default)",
+    )
+    run.add_argument(
+        "--key", type=Path, metavar="FILE", help="project key (default: OUT/restricted/key)"
+    )
     run.add_argument("--retain", **_MANY, metavar="OPTION", help=_RETAIN)
     run.add_argument(
         "--layout",
         default="raw",
         choices=("raw", "derivative"),
-        help="of the BIDS release: raw (default), or derivative, with desc-defaced in the names",
+        help="form of the BIDS release: raw, or derivative with desc-defaced in the names"
+        " (default: raw)",
     )
     run.add_argument(
         "--ocr",
         default="auto",
         choices=("auto", "always", "never"),
-        help="search pictures for text: auto (default), always (with tesseract too), never",
+        help="search images for text: always with tesseract, auto with tesseract only where letters"
+        " were found or the image is not an original, or never (default: auto)",
     )
-    run.add_argument("--accept", type=Path, metavar="FILE", help="scans accepted in review")
-    run.add_argument("--verbose", action="store_true", help="all that snakemake says")
-    _how(run)
+    run.add_argument(
+        "--accept",
+        type=Path,
+        metavar="FILE",
+        help="table of scans that a reviewer accepted or rejected; see docs/audit.md"
+        " (default: none)",
+    )
+    run.add_argument(
+        "--verbose",
+        action="store_true",
+        help="show the whole output of Snakemake (default: one line for each finished job)",
+    )
+    _add_face_options(run)
 
-    one = command("deface", _deface, "one NIfTI volume, 3D or 4D")
-    one.add_argument("image", type=Path, metavar="IN.nii.gz")
-    one.add_argument("out", type=Path, metavar="OUT.nii.gz")
-    one.add_argument("--labels", type=Path, metavar="L.nii.gz", help="write what was found")
-    one.add_argument("--mask", type=Path, metavar="M.nii.gz", help="write what was replaced")
-    one.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default 0)")
-    one.add_argument("--models", type=Path, metavar="DIR", help="another face model")
-    one.add_argument(
+    deface = command("deface", _deface, "distort the face in one NIfTI image, 3D or 4D")
+    deface.add_argument("image", type=Path, metavar="IN.nii.gz", help="image to deface")
+    deface.add_argument("out", type=Path, metavar="OUT.nii.gz", help="file for the defaced image")
+    deface.add_argument(
+        "--labels",
+        type=Path,
+        metavar="L.nii.gz",
+        help="write the labels of brain and face to this file (default: not written)",
+    )
+    deface.add_argument(
+        "--mask",
+        type=Path,
+        metavar="M.nii.gz",
+        help="write the mask of replaced voxels to this file (default: not written)",
+    )
+    deface.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the noise (default: 0)"
+    )
+    deface.add_argument(
+        "--models",
+        type=Path,
+        metavar="DIR",
+        help="folder of the face model (default: the one that ships with efface)",
+    )
+    deface.add_argument(
         "--keep-header",
         action="store_true",
-        help="keep the header's texts and extensions, which may name the person",
+        help="keep texts and extensions of the header, which may hold names (default: remove them)",
     )
-    one.add_argument(
-        "--allow-review", action="store_true", help="write also what a person must look at first"
+    deface.add_argument(
+        "--allow-review",
+        action="store_true",
+        help="write an image that needs review too (default: write only what passed)",
     )
-    _how(one)
+    _add_face_options(deface)
 
-    scrub = command("scrub", _scrub, "DICOM headers only; the face stays in")
-    scrub.add_argument("dicom", type=Path, metavar="DICOM_DIR")
-    scrub.add_argument("out", type=Path, metavar="OUT_DIR")
-    scrub.add_argument("--key", type=Path, required=True, metavar="FILE", help="project key")
+    scrub = command("scrub", _scrub, "de-identify DICOM headers; faces stay in the images")
+    scrub.add_argument(
+        "dicom", type=Path, metavar="DICOM_DIR", help="folder of DICOM files, with subfolders"
+    )
+    scrub.add_argument(
+        "out", type=Path, metavar="OUT_DIR", help="folder for the results, new or empty"
+    )
+    scrub.add_argument(
+        "--key",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="project key, from efface key new (required)",
+    )
     scrub.add_argument(
         "--identity",
         type=Path,
         metavar="FILE",
-        help="write the table of identities and their contradictions (holds names; mode 0600)",
+        help="write the table of identities and their contradictions, which holds names, to this"
+        " new file of mode 0600 (default: not written)",
     )
     scrub.add_argument("--retain", **_MANY, metavar="OPTION", help=_RETAIN)
 
     verify = command("verify", _verify, "check a release: manifest, structure, identifiers")
-    verify.add_argument("release", type=Path, metavar="RELEASE")
+    verify.add_argument(
+        "release", type=Path, metavar="RELEASE", help="folder release/ of a run, or a copy of it"
+    )
     verify.add_argument(
         *("--identifiers", "--needles"),
+        dest="identifiers",
         type=Path,
         metavar="FILE",
-        help="identifiers to search for, one a line",
+        help="search the release for these identifiers, one a line; --needles is the older name"
+        " (default: none)",
     )
 
-    key = commands.add_parser("key", help="the project key: new, show, rotate, lookup")
+    text = "create, show or replace a project key, or look up a pseudonym"
+    key = commands.add_parser("key", help=text, description=text)
     keys = key.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for name, function, text in (
-        ("new", _key_new, "make a key file (mode 0600); never over another"),
-        ("show", _key_show, "the key's fingerprint and the day it was made, never the key"),
-        ("rotate", _key_rotate, "a new key in its place; the old one is kept beside it"),
+        ("new", _key_new, "create a key file (mode 0600); never overwrites a file"),
+        ("show", _key_show, "show fingerprint and date of the key, never the key itself"),
+        ("rotate", _key_rotate, "replace the key by a new one; the old key stays beside it"),
     ):
         sub = keys.add_parser(name, help=text, description=text)
-        sub.add_argument("file", type=Path, metavar="FILE")
+        sub.add_argument("file", type=Path, metavar="FILE", help="the key file")
         sub.set_defaults(command=function)
-    text = "whom a pseudonym stands for; every question is logged in OUT/restricted"
+    text = "show who a pseudonym stands for; every lookup is recorded in OUT/restricted"
     sub = keys.add_parser("lookup", help=text, description=text)
     sub.add_argument(
-        "pseudonym", metavar="PSEUDONYM", help="sub-…, ses-…, series-…, a scan's name or a UID"
+        "pseudonym", metavar="PSEUDONYM", help="sub-…, ses-…, series-…, the name of a scan or a UID"
     )
-    sub.add_argument("out", type=Path, metavar="OUT", help="the folder of efface run")
-    sub.add_argument("--key", type=Path, metavar="FILE", help="default: OUT/restricted/key")
+    sub.add_argument("out", type=Path, metavar="OUT", help="folder of results of efface run")
+    sub.add_argument(
+        "--key", type=Path, metavar="FILE", help="project key (default: OUT/restricted/key)"
+    )
     sub.set_defaults(command=_key_lookup)
     return p
 
 
-def _how(p: argparse.ArgumentParser) -> None:
+def _add_face_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--features", default="face", metavar="LIST", help="face (default) or eyes,nose,ears,mouth"
+        "--features",
+        default="face",
+        metavar="LIST",
+        help="what to distort: face for all of it, or some of eyes,nose,ears,mouth (default: face)",
     )
-    p.add_argument("--method", default="noise", metavar="NAME", help="noise, remove or blur")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    p.add_argument(
+        "--method",
+        default="noise",
+        metavar="NAME",
+        help="what replaces the face: noise, remove or blur (default: noise)",
+    )
+    p.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where the network runs; auto: on a GPU if there is one (default: auto)",
+    )
 
 
 if __name__ == "__main__":

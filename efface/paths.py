@@ -1,8 +1,8 @@
 """The paths of one command, compared before anything is read or written.
 
-No file or folder that a command writes may be one that it reads, hold it or lie inside it, and no
-two that it writes may be one. Links are resolved, hard links and case-insensitive file systems are
-told by the file's inode, and both files of a ``.hdr``/``.img`` pair count.
+A file or folder that a command writes must not be one that it reads, contain it or lie inside it.
+The same holds between two outputs. Links are resolved. Hard links, and names on file systems that
+ignore case, are recognised by the inode. Both files of a ``.hdr``/``.img`` pair count.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ PAIR = (".hdr", ".img")
 
 
 @dataclass(frozen=True)
-class Given:
-    """A path as the user named it."""
+class Argument:
+    """A path among the arguments of a command, as the user typed it."""
 
     role: str
     """``IN``, ``OUT`` or the option, as the command's help calls it."""
     path: Path
 
 
-def check(reads: Sequence[Given], writes: Sequence[Given]) -> None:
-    """Compare all paths of a command; no file is opened.
+def check(reads: Sequence[Argument], writes: Sequence[Argument]) -> None:
+    """Compare all paths of a command, without opening a file.
 
-    A folder that is read, such as a source, is read whole; a folder that is written may be
-    replaced whole. Raises :class:`UsageError` with one sentence for the first conflict.
+    All of a folder counts as read or written, also where only a part of it is. Raises
+    :class:`UsageError` with one sentence for the first conflict.
     """
     for write in writes:
         for read in reads:
@@ -42,7 +42,7 @@ def check(reads: Sequence[Given], writes: Sequence[Given]) -> None:
                         f"{write.role} {write.path} and {read.role} {path} are the same: the"
                         f" original would be overwritten; choose another path for {write.role}"
                     )
-                _apart(write, Given(read.role, path))
+                _apart(write, Argument(read.role, path))
     for first, second in combinations(writes, 2):
         if _same(first.path, second.path):
             raise UsageError(
@@ -52,8 +52,8 @@ def check(reads: Sequence[Given], writes: Sequence[Given]) -> None:
         _apart(first, second)
 
 
-def check_file(write: Given) -> None:
-    """Raise :class:`UsageError` if something other than a plain file is in an output's place."""
+def check_file(write: Argument) -> None:
+    """Raise :class:`UsageError` if an output exists and is not a regular file."""
     path = write.path
     if path.is_dir():
         raise UsageError(f"{write.role} {path} is a folder; name a file")
@@ -62,17 +62,17 @@ def check_file(write: Given) -> None:
 
 
 def resolved(path: Path) -> Path:
-    """The absolute path with links resolved; raises :class:`UsageError` for a loop of links."""
+    """Absolute path with links resolved. Raises :class:`UsageError` for a loop of links."""
     try:
         return path.resolve()
     except (OSError, RuntimeError) as e:  # RuntimeError: a loop of links, before Python 3.13
-        raise UsageError(f"{path}: cannot be followed, it is part of a loop of links") from e
+        raise UsageError(f"{path}: this link is part of a loop of links; name another path") from e
 
 
 def pair(path: Path) -> list[Path]:
     """``path``, and the other files of its image if it is one of a ``.hdr``/``.img`` pair.
 
-    Extensions may be in capitals and either file gzipped (``.img.gz``).
+    Extensions may be in upper case, and either file may be compressed (``.img.gz``).
     """
     stem = _pair_stem(path.name)
     if stem is None or not path.parent.is_dir():
@@ -82,7 +82,7 @@ def pair(path: Path) -> list[Path]:
 
 
 def in_pair(path: Path) -> bool:
-    """Whether the name is one of a ``.hdr``/``.img`` pair."""
+    """Whether the name is that of a file in a ``.hdr``/``.img`` pair."""
     return _pair_stem(path.name) is not None
 
 
@@ -101,7 +101,7 @@ def _plain(name: str) -> str:
     return name[:-3] if name.lower().endswith(".gz") else name
 
 
-def _apart(one: Given, other: Given) -> None:
+def _apart(one: Argument, other: Argument) -> None:
     if _inside(one.path, other.path) or _inside(other.path, one.path):
         raise UsageError(
             f"{one.role} {one.path} and {other.role} {other.path} must not lie inside each other"
@@ -120,7 +120,7 @@ def _same(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         pass
-    # if only one of them exists, the file system tells the two names apart
+    # if only one of them exists, the two names are different for the file system
     return not (one.exists() or other.exists()) and _folded(one) == _folded(other)
 
 

@@ -76,18 +76,6 @@ ALL: dict[str, str] = {name: text for name, text in tuple(vars().items()) if nam
 OTHER = "OTHER"
 """Code of a text that is a reason of no known kind."""
 
-# Former names, until their call sites use the new ones.
-EMPTY = EMPTY_FILE
-LINK = LINK_NOT_FOLLOWED
-NOT_ALLOWED = OBJECT_TYPE_NOT_ALLOWED
-SPLIT = SERIES_SPLIT
-BURNED_IN = TEXT_BURNED_IN
-IDENTITY = IDENTITY_IN_DOUBT
-CT = MAYBE_CT
-NO_FACE = FACE_NOT_FOUND
-LEAK = IDENTIFIER_FOUND
-REVIEW = "review needed"
-
 _CODES = {text: code for code, text in ALL.items()}
 _ORDER: dict[str, int] = {"pass": 0, "review": 1, "fail": 2}
 

@@ -1,17 +1,17 @@
 rule convert:
     input:
         key=ancient(KEY),
-        # what changed in a session is in the fingerprint; the table changes with any of them
+        # ancient: the table changes with any session, the fingerprint with this session only
         sessions=ancient(f"{OUT}/restricted/inventory/sessions.tsv"),
     output:
-        folder=directory(f"{OUT}/restricted/convert/{{session}}"),
-        manifest=f"{OUT}/restricted/convert/{{session}}.json",
+        **stage_output("convert"),
     log:
         f"{OUT}/restricted/logs/convert/{{session}}.log",
     resources:
         mem_mb=3000,
     params:
-        version=VERSION,
+        code=code("convert"),
+        record=RECORD,
         fingerprint=fingerprint,
         names=config["names"],
     script:

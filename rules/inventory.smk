@@ -2,7 +2,7 @@ from efface import inventory
 
 
 def entry_fingerprint(wildcards):
-    """Names, sizes and times below a top-level entry of the source, as a hash."""
+    """Hash of names, sizes and times below a top-level entry of the source."""
     return inventory.entry_fingerprint(Path(SOURCE, ENTRIES[wildcards.entry]))
 
 
@@ -16,8 +16,8 @@ rule inventory_entry:
     resources:
         mem_mb=1000,
     params:
-        # hashes only: Snakemake writes parameters to its metadata
-        version=VERSION,
+        code=code("inventory_entry"),
+        # a hash, since Snakemake writes parameters to its metadata
         fingerprint=entry_fingerprint,
         ocr=config["ocr"],
     script:
@@ -38,6 +38,6 @@ checkpoint inventory:
     resources:
         mem_mb=2000,
     params:
-        version=VERSION,
+        code=code("inventory"),
     script:
         "../scripts/inventory.py"

@@ -1,15 +1,16 @@
-# Generated heads as a DICOM export: what `snakemake demo` runs on. No person was scanned.
+# Generated heads as a DICOM export, the source of `snakemake demo`. They are not of real people.
 
 
 rule phantom:
     output:
-        source=directory(str(ROOT / "demo/source")),
-        needles=str(ROOT / "demo/needles.txt"),
+        source=directory("demo/source"),
+        identifiers="demo/identifiers.txt",
     log:
-        str(ROOT / "demo/phantom.log"),
+        "demo/phantom.log",
     resources:
         mem_mb=1000,
     params:
+        code=code("phantom"),
         people=2,
         seed=11,
         mm=1.6,

@@ -1,56 +1,56 @@
-# The one door. What goes through is known only when all sessions are audited: a checkpoint.
+# What is released is known only when all sessions are audited: the gate is a checkpoint.
 from efface import release
 
 
-def verdicts(wildcards):
-    """The table of what reviewers said, if there is one."""
+def accepted(wildcards):
+    """The table of scans that a reviewer accepted or rejected, if there is one."""
     return [config["accept"]] if config["accept"] else []
 
 
 def decision(wildcards):
-    """What the gate decided for one session.
+    """The gate's decision for one session.
 
-    The gate writes it only if it changed: a scan that a reviewer accepts makes its session anew,
-    and no other. A parameter would not do: Snakemake knows it from before the gate ran again.
+    The gate writes the file only if the decision changed: a scan that a reviewer accepts releases
+    its session again, and no other. A parameter cannot do this, since Snakemake computes it before
+    the gate runs.
     """
     path = Path(f"{OUT}/restricted/gate/{wildcards.sub}_{wildcards.ses}.tsv")
     return [str(path)] if path.exists() else []
 
 
-def opened(form):
-    """Sessions of which something goes out in a form."""
+def released_sessions(form):
+    """Sessions of which the release holds something in the given form."""
     return release.table_of(checkpoints.gate.get().output[0], form)
 
 
-def doors(wildcards):
+def released_folders(wildcards):
     """The folder of every session in the release, in both forms."""
     return [
         f"{OUT}/release/{form}/{session.replace('_', '/')}"
         for form in release.FORMS
-        for session in opened(form)
+        for session in released_sessions(form)
     ]
 
 
-def left(wildcards):
+def stage_results(wildcards):
     """Folder and manifest of every session at every stage."""
-    stages = [f"{OUT}/restricted/{stage}" for stage in STAGES]
-    sessions = setting.sessions(checkpoints.inventory.get().output[0], [])
+    table = checkpoints.inventory.get().output[0]
     return [
-        f"{s}/{session}{end}"
-        for s in stages
-        for session in sessions
-        for end in ("", ".json")
+        path.format(session=session)
+        for stage in layout.STAGES
+        for path in layout.stage_output(OUT, stage).values()
+        for session in sessions.sessions(table, [])
     ]
 
 
 def released(wildcards):
-    """All that a run makes: the release, its manifest, the audit, the account of the sources.
+    """All that a run makes: the release, its manifest, the audit, the table of source files.
 
-    And what every stage left: a folder that somebody deleted is made again.
+    The results of the stages too: a folder that was deleted is made again.
     """
     return [
-        *doors(wildcards),
-        *left(wildcards),
+        *released_folders(wildcards),
+        *stage_results(wildcards),
         f"{OUT}/release/manifest.tsv",
         f"{OUT}/audit/index.html",
         f"{OUT}/restricted/files.tsv",
@@ -59,14 +59,14 @@ def released(wildcards):
 
 checkpoint gate:
     input:
-        manifests=audited,
-        accept=verdicts,
+        manifests=of_everybody,
+        accept=accepted,
     output:
         f"{OUT}/restricted/gate.tsv",
     log:
         f"{OUT}/restricted/logs/gate.log",
     params:
-        version=VERSION,
+        code=code("gate"),
     script:
         "../scripts/gate.py"
 
@@ -81,7 +81,7 @@ rule release_bids:
     log:
         f"{OUT}/restricted/logs/release_bids/{{sub}}_{{ses}}.log",
     params:
-        version=VERSION,
+        code=code("release"),
     script:
         "../scripts/release.py"
 
@@ -96,7 +96,7 @@ rule release_dicom:
     log:
         f"{OUT}/restricted/logs/release_dicom/{{sub}}_{{ses}}.log",
     params:
-        version=VERSION,
+        code=code("release"),
     script:
         "../scripts/release.py"
 
@@ -104,9 +104,9 @@ rule release_dicom:
 rule report:
     input:
         gate=f"{OUT}/restricted/gate.tsv",
-        manifests=audited,
-        doors=doors,
-        accept=verdicts,
+        manifests=of_everybody,
+        folders=released_folders,
+        accept=accepted,
         entries=expand(
             f"{OUT}/restricted/inventory/entries/{{entry}}.json", entry=ENTRIES
         ),
@@ -124,8 +124,9 @@ rule report:
     resources:
         mem_mb=3000,
     params:
-        version=VERSION,
-        model=setting.model_hash(config["models"]),
+        # recorded in the audit: the code and models of the whole run
+        code=code(*dependencies.PIPELINE),
+        models=models(*dependencies.PIPELINE),
         settings={name: config[name] for name in release.SETTINGS},
     script:
         "../scripts/report.py"

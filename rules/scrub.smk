@@ -1,17 +1,17 @@
 rule scrub:
     input:
         key=ancient(KEY),
-        # what changed in a session is in the fingerprint; the table changes with any of them
+        # ancient: the table changes with any session, the fingerprint with this session only
         sessions=ancient(f"{OUT}/restricted/inventory/sessions.tsv"),
     output:
-        folder=directory(f"{OUT}/restricted/scrub/{{session}}"),
-        manifest=f"{OUT}/restricted/scrub/{{session}}.json",
+        **stage_output("scrub"),
     log:
         f"{OUT}/restricted/logs/scrub/{{session}}.log",
     resources:
         mem_mb=1500,
     params:
-        version=VERSION,
+        code=code("scrub"),
+        record=RECORD,
         fingerprint=fingerprint,
         retain=sorted(config["retain"]),
     script:

@@ -1,17 +1,15 @@
 rule segment:
     input:
-        manifest=f"{OUT}/restricted/convert/{{session}}.json",
-        folder=f"{OUT}/restricted/convert/{{session}}",
+        **stage_input("convert"),
     output:
-        folder=directory(f"{OUT}/restricted/segment/{{session}}"),
-        manifest=f"{OUT}/restricted/segment/{{session}}.json",
+        **stage_output("segment"),
     log:
         f"{OUT}/restricted/logs/segment/{{session}}.log",
     threads: 2
     resources:
         mem_mb=3000,
     params:
-        version=VERSION,
-        model=setting.model_hash(config["models"]),
+        code=code("segment"),
+        models=models("segment"),
     script:
         "../scripts/segment.py"

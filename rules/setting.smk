@@ -1,20 +1,22 @@
-# What the rules share: the settings, checked; where things lie; what is in the source.
+# What the rules share: checked settings, paths, hashes of code and models, sessions of the source.
 import sys
 from pathlib import Path
 
-ROOT = Path(workflow.basedir)
-sys.path.insert(0, str(ROOT))
+# a checkout need not be installed
+if Path(workflow.basedir, "efface").is_dir():
+    sys.path.insert(0, workflow.basedir)
 
 from snakemake.exceptions import WorkflowError
 
-from efface import setting
+from efface import resources
 from efface.errors import EffaceError
+from efface.workflow import dependencies, layout, restricted, sessions, settings
 
 try:
-    setting.check(config)
-    # jobs on other nodes read the Snakefile again, without taking the lock of the main process
+    settings.check(config)
+    # jobs on other nodes read the Snakefile again, but do not take the lock of the main process
     RUN = (
-        setting.prepare(config, lock=workflow.is_main_process)
+        restricted.prepare(config, lock=workflow.is_main_process)
         if config["source"]
         else None
     )
@@ -26,30 +28,63 @@ OUT = RUN and RUN.out
 RESTRICTED = RUN and f"{RUN.out}/restricted"
 KEY = RUN and RUN.key
 ENTRIES = RUN and RUN.entries
-VERSION = setting.source_hash()
-STAGES = ("scrub", "convert", "segment", "distort", "qc", "audit")
+# a parameter, not an input: the inventory is a checkpoint, and an input would start it again
+RECORD = layout.session_record(OUT)
+
+# Parameters of the rules, since Snakemake runs a job again when a parameter changes: the hash of the
+# code that the script runs, and of the model files that it reads.
+code = dependencies.code_hash
+
+
+def models(*scripts):
+    """Hash of the model files that the scripts read."""
+    return dependencies.model_hash(config["models"], *scripts)
+
+
+def stage_output(stage):
+    """Folder and manifest that a stage writes for a session."""
+    output = layout.stage_output(OUT, stage)
+    return output | {"folder": directory(output["folder"])}
+
+
+def stage_input(*stages):
+    """Folders and manifests that earlier stages wrote for a session."""
+    return layout.stage_input(OUT, *stages)
 
 
 def fingerprint(wildcards):
-    """What a session's inventory says, as a hash: a change re-runs that session alone."""
-    return setting.fingerprint(checkpoints.inventory.get().output[0], wildcards.session)
+    """Hash of a session's record in the inventory: a change re-runs that session only."""
+    table = checkpoints.inventory.get().output[0]
+    return sessions.fingerprint(table, wildcards.session)
 
 
-def manifests(people):
-    """The audit's manifests, the last before the door: of all people, or of those named."""
-    sessions = setting.sessions(checkpoints.inventory.get().output[0], people)
-    return [f"{OUT}/restricted/audit/{session}.json" for session in sessions]
+def audit_manifests(participants):
+    """Manifests of the audit for the given participants, or for all if the list is empty."""
+    table = checkpoints.inventory.get().output[0]
+    return [
+        f"{OUT}/restricted/audit/{session}.json"
+        for session in sessions.sessions(table, participants)
+    ]
 
 
-def audited(wildcards):
-    """Every session of the source."""
-    return manifests([])
+def of_everybody(wildcards):
+    """Manifests of the audit for every session of the source."""
+    return audit_manifests([])
 
 
-def asked(wildcards):
-    """The sessions of the people asked for. The door never looks at this: naming one person must
-    not take the others out of a release."""
-    return manifests(config["participants"])
+def of_participants(wildcards):
+    """Manifests of the audit for the participants of the settings.
+
+    The release does not use this: naming one participant must not remove the others from it.
+    """
+    return audit_manifests(config["participants"])
+
+
+def unlabelled_heads(wildcards):
+    """Names of the heads without a label map, for the target label."""
+    from efface.train.data import unlabelled
+
+    return unlabelled(Path(config["heads"] or "heads"))
 
 
 wildcard_constraints:

@@ -5,7 +5,7 @@
 # snakemake --cores 2 label --config heads=DIR      draft label maps of heads without one
 # snakemake --cores 2 evaluate --config heads=DIR   evaluate the model in use on DIR/val
 
-TRAINED = str(ROOT / "trained")
+TRAINED = "trained"
 
 
 rule train:
@@ -18,8 +18,8 @@ rule train:
         f"{TRAINED}/train.log",
     threads: 2
     params:
-        settings=ROOT / "models/training.yaml",
-        # kept when the rule is stopped: training continues from it
+        settings=resources.models() / "training.yaml",
+        # kept when the rule is stopped: training goes on from it
         checkpoint=f"{TRAINED}/checkpoint/state.pt",
         curve=f"{TRAINED}/checkpoint/curve.csv",
         cache=f"{TRAINED}/cache",
@@ -34,7 +34,7 @@ rule ablation:
         f"{TRAINED}/ablation.log",
     threads: 2
     params:
-        settings=ROOT / "models/training.yaml",
+        settings=resources.models() / "training.yaml",
         # half the resolution and half the widths: minutes on a CPU
         small={
             "mm": 4.0,
@@ -62,10 +62,10 @@ rule label:
         f"{TRAINED}/label.log",
     threads: 2
     params:
-        model=setting.model_hash(config["models"]),
+        models=models("label"),
         pictures=f"{TRAINED}/labels",
-        # rerun for new heads; existing label maps are kept
-        heads=lambda wildcards: setting.unlabelled(config["heads"]),
+        # a head that came since is a reason to draft again; maps that are there stay as they are
+        heads=unlabelled_heads,
     script:
         "../scripts/label.py"
 
@@ -77,7 +77,7 @@ rule heuristics:
         f"{TRAINED}/heuristics.log",
     threads: 2
     params:
-        model=setting.model_hash(config["models"]),
+        models=models("heuristics"),
         transformed=1,  # heads of which one variant of each transformation is taken
         combined=1,  # cases of several things amiss at once, of each head
     script:
@@ -99,7 +99,7 @@ rule evaluate:
         f"{TRAINED}/evaluate.log",
     threads: 2
     params:
-        model=setting.model_hash(config["models"]),
+        models=models("evaluate"),
         cache=f"{TRAINED}/cache",
         transformed=4,  # heads evaluated under every transformation; all are evaluated unchanged
         combined=5,  # random combinations of transformations for each head

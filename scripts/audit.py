@@ -1,37 +1,20 @@
-"""Put together what may be released of a session, and search it for identifiers."""
-
-import json
-from pathlib import Path
+"""Collect what may be released of a session, and search it for the identifiers of its sources."""
 
 from efface import audit, stage
-from efface.manifest import read_manifest
-from efface.pseudonym import read_key
 
 params = snakemake.params
-given = {
-    name: (
-        Path(snakemake.input[f"{name}_folder"]),
-        read_manifest(Path(snakemake.input[name])),
-    )
-    for name in ("convert", "distort", "qc")
-}
+job = stage.job(snakemake)
 
 
 def work(folder):
-    session = json.loads(Path(params.session).read_text())
-    key = read_key(Path(snakemake.input.key))
     return audit.run(
-        session, **given, folder=folder, retain=params.retain, key=key, layout=params.layout
+        job.record(),
+        **job.earlier,
+        folder=folder,
+        retain=params.retain,
+        key=job.key(),
+        layout=params.layout,
     )
 
 
-judged = given["qc"][1]
-stage.run(
-    "audit",
-    judged.session,
-    judged.scans,
-    Path(snakemake.output.folder),
-    Path(snakemake.output.manifest),
-    work,
-    Path(snakemake.log[0]),
-)
+stage.run(job, job.scans("qc"), work)

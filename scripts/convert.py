@@ -1,31 +1,22 @@
-"""NIfTI images with sidecars of a session, from its raw series."""
+"""Convert the raw series of a session to NIfTI images with sidecars."""
 
-import json
 import logging
-from pathlib import Path
 
 from efface import convert, stage
 from efface.manifest import Scan
-from efface.pseudonym import read_key
 
-log = Path(snakemake.log[0])
-logging.basicConfig(filename=log, filemode="w", level=logging.INFO)
+job = stage.job(snakemake)
+logging.basicConfig(filename=job.log, filemode="w", level=logging.INFO)
+record, key = job.record(), job.key()
 
-name = f"{snakemake.wildcards.session}.json"
-session = json.loads((Path(snakemake.input.sessions).parent / "sessions" / name).read_text())
-key = read_key(Path(snakemake.input.key))
 
-given = tuple(
+def work(folder):
+    return convert.run(record, folder, key, snakemake.params.names)
+
+
+inputs = tuple(
     Scan(s["series"], s["series"], s["modality"], s["status"], tuple(s["reasons"]))
-    for s in session["series"]
+    for s in record["series"]
     if s["kind"] == "image" and s["status"] != "fail"
 )
-stage.run(
-    "convert",
-    session["session"],
-    given,
-    Path(snakemake.output.folder),
-    Path(snakemake.output.manifest),
-    lambda folder: convert.run(session, folder, key, snakemake.params.names),
-    log,
-)
+stage.run(job, inputs, work)

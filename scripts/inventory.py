@@ -1,4 +1,4 @@
-"""The sessions of the source, one file each, and their table."""
+"""Write the record of each session of the source, and the table of sessions."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from efface import inventory
 from efface.manifest import write_atomic, write_json
 from efface.pseudonym import read_key
 
-sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115 - open to the end
+sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115 - until the end
 
 
 def read(path):
@@ -23,7 +23,7 @@ rows, people = [], set()
 
 
 def entries():
-    """One by one, so that a large source is never in memory as a whole."""
+    """Read one entry at a time, so that a large source does not fill the memory."""
     for path in snakemake.input.entries:
         entry = read(path)
         people.update(inventory.statements(entry))
@@ -31,7 +31,7 @@ def entries():
 
 
 groups = inventory.groups(entries())
-# of the whole source: a person's studies may lie in several entries
+# over the whole source, since the studies of a person may lie in several entries
 verdict = inventory.cross_check(people)
 for names in groups:
     for session in inventory.merge([read(name) for name in names], key, verdict):

@@ -1,4 +1,4 @@
-"""A demo export of generated heads, and the identifiers planted in it."""
+"""Write a DICOM export of generated heads, and the list of identifiers planted in it."""
 
 import logging
 from pathlib import Path
@@ -12,7 +12,7 @@ identifiers = demo_source(
     Path(snakemake.output.source),
     params.people,
     params.seed,
-    identifiers=Path(snakemake.output.needles),
+    identifiers=Path(snakemake.output.identifiers),
     mm=params.mm,
 )
 logging.info("%d identifiers planted", len(identifiers))

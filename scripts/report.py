@@ -1,4 +1,4 @@
-"""The files of the cohort: release manifest, description, audit, and the list of source files."""
+"""Write the files of the cohort: manifest, description, audit, and the table of source files."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ entries = [json.loads(Path(p).read_text()) for p in given.entries]
 about = About(
     key=read_key(Path(given.key)).fingerprint,
     settings=params.settings,
-    code=params.version,
-    model=params.model,
+    code=params.code,
+    model=params.models,
 )
 finish(
     Path(given.gate).parents[1],

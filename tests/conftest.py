@@ -1,38 +1,105 @@
 """What tests share: real data where it is, a demo export of phantoms, a way to run commands."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from filelock import FileLock
+from hypothesis import HealthCheck, settings
+from real_data import lacking
 
 # a busy machine is no failure
-settings.register_profile("efface", deadline=None, max_examples=50)
+settings.register_profile(
+    "efface", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("efface")
 
 ROOT = Path(__file__).resolve().parents[1]
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+
+if WORKER:
+    # Every worker and its child processes have processors of their own: threads of the network and
+    # of matrix products, as many as there are processors, would hinder each other.
+    _all = sorted(os.sched_getaffinity(0))
+    _own = _all[int(WORKER.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
+    os.sched_setaffinity(0, _own or _all)
 
 
 @pytest.fixture(scope="session")
 def data():
-    """The folder of real heads and DICOM; tests that need it skip without it."""
+    """The folder of real heads and DICOM: tests that need it are skipped if none is named.
+
+    They fail if the folder that is named lacks some of the files.
+    """
     folder = os.environ.get("EFFACE_DATA")
-    if not folder:
+    if folder is None:
         pytest.skip("EFFACE_DATA names no folder of real data")
+    if missing := lacking(Path(folder)):
+        pytest.fail("EFFACE_DATA is incomplete:\n" + "\n".join(missing), pytrace=False)
     return Path(folder)
 
 
+def pytest_collection_modifyitems(items):
+    """Mark the tests that use real data, and start with the modules that have slow tests.
+
+    Each module runs in one worker. A slow one that started last would leave the others idle.
+    """
+    for item in items:
+        if "data" in item.fixturenames:
+            item.add_marker("data")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory):
+def shared(tmp_path_factory):
+    """Make a folder once for all workers: ``shared(name, make)`` calls ``make(folder)`` once."""
+    base = tmp_path_factory.getbasetemp()
+    base = (base.parent if WORKER else base) / "shared"
+    base.mkdir(exist_ok=True)
+
+    def folder(name, make):
+        made, unfinished = base / name, base / f"{name}.unfinished"
+        with FileLock(base / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                make(unfinished)
+                unfinished.rename(made)
+        return made
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(shared):
     """A DICOM export of phantoms (folder) and the identifiers planted in it."""
     from efface.phantom import demo_source
 
-    folder = tmp_path_factory.mktemp("demo")
-    demo_source(folder / "source")
+    folder = shared("demo", lambda made: demo_source(made / "source"))
     lines = (folder / "identifiers.txt").read_text().splitlines()
     return folder / "source", [line for line in lines if line]
+
+
+@pytest.fixture(scope="session")
+def bids_errors():
+    """Errors that the BIDS validator (requirements-dev.txt) reports of a dataset."""
+
+    def errors(folder):
+        done = subprocess.run(
+            [Path(sys.executable).with_name("bids-validator-deno"), folder, "--format", "json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"NO_COLOR": "1"},
+        )
+        issues = json.loads(done.stdout)["issues"]["issues"]
+        return [issue for issue in issues if issue.get("severity") == "error"]
+
+    return errors
 
 
 @pytest.fixture(scope="session")

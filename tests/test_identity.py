@@ -24,8 +24,9 @@ from efface.inventory.identity import (
 )
 from efface.inventory.walk import walk
 from efface.pseudonym import Key, subject_label
-from efface.scrub import people, scrub_folder
+from efface.scrub import people
 from efface.scrub.codec import load, read_file
+from efface.scrub.folder import scrub_folder
 
 KEY = Key(b"k" * 32)
 ID = "HX-77431"

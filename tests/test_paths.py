@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from small_dicom import write
 
-from efface import paths, setting
+from efface import paths
 from efface.cli import main
 from efface.errors import UsageError
-from efface.paths import Given
+from efface.paths import Argument
 from efface.pseudonym import new_key
+from efface.workflow import settings
 
 
 def same(path, tmp_path):
@@ -113,17 +114,17 @@ def test_both_files_of_a_pair_are_the_original(tmp_path, capsys, given, target):
 def test_names_that_differ_in_case_alone(tmp_path):
     one, other = tmp_path / "Mask.nii.gz", tmp_path / "mask.nii.gz"
     with pytest.raises(UsageError, match="the same"):
-        paths.check([], [Given("--mask", one), Given("--labels", other)])
+        paths.check([], [Argument("--mask", one), Argument("--labels", other)])
     one.touch()
     if not other.exists():  # this file system tells them apart
-        paths.check([Given("IN", one)], [Given("OUT", other)])
+        paths.check([Argument("IN", one)], [Argument("OUT", other)])
 
 
 def test_different_files_are_left_alone(tmp_path):
     (tmp_path / "a.hdr").touch()
     (tmp_path / "a.img").touch()
-    writes = [Given(n, tmp_path / n) for n in ("a.nii.gz", "ab.nii.gz", "b.nii")]
-    paths.check([Given("IN", tmp_path / "a.hdr")], writes)
+    writes = [Argument(n, tmp_path / n) for n in ("a.nii.gz", "ab.nii.gz", "b.nii")]
+    paths.check([Argument("IN", tmp_path / "a.hdr")], writes)
 
 
 def test_an_output_that_is_no_file(tmp_path, capsys):
@@ -212,7 +213,7 @@ def test_key_and_accepted_scans_may_lie_beside_the_results(tmp_path, source):
     out = tmp_path / "out"
     for key, accept in (("restricted/key", "accept.tsv"), ("key", "restricted/accept.tsv")):
         config = {"source": source, "out": out, "key": out / key, "accept": out / accept}
-        setting.compare_paths(config)
+        settings.compare_paths(config)
 
 
 def test_a_key_is_not_within_what_scrub_writes(tmp_path, capsys, source):

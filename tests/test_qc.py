@@ -477,6 +477,7 @@ def test_run_measures_and_draws(tmp_path):
     assert all((folder / f).is_file() for f in image.files.values())
 
 
+@pytest.mark.slow
 def test_what_was_found_in_the_negative_is_looked_for_and_drawn_in_it(tmp_path):
     img, _ = phantom(3, spacing=(2, 2, 2))
     v = np.asanyarray(img.dataobj)
@@ -534,6 +535,7 @@ def test_a_scan_that_breaks_fails_alone(tmp_path):
     assert all(r.startswith(status.STAGE_FAILED) for s in scans for r in s.reasons)
 
 
+@pytest.mark.slow
 def test_what_was_missed_is_found_again_in_real_heads(data):
     segmenter = Segmenter.load(None, "cpu", 2)
     for path in sorted((data / "heads" / "val").glob("*_T1w.nii.gz"))[:3]:

@@ -21,7 +21,8 @@ from efface.distort import readback
 from efface.distort.readback import Image, first_difference
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
-from efface.scrub import csa, scrub_folder
+from efface.scrub import csa
+from efface.scrub.folder import scrub_folder
 from efface.status import DICOM_DIFFERS
 
 KEY = Key(b"k" * 32)

@@ -1,12 +1,8 @@
 """Release: which scans are released, with which files, and that the bytes are reproducible."""
 
 import json
-import os
 import stat as modes
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from small_session import SERIES, SESSION, STEM, session
@@ -325,7 +321,7 @@ def test_tables_without_an_option_have_only_names(out):
     assert list(told) == ["participant_id"]
 
 
-def test_tables_with_age_sex_and_times(out):
+def test_tables_with_age_sex_and_times(out, bids_errors):
     manifest = audits(out)
     one = next(s for s in manifest.scans if s.scan == STEM)
     more = {"person": {"age": "89", "sex": "F"}, "acq_time": "1816-03-07T10:11:12"}
@@ -418,28 +414,12 @@ def test_the_gate_table(tmp_path):
     assert release.gate_row(changed, {}).fingerprint != row.fingerprint
 
 
-def bids_errors(folder):
-    validator = Path(sys.executable).parent / "bids-validator-deno"
-    if not validator.exists():
-        pytest.skip("bids-validator-deno is not installed")
-    done = subprocess.run(
-        [validator, folder, "--format", "json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=os.environ | {"NO_COLOR": "1"},
-    )
-    issues = json.loads(done.stdout)["issues"]["issues"]
-    return [i for i in issues if i["severity"] == "error"]
-
-
-def test_bids_is_valid(out):
+def test_bids_is_valid(out, bids_errors):
     through(out)
     assert bids_errors(out / "release" / "bids") == []
 
 
-def test_an_empty_release_is_valid_and_verifies(tmp_path):
+def test_an_empty_release_is_valid_and_verifies(tmp_path, bids_errors):
     finish(tmp_path, [], {}, ABOUT, [], tmp_path)
     assert verify(tmp_path / "release").problems == ()
     assert bids_errors(tmp_path / "release" / "bids") == []

@@ -27,10 +27,10 @@ from efface.scrub import (
     scrub_bytes,
     scrub_dataset,
     scrub_file,
-    scrub_folder,
     state_face_removed,
 )
 from efface.scrub.codec import Element, encode, read_file, syntax, write_file
+from efface.scrub.folder import scrub_folder
 from efface.scrub.table import Policy, rows
 
 KEY = Key(b"k" * 32)

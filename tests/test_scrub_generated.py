@@ -124,7 +124,7 @@ def holds(data, person):
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
             "Rows", "Columns", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle",
             "ImageType", "ScanningSequence", "SequenceVariant", "MRAcquisitionType")  # fmt: skip
-quick = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 @quick
@@ -141,15 +141,6 @@ def test_nobody_is_left_in_any_character_set(file):
     assert ds.pixel_array.tobytes() == was.pixel_array.tobytes()
     for name in GEOMETRY:
         assert ds[name].value == was[name].value, name
-
-
-@quick
-@given(files())
-@pytest.mark.filterwarnings("ignore")
-def test_scrubbed_once_is_scrubbed(file):
-    data, _, _ = file
-    once = scrub_bytes(data, *WHO, ("uids",))
-    assert scrub_bytes(once, *WHO, ("uids",)) == once
 
 
 @quick

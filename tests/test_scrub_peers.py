@@ -1,16 +1,18 @@
 """What efface keeps and a peer removes: each must stand in a table with the reason.
 
-The peer is dicom-anonymizer (not a dependency; the tests skip without it). Both tools get the same
-data set, which holds every attribute that DICOM has and in each a value that could stay.
+The peer is dicom-anonymizer (requirements-dev.txt). Both tools get the same data set, which holds
+every attribute that DICOM has and in each a value that could stay.
 """
 
 import csv
 import io
 import re
+from functools import cache
 from pathlib import Path
 
 import pydicom
 import pytest
+from dicomanonymizer import simpledicomanonymizer as peer
 from pydicom.datadict import DicomDictionary
 from pydicom.errors import InvalidDicomError
 from small_dicom import MR, mr
@@ -19,8 +21,6 @@ from efface.pseudonym import Key
 from efface.scrub import WithheldError, scrub_bytes
 from efface.scrub.codec import Element, read_file, syntax, write_file
 from efface.scrub.table import _profile, _terms
-
-peer = pytest.importorskip("dicomanonymizer.simpledicomanonymizer")
 
 TABLE = Path(__file__).with_name("kept_beyond_peer.tsv")
 WHO = (Key(b"k" * 32), "sub-aaaaaaaaaa", "ses-bbbbbbbbbb")
@@ -97,6 +97,7 @@ def values(ds, path=""):
             yield where, str(e.value)
 
 
+@cache
 def by_peer(data):
     ds = pydicom.dcmread(io.BytesIO(data))
     peer.anonymize_dataset(ds, base_rules_gen=peer.initialize_actions_2024b)
@@ -120,6 +121,7 @@ def unlisted(kept):
     return {path for path in kept if not listed & set(path.split(">"))}
 
 
+@cache
 def generated():
     elements = every_attribute()
     # also within a sequence that a MR image keeps: (0018,9226) in (5200,9230) is one

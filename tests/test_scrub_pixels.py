@@ -26,7 +26,7 @@ JPEG, LOSSLESS, LS, LS_NEAR, J2K, J2K_LOSSY = (
 TEXT = b"Mrs Ostrander"
 SHAPE = (12, 16)
 RAMP = np.arange(64 * 64).reshape(64, 64) * 7919
-quick = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 def as_bytes(ds, **how):

@@ -125,7 +125,7 @@ def uids(found):
             yield e.value.strip(b"\0")
 
 
-quick = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
+quick = settings(suppress_health_check=list(HealthCheck), max_examples=150)
 
 
 @quick

@@ -81,7 +81,7 @@ def test_a_former_method_is_kept_before_ours(former):
     ]
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(["by {}", "{}", "CTP Default, {}", "{} 1.2", "Profile of {}", "PS3.15 {}"]),
     st.sampled_from(

@@ -10,8 +10,9 @@ from test_scrub import KEY, as_file, image
 
 from efface import status
 from efface.inventory.walk import SourceFile
-from efface.scrub import files, people, scrub_folder, search
+from efface.scrub import folder, people, search
 from efface.scrub.codec import DamagedError
+from efface.scrub.folder import scrub_folder
 from efface.scrub.people import FileIdentity
 
 PERSON = {"PatientName": "García^José", "PatientID": "HX-77431", "PatientBirthDate": "19630417"}
@@ -21,7 +22,7 @@ SR = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11", "Modality": "SR"}
 @pytest.fixture
 def slip(monkeypatch):
     """A scrub that writes a text of ours into every file."""
-    real = files.scrub_elements
+    real = folder.scrub_elements
 
     def planting(text):
         def scrub_elements(*given_):
@@ -31,7 +32,7 @@ def slip(monkeypatch):
             ds.save_as(out)
             return out.getvalue()
 
-        monkeypatch.setattr(files, "scrub_elements", scrub_elements)
+        monkeypatch.setattr(folder, "scrub_elements", scrub_elements)
 
     return planting
 
@@ -108,7 +109,7 @@ def test_values_kept_by_an_option_are_not_findings(tmp_path, slip):
 def test_files_without_a_finding_are_written_and_numbered(tmp_path, monkeypatch):
     for name in ("a", "b", "c"):
         put(tmp_path / "in", name, InstanceNumber={"a": 1, "b": 2, "c": 3}[name])
-    real = files.scrub_elements
+    real = folder.scrub_elements
 
     def of_the_second(*given_):
         ds = pydicom.dcmread(io.BytesIO(real(*given_)))
@@ -117,7 +118,7 @@ def test_files_without_a_finding_are_written_and_numbered(tmp_path, monkeypatch)
         ds.save_as(out)
         return out.getvalue()
 
-    monkeypatch.setattr(files, "scrub_elements", of_the_second)
+    monkeypatch.setattr(folder, "scrub_elements", of_the_second)
     report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
     assert [name for name, _ in report.withheld] == ["b"]
     names = sorted(p.name for p in (tmp_path / "out").rglob("*.dcm"))

@@ -14,7 +14,8 @@ from pydicom.sequence import Sequence
 from small_dicom import mr
 
 from efface.pseudonym import Key
-from efface.scrub import scrub_bytes, scrub_folder
+from efface.scrub import scrub_bytes
+from efface.scrub.folder import scrub_folder
 from efface.scrub.table import rows
 from efface.scrub.technical import is_technical
 
@@ -231,7 +232,7 @@ named = st.builds(
     lambda lead, a, b: lead.format(a, b), *map(st.sampled_from, (LEADS, NAMES, NAMES))
 )
 typed = st.one_of(named, facts)
-quick = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=300, suppress_health_check=list(HealthCheck))
 
 
 @quick
@@ -259,7 +260,7 @@ def with_text(text):
     return out.getvalue()
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(typed, st.sampled_from([(), ("safe-private",), ("descriptors", "safe-private", "uids")]))
 @pytest.mark.filterwarnings("ignore")
 def test_typed_text_is_removed_from_files(text, retain):

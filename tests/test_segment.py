@@ -19,6 +19,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small_session import head as head_of_parts
 
+from efface import resources
 from efface.errors import EffaceError
 from efface.phantom import phantom
 from efface.segment import (
@@ -29,7 +30,6 @@ from efface.segment import (
     masks,
     orientation,
     runtime,
-    shipped_models,
 )
 from efface.segment import grid as grids
 from efface.segment.cascade import Cascade
@@ -350,7 +350,7 @@ def test_interpolation_axis_by_axis_is_that_of_scipy(order, edge):
 def test_the_cpu_s_own_precision_gives_the_same_labels():
     img, _ = phantom(4, spacing=(2, 2, 2))
     model = Segmenter.load(None, "cpu", 2)
-    _, exact = runtime.load(shipped_models(), "cpu", 2, "f32")
+    _, exact = runtime.load(resources.models(), "cpu", 2, "f32")
     a = model.segment(img).labels
     b = Segmenter(exact, model.plan).segment(img).labels
     assert (a != b).sum() < 0.002 * (b > 0).sum()

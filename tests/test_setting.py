@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from efface import setting
 from efface.errors import EffaceError
+from efface.workflow import restricted, sessions, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,7 +19,7 @@ def config(**more):
 
 
 def test_shipped_config_is_valid():
-    setting.check(config())
+    settings.check(config())
 
 
 @pytest.mark.parametrize(
@@ -36,40 +36,40 @@ def test_shipped_config_is_valid():
 )
 def test_wrong_setting_is_named(wrong):
     with pytest.raises(EffaceError, match=r"setting|option"):
-        setting.check(config(**wrong))
+        settings.check(config(**wrong))
 
 
 def test_lists_may_be_typed_with_commas():
     c = config(features="eyes,nose")
-    setting.check(c)
+    settings.check(c)
     assert c["features"] == ["eyes", "nose"]
 
 
 def test_results_inside_the_source_are_refused(tmp_path):
     (tmp_path / "s").mkdir()
     with pytest.raises(EffaceError, match="inside each other"):
-        setting.prepare(config(source=tmp_path / "s", out=tmp_path / "s" / "out"))
+        restricted.prepare(config(source=tmp_path / "s", out=tmp_path / "s" / "out"))
 
 
 def test_restricted_zone_is_private_and_the_key_stays(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "a").write_text("x")
     c = config(source=tmp_path / "s", out=tmp_path / "o")
-    run = setting.prepare(c, lock=False)
+    run = restricted.prepare(c, lock=False)
     assert (tmp_path / "o" / "restricted").stat().st_mode & 0o777 == 0o700
     assert Path(run.key).stat().st_mode & 0o777 == 0o600
-    assert setting.prepare(c, lock=False) == run
+    assert restricted.prepare(c, lock=False) == run
 
 
 def test_a_lost_key_is_not_silently_made_anew(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "a").write_text("x")
     c = config(source=tmp_path / "s", out=tmp_path / "o")
-    key = Path(setting.prepare(c, lock=False).key)
+    key = Path(restricted.prepare(c, lock=False).key)
     (tmp_path / "o" / "restricted" / "inventory").mkdir()  # as a run that began leaves it
     key.unlink()
     with pytest.raises(EffaceError, match="another pseudonym"):
-        setting.prepare(c, lock=False)
+        restricted.prepare(c, lock=False)
     assert not key.exists()
 
 
@@ -77,7 +77,10 @@ def test_one_run_at_a_time(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "a").write_text("x")
     c = config(source=str(tmp_path / "s"), out=str(tmp_path / "o"))
-    code = f"from efface import setting; setting.prepare({c!r}); print('held', flush=True); input()"
+    code = (
+        "from efface.workflow import restricted;"
+        f"restricted.prepare({c!r}); print('held', flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -87,10 +90,10 @@ def test_one_run_at_a_time(tmp_path):
     ) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(EffaceError, match="another efface run"):
-            setting.prepare(c)
+            restricted.prepare(c)
         other.kill()
         other.wait()
-        setting.prepare(c)
+        restricted.prepare(c)
 
 
 def test_conda_names_the_packages_of_pyproject():
@@ -125,6 +128,6 @@ def test_labels_of_people_are_compared_as_wholes(tmp_path, typed, whom):
     table.write_text("session\tsubject\tfingerprint\n" + rows)
     if not whom:
         with pytest.raises(EffaceError, match="nobody in the source has this label"):
-            setting.sessions(table, [typed])
+            sessions.sessions(table, [typed])
     else:
-        assert {s.split("_")[0] for s in setting.sessions(table, [typed])} == whom
+        assert {s.split("_")[0] for s in sessions.sessions(table, [typed])} == whom

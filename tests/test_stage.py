@@ -11,9 +11,8 @@ GIVEN = (Scan("sub-a_ses-b_T1w", "series-c", files={"nifti": "x"}),)
 
 
 def run(tmp_path, work):
-    stage.run(
-        *("qc", "sub-a_ses-b", GIVEN, tmp_path / "f", tmp_path / "f.json", work, tmp_path / "log")
-    )
+    job = stage.Job("qc", "sub-a_ses-b", tmp_path / "f", tmp_path / "f.json", tmp_path / "log")
+    stage.run(job, GIVEN, work)
     return read_manifest(tmp_path / "f.json")
 
 

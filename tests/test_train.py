@@ -137,6 +137,7 @@ def label_images(folder, tmp_path):
     return [replace(h, image=h.labels * np.uint8(data.SCALE // 5)) for h in heads]
 
 
+@pytest.mark.slow
 def test_the_refining_network_learns_the_errors_of_the_coarse_one(folder, tmp_path):
     heads = label_images(folder, tmp_path)
     settings = replace(TINY, refine_widths=(8, 16), refine_steps=150, refine_unchanged=1.0)
@@ -167,6 +168,7 @@ def test_a_stopped_training_of_the_refining_network_continues_too(folder, tmp_pa
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_exported_model_is_loaded_and_evaluated(folder, tmp_path):
     heads = data.cached(folder, tmp_path, 6.0)
     curve = tmp_path / "c.csv"
@@ -239,6 +241,7 @@ def test_certainty_is_calibrated_by_how_often_it_was_right():
     assert calibrate.fit(np.array([]), np.array([], bool)) == (0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_several_things_at_once_leave_labels_where_the_organs_are():
     img, labels = phantom(1, spacing=(4, 4, 4))
     head = transform.head(img, np.asarray(labels.dataobj))

@@ -78,6 +78,7 @@ def test_a_moved_head_is_a_group_among_contrasts_and_noise():
     assert groups(*parts) == ((0, 1, 2), (3,))
 
 
+@pytest.mark.slow
 def test_a_slow_drift_has_few_groups_that_hold_all_volumes():
     parts = [volume((a, 0, 0, 0, 0, 0))[0] for a in range(13)]
     result = groups(*parts)
@@ -141,6 +142,7 @@ def test_positions_of_a_thin_slab_are_read_as_written(tmp_path):
     assert np.array_equal(again.labels, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yaw", "shift"])
 def test_a_face_that_moved_in_one_volume_is_replaced(name):
     moves = [STILL, STILL, MOVES[name]]
@@ -164,6 +166,7 @@ def test_an_unmoved_head_is_defaced_as_its_mean():
     assert np.array_equal(result.mask, efface.deface(mean).mask)
 
 
+@pytest.mark.slow
 def test_a_position_without_a_face_needs_review():
     hidden = volume(MOVES["yaw"])[0].copy()
     hidden[:, 52:] = 0  # the front of the head
@@ -189,6 +192,7 @@ def test_contrasts_that_look_like_motion_share_one_position():
     assert (seen.volumes, seen.moved) == ((), ())
 
 
+@pytest.mark.slow
 def test_every_stage_handles_all_positions(tmp_path):
     moves = [STILL, MOVES["nod"], STILL]
     img = nib.Nifti1Image(stack(*(volume(m)[0] for m in moves)), volume()[2])

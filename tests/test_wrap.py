@@ -211,6 +211,7 @@ def test_a_folded_face_that_was_not_replaced_needs_review(replaced):
     assert verdict.measures["folded_mm3"] >= shown.sum() * 64
 
 
+@pytest.mark.slow
 def test_every_stage_uses_the_roll(tmp_path):
     from efface import distort, qc, segment
     from efface.manifest import Manifest, read_manifest, write_manifest

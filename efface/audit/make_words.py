@@ -43,6 +43,7 @@ from efface.release.bids import cohort_files
 from efface.scrub import scrub_dataset, state_face_removed
 from efface.scrub.table import OPTIONS
 
+SCHEMA = Path(__file__).parents[1] / "workflow" / "config.schema.yaml"
 TABLE = Path(__file__).parent / "own_words.tsv"
 HEADER = """\
 # Words that efface itself writes, and the files that hold them. Made by make_words.py. A name that
@@ -114,7 +115,7 @@ def _rows() -> list[Row]:
 
 
 def _about() -> About:
-    schema = yaml.safe_load((Path(__file__).parents[1] / "config.schema.yaml").read_text())
+    schema = yaml.safe_load(SCHEMA.read_text())
     settings = {
         name: schema["properties"][name].get("enum")
         or schema["properties"][name].get("items", {}).get("enum")

@@ -36,9 +36,9 @@ def run(
     """Put the candidate of a session together in ``folder``; every series with its status.
 
     Writes ``bids/{sub}/{ses}/…``, ``dicom/{sub}/{ses}/{series}/…`` and ``pictures/…`` for scans
-    that did not fail; ``identifiers.json``. A scan in which an identifier is found fails, in both
-    forms (DICOM series and the images made from it), and its files are deleted. Series that the
-    inventory withheld, or that a stage lost, are scans too.
+    that did not fail, and ``identifiers.json``. A scan with an identifier fails, in both forms
+    (DICOM series and the images made from it), and its files are deleted. Series that the inventory
+    withheld, or that a stage lost, are scans too.
 
     ``session`` is the inventory's. ``retain`` are the options of the scrub; what they keep of the
     person and the day goes into the measures ``person`` and ``acq_time``, for the tables of the

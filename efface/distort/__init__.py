@@ -31,6 +31,8 @@ from efface.distort.region import Bool, coverage, parse_features
 from efface.errors import of_machine
 from efface.inventory.ocr import CLEAR
 from efface.manifest import Manifest, Scan
+from efface.pixels import NotDecoded
+from efface.pixels import pixels as stored_pixels
 from efface.pseudonym import Key
 from efface.segment import segmentation
 from efface.segment.labels import LABELS
@@ -224,7 +226,7 @@ def _dicom(
             no_text=series.get("text") == CLEAR,
         )
         what = readback.check(task.folder / target, mapped, released)
-    except frames.UnmappedError as e:
+    except (frames.UnmappedError, NotDecoded) as e:
         _remove(task.folder / target)
         scan = scan.mark("fail", f"{DICOM_UNMAPPED}: {e}")
         # frames of an image that failed before have no distorted voxels: add its reasons
@@ -273,7 +275,7 @@ def _write_series(
     matcher = mapping.FrameMatcher(converted)
     for source, scrubbed_name in sources:
         raw = frames.read(Path(source))
-        values = frames.pixels(raw)
+        values = stored_pixels(raw)
         new = mapping.distorted_pixels(raw, values, matcher)
         if not np.array_equal(new.values[~new.mask], values[~new.mask]):
             raise frames.UnmappedError("pixels outside the face changed")

@@ -15,7 +15,8 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 
-from efface.distort.frames import UnmappedError, pixels, read, rescale, transfer_syntax
+from efface.distort.frames import UnmappedError, read, rescale
+from efface.pixels import pixels, transfer_syntax
 
 _STALE_TAGS = (
     0x00280106,  # Smallest Image Pixel Value

@@ -22,6 +22,7 @@ from efface.errors import EffaceError
 from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import LABELS
 from efface.segment.masks import box_of
+from efface.segment.threshold import otsu
 
 NOISE_MM = 1.0
 """Standard deviation of the Gaussian that correlates noise; at least 0.7 voxels on each axis."""
@@ -244,7 +245,7 @@ def statistics(
     # an odd step has no common factor with usual matrix sizes, and so samples all rows and columns
     step = max(1, usable.size // _SAMPLE_SIZE) | 1
     values = usable[::step].astype(np.float64)
-    is_head = values > _threshold(values)
+    is_head = values > otsu(values, 99, 256)[1]
     head = values[is_head] if is_head.any() else values
     rest = values[~is_head] if (~is_head).any() else values
     if labels is not None:
@@ -254,24 +255,6 @@ def statistics(
             head = brain.astype(np.float64)
     p16, p50, p84 = np.percentile(head, (16, 50, 84))
     return Statistics(low, high, float(p50), float(p84 - p16) / 2, float(np.median(rest)))
-
-
-def _threshold(values: Float) -> float:
-    """Otsu's threshold between background and head, the brightest hundredth clipped.
-
-    N. Otsu, IEEE Trans. Syst. Man Cybern. 9:62 (1979).
-    """
-    bottom, top = (float(v) for v in np.percentile(values, (0, 99)))
-    if top <= bottom:
-        return bottom
-    counts, edges = np.histogram(np.clip(values, bottom, top), bins=256, range=(bottom, top))
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    moment = np.cumsum(counts * centres)
-    total, mean = below[-1], moment[-1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (mean * below - moment * total) ** 2 / (below * (total - below).astype(float))
-    return float(edges[1 + int(np.nanargmax(between[:-1]))])
 
 
 def _to_stored(values: Float, outside: Statistics, dtype: np.dtype[Any]) -> NDArray[np.generic]:

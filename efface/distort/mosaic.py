@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 
-from efface.distort.frames import LPS_TO_RAS, Frame, pixels
+from efface.distort.frames import LPS_TO_RAS, Frame
 from efface.distort.mapping import MappedFrame
+from efface.pixels import pixels
 from efface.pseudonym import Key
 
 

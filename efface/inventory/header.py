@@ -228,7 +228,7 @@ def _short(length: int, bits: int) -> str:
 
 
 def _fragments(f: BinaryIO, position: int, size: int, frames: int) -> str:
-    """Check the items of encapsulated pixel data, reading only their heads."""
+    """Empty when encapsulated pixel data are whole; else the reason."""
 
     def read(offset: int, length: int) -> bytes:
         f.seek(offset, os.SEEK_SET)

@@ -13,13 +13,14 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 
 from efface.inventory import letters
+from efface.pixels import NotDecoded, pixels
 from efface.status import TEXT_BURNED_IN
 
 Mode = Literal["auto", "always", "never"]
@@ -152,18 +153,16 @@ def _is_original(attributes: dict[str, Any]) -> bool:
 def _frames(paths: Sequence[str]) -> Iterator[tuple[NDArray[np.generic], bool]]:
     """Every stored frame, shape (rows, columns), and whether it is first, middle or last.
 
-    Raises :class:`~efface.distort.frames.UnmappedError`, or errors of pydicom, for a file that
-    cannot be decoded.
+    Raises :class:`~efface.pixels.NotDecoded`, or what pydicom raises, for a file that cannot be
+    decoded.
     """
-    from efface.distort import frames as dicom_frames  # late: most of the inventory needs none
-
     for n, path in enumerate(paths):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ds = dicom_frames.read(Path(path))
+            ds = pydicom.dcmread(path, force=True)
             if not 0 < max(ds.Rows, ds.Columns) <= _LARGEST:
-                raise dicom_frames.UnmappedError("the picture is too large")
-            frames = dicom_frames.pixels(ds)
+                raise NotDecoded("the picture is too large")
+            frames = pixels(ds)
         for m, frame in enumerate(frames):
             where, count = (m, len(frames)) if len(paths) == 1 else (n, len(paths))
             yield frame, where in (0, count // 2, count - 1) and (m == 0 or len(paths) == 1)

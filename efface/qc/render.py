@@ -20,6 +20,8 @@ from scipy import ndimage
 
 from efface.errors import EffaceError
 from efface.manifest import write_whole
+from efface.segment.resample import block_mean
+from efface.segment.threshold import otsu
 
 Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -212,7 +214,7 @@ def _isotropic(
     world = np.asarray(affine, np.float64) @ orientations.inv_ornt_aff(to_ras, volume.shape)
     data = data.astype(np.float32)
     np.nan_to_num(data, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    data, world = _block_mean(data, world, mm)
+    data, world = _reduced(data, world, mm)
     corners = np.array(np.meshgrid(*[(-0.5, s - 0.5) for s in data.shape])).reshape(3, -1)
     positions = world[:3, :3] @ corners + world[:3, 3:]
     low, high = positions.min(axis=1), positions.max(axis=1)
@@ -237,22 +239,16 @@ def _isotropic(
     return out, origin
 
 
-def _block_mean(
+def _reduced(
     data: Float, world: NDArray[np.float64], mm: float
 ) -> tuple[Float, NDArray[np.float64]]:
     """Average voxels that are finer than the picture: less noise, less to resample."""
     steps = np.linalg.norm(world[:3, :3], axis=0)
     factors = np.maximum(np.floor(mm / steps + 1e-3), 1).astype(int)
     factors = np.minimum(factors, data.shape)
-    for axis, f in enumerate(factors):
-        if f > 1:
-            n = data.shape[axis] // f
-            data = np.take(data, range(n * f), axis=axis) if data.shape[axis] != n * f else data
-            shape = (*data.shape[:axis], n, f, *data.shape[axis + 1 :])
-            data = data.reshape(shape).mean(axis=axis + 1, dtype=np.float32)
     scale = np.diag([*factors, 1.0]).astype(np.float64)
     scale[:3, 3] = (factors - 1) / 2
-    return data, world @ scale
+    return block_mean(data, factors.tolist()), world @ scale
 
 
 def _smoothed(ras: Float) -> Float:
@@ -269,26 +265,16 @@ def _threshold(ras: Float) -> float:
     above the noise of the air and at most Otsu's threshold.
     """
     v = ras[::2, ::2, ::2].ravel()
-    top = float(np.percentile(v, 99.5))
-    low = float(v.min())
-    if not top > low:
-        return top
-    counts, edges = np.histogram(np.clip(v, low, top), bins=512)
-    middle = (edges[1:] + edges[:-1]) / 2
-    w = np.cumsum(counts).astype(np.float64)
-    m = np.cumsum(counts * middle)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (m[-1] * w / w[-1] - m) ** 2 / (w * (w[-1] - w))
-    otsu = float(middle[int(np.nanargmax(np.where(np.isfinite(between), between, -1)))])
-    dark, bright = v[v <= otsu], v[v > otsu]
+    split = sum(otsu(v, 99.5, 512)) / 2
+    dark, bright = v[v <= split], v[v > split]
     if bright.size == 0 or dark.size == 0:
-        return otsu
+        return split
     tissue = float(np.median(bright))
     # the lower half of the dark voxels is air, even in a tight field of view
     air = float(np.percentile(dark, 25))
     below = dark[dark <= air]
     spread = 1.5 * (air - float(np.percentile(below, 5))) if below.size else 0.0
-    return float(min(max(air + 0.28 * (tissue - air), air + 5.0 * spread), otsu))
+    return float(min(max(air + 0.28 * (tissue - air), air + 5.0 * spread), split))
 
 
 def _shaded(volume: Float, head: Bool, level: float) -> Gray:

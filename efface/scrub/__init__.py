@@ -1,17 +1,17 @@
 """De-identify DICOM headers: PS3.15 Annex E, Basic Profile, and its options.
 
-``scrub_dataset`` and ``scrub_file`` work on one object, ``scrub_folder`` on a tree (the command
-``efface scrub``), ``run`` on a session of the workflow. docs/headers.md describes the rules.
+``scrub_dataset`` and ``scrub_file`` work on one object, :func:`efface.scrub.folder.scrub_folder` on
+a tree (the command ``efface scrub``), ``run`` on a session of the workflow. docs/headers.md
+describes the rules.
 """
 
 from efface.scrub.codec import WithheldError
 from efface.scrub.dataset import scrub_dataset, state_face_removed
-from efface.scrub.files import Report, given, run, scrub_bytes, scrub_file, scrub_folder
+from efface.scrub.files import given, run, scrub_bytes, scrub_file
 from efface.scrub.table import OPTIONS, check_options
 
 __all__ = [
     "OPTIONS",
-    "Report",
     "WithheldError",
     "check_options",
     "given",
@@ -19,6 +19,5 @@ __all__ = [
     "scrub_bytes",
     "scrub_dataset",
     "scrub_file",
-    "scrub_folder",
     "state_face_removed",
 ]

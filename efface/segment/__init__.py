@@ -19,16 +19,14 @@ from efface.segment import fit, segmentation
 from efface.segment import pose as poses
 from efface.segment.runtime import Plan
 from efface.segment.segmentation import Segmentation
-from efface.segment.segmenter import Segmenter, model_hash, shipped_models
+from efface.segment.segmenter import Segmenter
 from efface.status import STAGE_FAILED
 
 __all__ = [
     "Plan",
     "Segmentation",
     "Segmenter",
-    "model_hash",
     "run",
-    "shipped_models",
 ]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from efface import resources
 from efface.errors import EffaceError
 
 Floats = NDArray[np.float64]
@@ -29,7 +30,8 @@ LANDMARKS: dict[str, str] = {
 }
 """The six landmarks of a face, and the label of each."""
 
-MODEL = Path(__file__).resolve().parents[2] / "models" / "anatomy.json"
+FILE = "anatomy.json"
+"""In the folder of the models that ship with efface."""
 BRAIN_STEP = 12.0
 """Distance between the points of the mean brain, mm."""
 
@@ -69,8 +71,12 @@ class Anatomy:
 
 
 @cache
-def load(path: Path = MODEL) -> Anatomy:
-    """Read the anatomy. Raises :class:`EffaceError` if the file is not usable."""
+def load(path: Path | None = None) -> Anatomy:
+    """Read the anatomy (default: that of the models that ship with efface).
+
+    Raises :class:`EffaceError` if the file is not usable.
+    """
+    path = path or resources.models() / FILE
     try:
         raw = json.loads(path.read_text())
         parts = {

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from efface.segment.masks import box_of
+from efface.segment.resample import block_mean
 
 Array = NDArray[np.float32]
 
@@ -124,13 +125,9 @@ def resample(v: Array, affine: NDArray[np.float64], grid: Grid) -> tuple[Array, 
     sizes = zip(voxel_sizes(affine), v.shape, strict=True)
     factors = [int(min(max(mm / size + 0.25, 1), n)) for size, n in sizes]
     affine = affine.copy()
-    # the axis with the largest stride first: its sums run over whole rows of memory
-    for axis in np.argsort([-s for s in v.strides], kind="stable"):
-        f = factors[axis]
-        if f > 1:
-            v = averaged(v, int(axis), f)
-            affine[:3, 3] += affine[:3, axis] * (f - 1) / 2
-            affine[:3, axis] *= f
+    v = block_mean(v, factors)
+    affine[:3, 3] += affine[:3, :3] @ ((np.array(factors) - 1) / 2)
+    affine[:3, :3] *= factors
     to_voxel = np.linalg.inv(affine) @ grid.affine
     out = _interpolate(v, to_voxel[:3, :3], to_voxel[:3, 3], grid.shape, "nearest")
     inside = np.ones(grid.shape, bool)
@@ -141,20 +138,6 @@ def resample(v: Array, affine: NDArray[np.float64], grid: Grid) -> tuple[Array, 
         inside &= (at > -0.75) & (at < n - 0.25)
     out[~inside] = 0
     return out, inside
-
-
-def averaged(v: Array, axis: int, f: int) -> Array:
-    """Means of each ``f`` neighbours along an axis; a rest at the end is dropped."""
-    n = v.shape[axis] // f
-    cut: list[slice] = [slice(None)] * v.ndim
-    total: Array | None = None
-    for i in range(f):
-        cut[axis] = slice(i, n * f, f)
-        part = v[tuple(cut)]
-        total = part.copy(order="K") if total is None else np.add(total, part, out=total)
-    assert total is not None
-    total *= np.float32(1 / f)
-    return total
 
 
 def normalise(v: Array, inside: NDArray[np.bool_]) -> Array:

@@ -1,14 +1,15 @@
-"""Whether a head lies in two images of one session where it lay: a rigid registration of both.
+"""Motion of the head between two images: a rigid registration of both.
 
-The images may differ in contrast, resolution and field of view, so that what is compared is their
-normalised mutual information (Studholme et al., Pattern Recognition 32, 1999). One optimum proves
-nothing: a search that starts where the header says will stay there in an image of noise. So it
-starts from several places, and only where they end in one is the answer believed.
+The images may differ in contrast, resolution and field of view. So the registration maximises their
+normalised mutual information (Studholme et al., Pattern Recognition 32, 1999). One optimum is no
+proof: a search in an image of noise ends where it starts. So it starts from several positions, and
+its result counts only if they end in one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -22,11 +23,14 @@ from efface.segment import grid as grids
 Floats = NDArray[np.float64]
 
 MM = 3.0
-"""Voxels of the grids on which the images are compared."""
+"""Voxel size at which the images are compared."""
 BINS = 32
 SAMPLES = 8_000
+"""Number of points at which intensities are compared."""
+SAMPLES_MIN = 500
+"""With fewer points in the head the motion is unknown."""
 AGREE_MM = 5.0
-"""Searches that end within this of the best one, at every point asked for, agree with it."""
+"""Two searches agree if no given point differs by more than this."""
 STARTS: tuple[tuple[float, ...], ...] = (
     (0, 0, 0, 0, 0, 0),
     (0.12, 0, 0, 0, 8, 0),
@@ -35,29 +39,34 @@ STARTS: tuple[tuple[float, ...], ...] = (
     (0, -0.1, -0.1, -8, 0, 8),
     (0.05, 0.05, -0.1, 0, 0, -8),
 )
-"""Rotation vectors (radians) and shifts (mm) about the head's middle from which is searched."""
+"""Start of each search: rotation vector (radians) and shift (mm) about the centre of the head."""
 NEEDED = 5
-"""So many of the searches must agree."""
+"""Number of searches that must agree with the best one, itself included."""
+RADIAN_MM = 100.0
+"""A rotation by a radian moves the face by about this: the scale of rotations in a search."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Where a head lies in one image against another."""
+    """Motion of the head from one image to another."""
 
     each: tuple[float, ...]
-    """How far the best search moves each of the points asked for, in mm."""
+    """Distance by which each given point moves, in mm."""
     agreed: int
-    """How many of the searches from :data:`STARTS` ended with the best one."""
+    """Number of searches that ended with the best one."""
 
     @property
     def known(self) -> bool:
-        """Whether the searches ended in one place, so that ``each`` means something."""
+        """Whether enough searches agree; ``each`` means nothing otherwise."""
         return self.agreed >= NEEDED
 
     @property
     def mm(self) -> float:
-        """How far the farthest of them moves."""
+        """Largest of the distances."""
         return max(self.each, default=0.0)
+
+
+UNKNOWN: Final = Motion((), 0)
 
 
 def between(
@@ -66,11 +75,11 @@ def between(
     head: NDArray[np.bool_],
     points: Floats,
 ) -> Motion:
-    """How far the head moved from the first image to the second.
+    """Motion of the head from the first image to the second.
 
-    Each image is a 3D volume with its affine (voxel to one common world in mm); ``head``, on the
-    grid of ``second``, says where to compare; ``points`` (n, 3) are the world places whose motion
-    counts. The same input gives the same answer.
+    Each image is a 3D volume with its affine (voxel to a common world in mm). ``head``: mask on the
+    grid of ``second`` in which intensities are compared; ``points`` (n, 3): world positions whose
+    motion is wanted. The same input gives the same answer.
     """
     still, to_still = _smooth(*first)
     moving, affine = _smooth(*second)
@@ -79,31 +88,32 @@ def between(
         head.astype(np.uint8), to_index[:3, :3], to_index[:3, 3], moving.shape, order=0
     )
     index = np.argwhere(where > 0)
-    if len(index) < 500:
-        return Motion((float("inf"),) * len(points), 0)
+    if len(index) < SAMPLES_MIN:
+        return UNKNOWN
     rng = np.random.default_rng(0)
     if len(index) > SAMPLES:
         index = index[rng.choice(len(index), SAMPLES, replace=False)]
-    # off the grid's points, where interpolation would smooth nothing and so favour no motion
+    # between grid points: at grid points nothing is smoothed by interpolation, which favours them
     at = index + rng.uniform(-0.5, 0.5, index.shape)
     values = _binned(ndimage.map_coordinates(moving, at.T, order=1, mode="nearest"))
     world = at @ affine[:3, :3].T + affine[:3, 3]
-    middle = world.mean(axis=0)
+    centre = world.mean(axis=0)
     back = np.linalg.inv(to_still)
     edges = _levels(still)
 
-    def moves(p: Floats) -> Floats:
-        turn = Rotation.from_rotvec(p[:3]).as_matrix()
+    def rigid(p: Floats) -> Floats:
+        """The affine (4, 4) of a rotation vector and a shift about the centre."""
+        rotation = Rotation.from_rotvec(p[:3]).as_matrix()
         out = np.eye(4)
-        out[:3, :3], out[:3, 3] = turn, middle - turn @ middle + p[3:]
+        out[:3, :3], out[:3, 3] = rotation, centre - rotation @ centre + p[3:]
         return out
 
     x, y, z = np.ascontiguousarray(world.T)
 
     def cost(scaled: Floats) -> float:
-        # row by row: threads of a matrix product would cost more than they save, many times over
+        # row by row: threads of a matrix product would cost many times more than they save
         to = [
-            m[0] * x + m[1] * y + m[2] * z + m[3] for m in (back @ moves(scaled * scale)).tolist()
+            m[0] * x + m[1] * y + m[2] * z + m[3] for m in (back @ rigid(scaled * scale)).tolist()
         ]
         inside = np.ones(len(x), bool)
         for at, n in zip(to, still.shape, strict=False):
@@ -114,8 +124,7 @@ def between(
         other = ndimage.map_coordinates(still, within, order=1, mode="nearest")
         return -_information(np.clip(np.interp(other, *edges), 0, BINS - 1), values[inside])
 
-    # a radian moves the face by about 100 mm
-    scale = np.array([0.01] * 3 + [1.0] * 3)
+    scale = np.array([1 / RADIAN_MM] * 3 + [1.0] * 3)
     ends = [
         minimize(
             cost,
@@ -128,7 +137,7 @@ def between(
     best = min(ends, key=lambda e: float(e.fun))
 
     def moved(p: Floats) -> Floats:
-        out: Floats = apply_affine(moves(p * scale), points)
+        out: Floats = apply_affine(rigid(p * scale), points)
         return out
 
     of_best = moved(best.x)
@@ -144,7 +153,7 @@ def _smooth(v: NDArray[np.float32], affine: Floats) -> tuple[NDArray[np.float32]
 
 
 def _levels(v: NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """Intensities and their bins, between the 1st and the 99th percentile."""
+    """The 1st and 99th percentile of the intensities, and their bins."""
     low, high = np.percentile(v, (1, 99))
     return np.array([low, max(high, low + 1e-6)]), np.array([0.0, BINS - 1.0])
 
@@ -155,7 +164,7 @@ def _binned(v: NDArray[np.float32]) -> NDArray[np.intp]:
 
 
 def _information(a: Floats, b: NDArray[np.intp]) -> float:
-    """Normalised mutual information of binned values; ``a`` may lie between two bins."""
+    """Normalised mutual information of bins; each ``a`` counts for both bins it lies between."""
     low = np.minimum(a.astype(np.intp), BINS - 2)
     part = a - low
     joint = np.bincount(low * BINS + b, 1 - part, BINS * BINS)

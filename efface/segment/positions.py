@@ -37,7 +37,7 @@ def segment_groups(
 ) -> Segmentation:
     """Label the groups of volumes of a 4D image; each further position of the head is in ``moved``.
 
-    ``groups``: indices of volumes, as :func:`efface.segment.volumes.group_by_position` returns them; ``label``:
+    ``groups``: from :func:`efface.segment.volumes.group_by_position`; ``label``:
     labels the mean of an image over time. The first position is that of the largest group that
     shows no less of a face than any other. Volumes beyond :data:`MOST` groups get empty labels, in
     which the gate finds no head.

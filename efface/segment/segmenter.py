@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from efface import nifti
-from efface.manifest import sha256
+from efface import nifti, resources
 from efface.segment import (
     calibration,
     components,
@@ -63,7 +62,7 @@ class Segmenter:
 
         Parameters and errors: :func:`efface.segment.runtime.load`.
         """
-        folder = models or shipped_models()
+        folder = models or resources.models()
         plan, network = runtime.load(folder, device, threads)
         return Segmenter(network, plan, calibration.load(folder))
 
@@ -210,22 +209,3 @@ def _of_part(affine: NDArray[np.float64], box: masks.Box) -> NDArray[np.float64]
     out = affine.copy()
     out[:3, 3] += affine[:3, :3] @ [s.start for s in box]
     return out
-
-
-def model_hash(models: Path | None = None) -> str:
-    """Return a digest of the weights and their plan; empty where there are none."""
-    folder = models or shipped_models()
-    files = [folder / name for name in (runtime.PLAN, runtime.GRAPH, runtime.WEIGHTS)]
-    if not all(f.exists() for f in files):
-        return ""
-    files += [f for f in [folder / calibration.FILE] if f.exists()]
-    return "-".join(sha256(f)[:16] for f in files)
-
-
-def shipped_models() -> Path:
-    """Return the folder of weights: ``models/`` of the repository or of the installed package."""
-    here = Path(__file__).resolve().parents[1]
-    for folder in (here / "models", here.parent / "models"):
-        if (folder / runtime.PLAN).exists():
-            return folder
-    return here.parent / "models"

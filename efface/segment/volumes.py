@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from efface import nifti
 from efface.segment import grid as grids
+from efface.segment.resample import block_mean
 
 Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -86,14 +87,6 @@ def select(img: nib.Nifti1Image, volumes: tuple[int, ...]) -> nib.Nifti1Image:
     return nifti.with_stored(img, np.asfortranarray(nifti.stored(img)[..., list(volumes)]))
 
 
-def _averaged(v: Array, steps: list[int]) -> Array:
-    """Means of a volume (X, Y, Z) over blocks of ``steps`` voxels."""
-    for axis in np.argsort([-s for s in v.strides], kind="stable"):
-        if steps[axis] > 1:
-            v = grids.averaged(v, int(axis), steps[axis])
-    return v
-
-
 def _half_intensity(blocks: Array) -> np.float32:
     """Intensity that compression maps to one half."""
     magnitude = np.abs(blocks)
@@ -103,7 +96,7 @@ def _half_intensity(blocks: Array) -> np.float32:
 
 def _compressed(v: Array, steps: list[int], mm: Floats) -> Array:
     """Block means of a volume, compressed and blurred; ``steps``, ``mm``: size of the blocks."""
-    blocks = _averaged(v, steps)
+    blocks = block_mean(v, steps)
     compressed = blocks / (np.abs(blocks) + _half_intensity(blocks))
     out: Array = ndimage.gaussian_filter(compressed, SMOOTHING_MM / mm)
     return out
@@ -118,9 +111,9 @@ def _signal_share(v: Array, checkerboard: Array, steps: list[int], mm: Floats) -
     total = float(_compressed(v, steps, mm).var())
     if total == 0 or max(steps) == 1:
         return float(total > 0)
-    blocks = _averaged(v, steps)
+    blocks = block_mean(v, steps)
     half = _half_intensity(blocks)
-    noise = _averaged(v * checkerboard, steps) * half / (np.abs(blocks) + half) ** 2
+    noise = block_mean(v * checkerboard, steps) * half / (np.abs(blocks) + half) ** 2
     return 1 - float(ndimage.gaussian_filter(noise, SMOOTHING_MM / mm).var()) / total
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from efface import nifti
-from efface.segment import grid as grids
+from efface.segment.resample import block_mean
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -108,10 +108,7 @@ def signal(v: Array, spacing: Floats) -> tuple[Bool, NDArray[np.intp]]:
     steps = np.array([int(min(max(VOXEL_MM / s + 0.25, 1), n)) for s, n in sizes])
     padding = [(0, int(-n % f)) for n, f in zip(v.shape, steps, strict=True)]
     v = np.pad(v, padding, mode="edge") if any(n for _, n in padding) else v
-    for axis, f in enumerate(steps):
-        if f > 1:
-            v = grids.averaged(v, axis, int(f))
-    v = ndimage.gaussian_filter(v, 0.6)
+    v = ndimage.gaussian_filter(block_mean(v, steps.tolist()), 0.6)
     low, air, high = np.percentile(v, (2, 20, 99.5))
     limits = MIN_THRESHOLD * (high - low), MAX_THRESHOLD * (high - low)
     return v > low + np.clip(NOISE_FACTOR * (air - low), *limits), steps

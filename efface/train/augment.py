@@ -1,8 +1,9 @@
-"""From one head to endlessly many: pose, shape, contrast, resolution, field of view, faults.
+"""Augmentation: orientation, shape, contrast, resolution, field of view, artefacts.
 
-Contrasts that no training head has are made as SynthSeg (Billot 2023) and SynthStrip (Hoopes
-2022) do: every label and every cluster of intensities gets a random mean and spread. Every draw
-comes from one generator seeded by the step, so that a resumed run sees the same heads.
+Contrasts that no training head has are made as in SynthSeg (Billot 2023) and SynthStrip (Hoopes
+2022): every label and every cluster of intensities gets a random mean and spread. All random
+numbers come from one generator seeded by the step, so that a continued training gets the same
+heads.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from efface.train.data import SCALE, Head
 Shape = tuple[int, int, int]
 
 DEFACED = 0.25
-"""Share of the heads as they are that are defaced: in such ones the gate asks whether a face is
-found again."""
+"""Share of the unchanged heads that are defaced: the gate segments defaced images again."""
 CUT = 0.6
-"""Share of the heads as they are that may be cut: half an ear is learned from real ones."""
+"""Share of the unchanged heads whose field of view may be cut: so half an ear is learned from real
+ears."""
 SLAB = 0.25
-"""Share of the views that are cut as a transverse slab."""
+"""Share of the fields of view that are cut to a transverse slab."""
 
 
 def example(
@@ -33,23 +34,22 @@ def example(
     seed: int,
     device: str = "cpu",
     mm: float = 2.0,
-    as_it_is: float = 0.4,
-    mishaps: bool = True,
+    unchanged: float = 0.4,
+    removals: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """An augmented head.
+    """An augmented head on a grid of ``shape``.
 
-    ``mm`` is the grid's voxel size; ``as_it_is`` the share of heads that keep their pose, contrast
-    and resolution: fine borders are learned there, since nothing is interpolated. ``mishaps``:
-    whether others lose their face, their skull or all that makes a head. Returns the image
-    (1, 1, X, Y, Z) float32, normalised as at inference, and labels (1, X, Y, Z) int64, on a grid of
-    ``shape``.
+    ``mm``: the grid's voxel size; ``unchanged``: share of the heads that keep orientation, contrast
+    and resolution, so that borders are learned without interpolation; ``removals``: whether the
+    face, the skull or the whole head is removed from some of the others. Returns the image
+    (1, 1, X, Y, Z) float32, normalised as at inference, and labels (1, X, Y, Z) int64.
     """
     g = Generator().manual_seed(seed)
     image = torch.from_numpy(head.image).to(device, torch.float32)[None, None] / SCALE
     labels = torch.from_numpy(head.labels).to(device, torch.float32)[None, None]
-    plain = _chance(g, as_it_is)
-    pose = _straight if plain else _pose
-    grid = pose(image.shape[2:], shape, g).to(device)
+    plain = _chance(g, unchanged)
+    sampling = _shifted if plain else _deformed
+    grid = sampling(image.shape[2:], shape, g).to(device)
     image = functional.grid_sample(image, grid, align_corners=False)
     labels = functional.grid_sample(labels, grid, mode="nearest", align_corners=False)
     inside = (grid.abs() < 1).all(-1)[None]
@@ -63,8 +63,8 @@ def example(
     else:
         image = _contrast(image, labels, g)
         image = _lesion(image, labels, g)
-        if mishaps:
-            image, labels = _mishap(image, labels, mm, g)
+        if removals:
+            image, labels = _removed(image, labels, mm, g)
         image, inside = _resolution(image, inside, g)
         image, inside = _crop(image, inside, labels, g)
     image = _bias(image, g)
@@ -86,9 +86,9 @@ def _pick(g: Generator, n: int) -> int:
 
 
 def _rotation(g: Generator) -> Tensor:
-    if _chance(g, 0.08):  # lying on another side than the header tells
-        return _turned(g) @ _tilted(g, 15)
-    if _chance(g, 0.05):  # any orientation at all
+    if _chance(g, 0.08):  # in another orientation than the header's
+        return _orientation(g) @ _tilted(g, 15)
+    if _chance(g, 0.05):  # any rotation
         q = torch.randn(4, generator=g)
         w, x, y, z = (q / q.norm()).tolist()
         return torch.tensor(
@@ -101,28 +101,30 @@ def _rotation(g: Generator) -> Tensor:
     return _tilted(g, 40 if _chance(g, 0.25) else 18)
 
 
-def _turned(g: Generator) -> Tensor:
-    """One of the 24 turns of a cube."""
+def _orientation(g: Generator) -> Tensor:
+    """One of the 24 rotations of a cube (3, 3)."""
     m = torch.eye(3)[torch.randperm(3, generator=g)]
     m = m * torch.tensor([1.0 if _chance(g, 0.5) else -1.0 for _ in "xyz"])[:, None]
     return m if torch.det(m) > 0 else -m
 
 
 def _tilted(g: Generator, most: float) -> Tensor:
-    """A turn of at most ``most`` degrees about each axis."""
+    """A rotation by at most ``most`` degrees about each axis (3, 3)."""
     r = torch.eye(3)
     for axis in range(3):
         a = math.radians(_u(g, -most, most))
         i, j = (axis + 1) % 3, (axis + 2) % 3
-        turn = torch.eye(3)
-        turn[i, i] = turn[j, j] = math.cos(a)
-        turn[i, j], turn[j, i] = -math.sin(a), math.sin(a)
-        r = r @ turn
+        one = torch.eye(3)
+        one[i, i] = one[j, j] = math.cos(a)
+        one[i, j], one[j, i] = -math.sin(a), math.sin(a)
+        r = r @ one
     return r
 
 
-def _pose(source: torch.Size, shape: Shape, g: Generator) -> Tensor:
-    """Sampling grid (1, X, Y, Z, 3) of an affine and an elastic change, in grid_sample's units."""
+def _deformed(source: torch.Size, shape: Shape, g: Generator) -> Tensor:
+    """Sampling grid (1, X, Y, Z, 3) of an affine and an elastic deformation, in the units of
+    ``grid_sample``.
+    """
     scale = torch.tensor([_u(g, 0.85, 1.3)] * 3) * torch.tensor([_u(g, 0.93, 1.07) for _ in "xyz"])
     shear = torch.eye(3) + 0.06 * torch.randn(3, 3, generator=g).fill_diagonal_(0)
     m = _rotation(g) @ shear @ torch.diag(scale)
@@ -142,8 +144,8 @@ def _pose(source: torch.Size, shape: Shape, g: Generator) -> Tensor:
     return (at / half)[None].flip(-1)
 
 
-def _straight(source: torch.Size, shape: Shape, g: Generator) -> Tensor:
-    """As :func:`_pose`, of whole voxels, so that neither image nor labels are interpolated."""
+def _shifted(source: torch.Size, shape: Shape, g: Generator) -> Tensor:
+    """As :func:`_deformed`, by whole voxels, so that neither image nor labels are interpolated."""
     axes = []
     for n, m in zip(source, shape, strict=True):
         first = _pick(g, abs(n - m) + 1) * (1 if n > m else -1)
@@ -167,7 +169,7 @@ def _contrast(image: Tensor, labels: Tensor, g: Generator) -> Tensor:
         made = _curve if kind < 0.70 else _clusters
         other = made(image, g)
         if _chance(g, 0.5):
-            # what is dark in T1w is fluid in the brain and bone or air beside it
+            # dark in T1w: fluid within the brain, bone or air elsewhere
             other = torch.where((labels == 1)[None], made(image, g, air=False), other)
         if _chance(g, 0.3):  # the vitreous is bright or dark against its surroundings
             eyes = (labels == 2)[None] & (image > 0.06)
@@ -190,9 +192,9 @@ def _curve(image: Tensor, g: Generator, *, air: bool = True) -> Tensor:
 
 
 def _clusters(image: Tensor, g: Generator, *, air: bool = True) -> Tensor:
-    """Clusters of intensity, each of another mean and spread; something of the image is kept.
+    """Clusters of intensity, each with a random mean and spread, mixed with some of the image.
 
-    ``air``: the darkest stays dark most of the time.
+    ``air``: the darkest cluster stays dark most of the time.
     """
     edges = torch.sort(torch.rand(_pick(g, 6) + 4, generator=g))[0] * 1.1 + 0.06
     part = torch.bucketize(image, edges.to(image.device))
@@ -207,7 +209,7 @@ def _clusters(image: Tensor, g: Generator, *, air: bool = True) -> Tensor:
 
 
 def _lesion(image: Tensor, labels: Tensor, g: Generator) -> Tensor:
-    """A tumour, a bleeding or a hole left by surgery: a blob of another intensity in the brain."""
+    """A blob of another intensity in the brain, as a tumour, a bleeding or a resection."""
     if not _chance(g, 0.12):
         return image
     brain = torch.nonzero(labels[0] == 1)
@@ -231,12 +233,12 @@ def _dilate(mask: Tensor, radius: int) -> Tensor:
     return out > 0.5
 
 
-def _mishap(image: Tensor, labels: Tensor, mm: float, g: Generator) -> tuple[Tensor, Tensor]:
-    """Heads without a face or without a skull, and things that are no head."""
+def _removed(image: Tensor, labels: Tensor, mm: float, g: Generator) -> tuple[Tensor, Tensor]:
+    """Heads without a face or a skull, and images that are no head."""
     kind = _u(g, 0, 1)
     if kind < 0.12:
         image, labels = _defaced(image, labels, mm, g)
-    elif kind < 0.18:  # defaced by others, in part or whole
+    elif kind < 0.18:  # defaced by other software, in part or whole
         chosen = [o for o in (2, 3, 4, 5) if _chance(g, 0.7)] or [3]
         organs = torch.isin(labels, torch.tensor(chosen, device=labels.device))
         region = _dilate(organs[None], 3 + _pick(g, 4)) & ~_dilate((labels == 1)[None], 1)
@@ -259,7 +261,7 @@ def _mishap(image: Tensor, labels: Tensor, mm: float, g: Generator) -> tuple[Ten
             )
         image = torch.where(region, torch.as_tensor(fill, device=image.device), image)
         labels = torch.where(region[0] & (labels > 1), 0, labels)
-    elif kind < 0.21:  # stripped of everything but the brain
+    elif kind < 0.21:  # skull-stripped
         brain = labels == 1
         image, labels = image * brain[None], brain.long()
     elif kind < 0.23:  # no head: smooth blobs or noise
@@ -291,7 +293,7 @@ def _defaced(image: Tensor, labels: Tensor, mm: float, g: Generator) -> tuple[Te
         1, 1, *[max(2, round(n / _u(g, 1, 2.5))) for n in image.shape[2:]], generator=g
     )
     fill = functional.interpolate(fill, size=image.shape[2:], mode="trilinear").to(image.device)
-    keep = 0.0 if _chance(g, 0.15) else 1.0  # now and then the region is emptied
+    keep = 0.0 if _chance(g, 0.15) else 1.0  # sometimes the region is emptied
     filled = torch.where(mask[None], ((mean + spread * fill) * keep).clamp(min=0), image)
     gone = mask & (labels > 1)
     return filled, torch.where(gone, 0, labels)
@@ -323,7 +325,7 @@ def _resolution(image: Tensor, inside: Tensor, g: Generator) -> tuple[Tensor, Te
 
 
 def _crop(image: Tensor, inside: Tensor, labels: Tensor, g: Generator) -> tuple[Tensor, Tensor]:
-    """A smaller field of view: up to two sides cut, often right through an organ."""
+    """A smaller field of view: up to two sides are cut, often through an organ."""
     keep = torch.ones(image.shape[2:], dtype=torch.bool)
     if _chance(g, 0.5):
         for _ in range(1 + _pick(g, 2)):
@@ -350,10 +352,10 @@ def _crop(image: Tensor, inside: Tensor, labels: Tensor, g: Generator) -> tuple[
 
 
 def _slab(labels: Tensor, g: Generator) -> Tensor:
-    """Which voxels (X, Y, Z) a slab holds: from mouth or eyes up to the crown, close about it.
+    """Mask (X, Y, Z) of a slab from the mouth or the eyes up to the crown, close about the head.
 
-    ``labels`` (X, Y, Z). Where neither the mouth nor air above is in view, a network that knows
-    whole heads alone takes the crown for a mouth.
+    ``labels`` (X, Y, Z). In such a slab, with neither the mouth nor air above in view, a network
+    trained on whole heads only labels the crown as mouth.
     """
     keep = torch.ones(labels.shape, dtype=torch.bool)
     face, head = torch.nonzero(labels > 1), torch.nonzero(labels)
@@ -367,7 +369,7 @@ def _slab(labels: Tensor, g: Generator) -> Tensor:
             if (axis, end) == (2, 0) or not _chance(g, 0.7 if axis == 2 else 0.3):
                 continue
             at = head[:, axis]
-            room = int(_u(g, -6, 10))  # voxels beyond what is labelled: skin, and some air
+            room = int(_u(g, -6, 10))  # voxels beyond the labels: skin, and some air
             side = [slice(None)] * 3
             if end:
                 side[axis] = slice(max(0, int(at.max()) + room), None)

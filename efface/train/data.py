@@ -1,4 +1,4 @@
-"""Heads with label maps, checked, split by person and put on the network's grid."""
+"""Training heads with label maps: reading, checks, split by person, the networks' grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from efface.segment import grid as grids
 
 LABEL_VALUES = 6
 SCALE = 180
-"""A stored intensity of this is 1 after normalisation; 255 leaves room for what is brighter."""
+"""Stored intensity of a normalised intensity of 1; brighter voxels have up to 255."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ def find(folder: Path) -> list[tuple[str, Path, Path]]:
     """
     pairs = []
     for image in sorted(folder.glob("*.nii.gz")):
-        # NAME_brain.nii.gz is the brain mask of a head
+        # NAME_brain.nii.gz is a brain mask
         if image.name.endswith(("_labels.nii.gz", "_brain.nii.gz")):
             continue
         name = image.name.removesuffix(".nii.gz")
         labels = labels_of(image)
         if not labels.exists():
             raise EffaceError(
-                f"{image}: no label map {labels.name} beside it; `snakemake label` drafts one"
+                f"{image}: no label map {labels.name} beside it; make one with `snakemake label`"
             )
         pairs.append((name, image, labels))
     if not pairs:
@@ -51,15 +51,25 @@ def find(folder: Path) -> list[tuple[str, Path, Path]]:
 
 
 def labels_of(image: Path) -> Path:
-    """Where the label map of a head lies: ``NAME_T1w.nii.gz`` has ``NAME_labels.nii.gz``."""
+    """Path of a head's label map: ``NAME_labels.nii.gz`` for ``NAME_T1w.nii.gz``."""
     name = image.name.removesuffix(".nii.gz")
     return image.with_name(re.sub(r"_[^_]*$", "", name) + "_labels.nii.gz")
 
 
-def read(name: str, image: Path, labels: Path, mm: float) -> Head:
-    """Read a head onto the grid.
+def unlabelled(folder: Path) -> list[str]:
+    """Names of the heads in a folder that have no label map."""
+    images = [
+        p
+        for p in sorted(folder.glob("*.nii.gz"))
+        if not p.name.endswith(("_labels.nii.gz", "_brain.nii.gz"))
+    ]
+    return [p.name for p in images if not labels_of(p).exists()]
 
-    Raises :class:`EffaceError` for labels that do not fit: other values than 0 to 5, or no brain.
+
+def read(name: str, image: Path, labels: Path, mm: float) -> Head:
+    """Read a head and resample it to the grid.
+
+    Raises :class:`EffaceError` if the labels have other values than 0 to 5, or no brain.
     """
     img, seg = nifti.load(image), nifti.load(labels)
     values = np.asarray(seg.dataobj)
@@ -80,7 +90,7 @@ def as_head(name: str, img: nib.Nifti1Image, seg: nib.Nifti1Image, mm: float) ->
     v = grids.normalise(v, inside)
     out = np.zeros(grid.shape, np.uint8)
     best = np.zeros(grid.shape, np.float32)
-    # as probabilities, since nearest neighbour loses thin parts
+    # resampled as probabilities: nearest neighbour loses thin parts
     for label in range(LABEL_VALUES):
         p, _ = grids.resample((values == label).astype(np.float32), seg.affine, grid)
         wins = p > best
@@ -89,7 +99,7 @@ def as_head(name: str, img: nib.Nifti1Image, seg: nib.Nifti1Image, mm: float) ->
 
 
 def cached(folder: Path, cache: Path, mm: float) -> list[Head]:
-    """All heads of a folder on the grid, kept in one compressed file for the next start."""
+    """All heads of a folder on the grid, from one compressed file if it is there, else written."""
     store = cache / f"{folder.name}_{mm:g}mm.npz"
     pairs = find(folder)
     if store.exists():
@@ -112,7 +122,7 @@ def cached(folder: Path, cache: Path, mm: float) -> list[Head]:
 def sets(folder: Path, cache: Path, mm: float) -> tuple[list[Head], list[Head]]:
     """Heads to train on and heads to validate: ``train/`` and ``val/`` of the folder, or a split.
 
-    Raises :class:`EffaceError` if there are no heads, or all fall on one side of the split.
+    Raises :class:`EffaceError` if there are no heads, or all are on one side of the split.
     """
     if not folder.is_dir():
         raise EffaceError(f"{folder}: no such folder of heads (--config heads=DIR)")
@@ -120,12 +130,14 @@ def sets(folder: Path, cache: Path, mm: float) -> tuple[list[Head], list[Head]]:
         return cached(folder / "train", cache, mm), cached(folder / "val", cache, mm)
     training, validation = split(cached(folder, cache, mm))
     if not training or not validation:
-        raise EffaceError(f"{folder}: too few people to train on some and validate on others")
+        raise EffaceError(
+            f"{folder}: too few people for a split into training and validation heads"
+        )
     return training, validation
 
 
 def phantoms(count: int, mm: float) -> list[Head]:
-    """Generated heads as further training data: they bring T2w, FLAIR and PDw of known truth."""
+    """Generated heads as further training data, in the contrasts T1w, T2w, FLAIR and PDw."""
     from efface.phantom import phantom
 
     contrasts = ("T1w", "T2w", "FLAIR", "PDw")
@@ -153,6 +165,6 @@ def _finite(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 def save_head(folder: Path, name: str, img: nib.Nifti1Image, labels: nib.Nifti1Image) -> None:
-    """Write a head in the form that :func:`find` reads."""
+    """Write a head as :func:`find` expects it."""
     nifti.save(img, folder / f"{name}.nii.gz")
     nifti.save(labels, folder / f"{re.sub(r'_[^_]*$', '', name)}_labels.nii.gz")

@@ -1,4 +1,4 @@
-"""The evaluation's table as a picture: a cell a figure, the poorer the redder."""
+"""The table of an evaluation as a picture; the lower a figure, the redder its cell."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from PIL import Image, ImageDraw
 _CELL = (58, 18)
 _LEFT, _TOP = 330, 60
 _POOR = {"dice": 0.5, "covered": 0.8}
-"""What is drawn in full red; 1 is white."""
+"""Values drawn in full red; 1 is white."""
 
 
 def draw(groups: str, path: Path) -> None:
     """Draw the TSV of :func:`efface.train.evaluate.groups` with Pillow."""
     lines = list(csv.DictReader(io.StringIO(groups), delimiter="\t"))
     names = [n for n in lines[0] if n.startswith(("dice_", "covered_"))]
-    said = ("pass", "review", "fail")
-    wide = _LEFT + _CELL[0] * (len(names) + len(said)) + 10
+    statuses = ("pass", "review", "fail")
+    wide = _LEFT + _CELL[0] * (len(names) + len(statuses)) + 10
     img = Image.new("RGB", (wide, _TOP + _CELL[1] * len(lines) + 10), "white")
     pen = ImageDraw.Draw(img)
-    for i, name in enumerate((*names, *said)):
+    for i, name in enumerate((*names, *statuses)):
         at = _LEFT + i * _CELL[0]
         for j, word in enumerate(name.split("_")):
             pen.text((at + 4, 20 + 16 * j), word, fill="black")
@@ -37,7 +37,7 @@ def draw(groups: str, path: Path) -> None:
             x = _LEFT + i * _CELL[0]
             pen.rectangle((x, y, x + _CELL[0] - 2, y + _CELL[1] - 2), fill=(255, pale, pale))
             pen.text((x + 12, y + 3), f"{value:.3f}", fill="black")
-        for i, status in enumerate(said):
+        for i, status in enumerate(statuses):
             x = _LEFT + (len(names) + i) * _CELL[0]
             pen.text((x + 20, y + 3), line[status], fill="black")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The workflow as a command: Snakemake in its own process, its output as progress."""
+"""``efface run``: the workflow in a Snakemake process, whose output becomes lines of progress."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any, TextIO
 
 import yaml
 
-from efface import setting
+from efface import resources
 from efface.errors import EffaceError
 from efface.manifest import write_atomic
+from efface.workflow import restricted, settings
+from efface.workflow.summary import summary
 
 NOTHING_RELEASED = 3
 _JOB = re.compile(r"^ +jobid: (\d+)")
@@ -27,31 +29,32 @@ def run(
     source: Path,
     out: Path,
     level: str,
-    settings: dict[str, Any],
+    changes: dict[str, Any],
     cores: int,
     profile: str | None = None,
     verbose: bool = False,
 ) -> int:
     """Run the workflow on ``source``; returns 0, or 3 if nothing was released.
 
-    All that Snakemake says goes to ``out/restricted/logs/efface.log``. Raises
-    :class:`EffaceError` before anything starts if a setting or folder is wrong.
+    ``changes``: settings that differ from ``config.yaml``. The output of Snakemake goes to
+    ``out/restricted/logs/efface.log``. Raises :class:`EffaceError` before anything starts if a
+    setting or folder is wrong, and afterwards if a job failed.
     """
     if cores < 1:
         raise EffaceError("--cores must be at least 1")
-    root = root_folder()
+    root = resources.root()
     defaults = yaml.safe_load((root / "config.yaml").read_text())
-    config = defaults | settings | {"source": str(source.resolve()), "out": str(out.resolve())}
-    setting.check(config)
-    setting.prepare(config, lock=False)
-    restricted = out.resolve() / "restricted"
-    write_atomic(restricted / "config.yaml", yaml.safe_dump(config, sort_keys=True))
+    config = defaults | changes | {"source": str(source.resolve()), "out": str(out.resolve())}
+    settings.check(config)
+    restricted.prepare(config, lock=False)
+    zone = out.resolve() / "restricted"
+    write_atomic(zone / "config.yaml", yaml.safe_dump(config, sort_keys=True))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
-    command += ["--cores", str(cores), "--configfile", str(restricted / "config.yaml")]
-    # the repository's default profile is found by itself only where snakemake runs in it
+    command += ["--cores", str(cores), "--configfile", str(zone / "config.yaml")]
+    # snakemake finds the default profile by itself only in its working directory
     command += ["--workflow-profile", str(_profile(root, profile or "default"))]
     command += ["participant"] if level == "participant" else []
-    log = restricted / "logs" / "efface.log"
+    log = zone / "logs" / "efface.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("w") as record,
@@ -61,7 +64,7 @@ def run(
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            cwd=restricted,
+            cwd=zone,
         ) as process,
     ):
         assert process.stdout
@@ -71,16 +74,16 @@ def run(
             process.terminate()
             raise
     if process.returncode:
-        raise EffaceError(reason or f"the run did not finish; the reason is in {log}")
+        raise EffaceError(reason or f"the run did not finish; {log} says why")
     if level == "participant":
         return 0
-    text, released = setting.outcome(out.resolve())
+    text, released = summary(out.resolve())
     print(text)
     return 0 if released else NOTHING_RELEASED
 
 
 def _follow(lines: Iterable[str], record: TextIO, verbose: bool) -> str:
-    """Record every line; show all, or one for every job that is done.
+    """Write every line to ``record``; print all of them, or one line for each finished job.
 
     Returns the message of the first :class:`EffaceError`; empty if there was none.
     """
@@ -109,19 +112,5 @@ def _profile(root: Path, name: str) -> Path:
     for folder in (root / "profiles" / name, Path(name).resolve()):
         if folder.is_dir():
             return folder
-    there = ", ".join(sorted(p.name for p in (root / "profiles").iterdir()))
-    raise EffaceError(f"--profile {name}: no such profile; there are {there}, or name a folder")
-
-
-def root_folder() -> Path:
-    """Where Snakefile, rules/ and scripts/ lie.
-
-    Raises :class:`EffaceError` where the package was installed without them.
-    """
-    root = Path(__file__).resolve().parents[1]
-    if not (root / "Snakefile").exists():
-        raise EffaceError(
-            "efface run needs the workflow beside the package: install from a clone with"
-            " pip install --editable ."
-        )
-    return root
+    names = ", ".join(sorted(p.name for p in (root / "profiles").iterdir()))
+    raise EffaceError(f"--profile {name}: no such profile; choose from {names}, or name a folder")
