@@ -6,8 +6,6 @@ structure of a released one, and none holds an identifier of a given list.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import stat
 import time
@@ -16,13 +14,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from efface import tables
 from efface.audit import leaks
 from efface.audit.identifiers import of_line
 from efface.audit.matcher import Matcher
 from efface.errors import EffaceError
-
-MANIFEST = "manifest.tsv"
-_COLUMNS = {"path", "bytes", "sha256", "session", "scan"}
+from efface.release.cohort import COLUMNS, MANIFEST
 
 
 @dataclass(frozen=True)
@@ -121,18 +118,9 @@ def _unreadable(fault: OSError) -> str:
 
 
 def _manifest(path: Path) -> dict[str, dict[str, str]]:
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text()), delimiter="\t")
-        rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise EffaceError(
-            f"{path}: the manifest cannot be read; name the folder OUT/release"
-        ) from e
-    if _COLUMNS - set(reader.fieldnames or ()):
-        raise EffaceError(f"{path}: not a manifest of efface; name the folder OUT/release")
-    out: dict[str, dict[str, str]] = {}
-    for row in rows:
-        if row["path"] in out:
-            raise EffaceError(f"{path}: lists a file twice; the release is damaged")
-        out[row["path"]] = row
+    """Rows of the manifest by path."""
+    rows = tables.read(path, COLUMNS).to_dict("records")
+    out = {row["path"]: row for row in rows}
+    if len(out) < len(rows):
+        raise EffaceError(f"{path}: lists a file twice; the release is damaged")
     return out

@@ -7,8 +7,11 @@ release copies from the candidate and from nowhere else, so it holds what was se
 - :mod:`~efface.audit.session`, :mod:`~efface.audit.staging`: the candidate and its search
 - :mod:`~efface.audit.candidate`: what the release reads of a scan
 - :mod:`~efface.audit.kept`: what options keep of the person and the day
-- :mod:`~efface.audit.sources`: the identifiers of the sources
-- :mod:`~efface.audit.leaks`, :mod:`~efface.audit.matcher`, :mod:`~efface.audit.days`: the leak scan
+- :mod:`~efface.audit.sources`, :mod:`~efface.audit.attributes`, :mod:`~efface.audit.identifiers`:
+  the identifiers of a source; :mod:`~efface.audit.words`: words that are none
+- :mod:`~efface.audit.encodings`, :mod:`~efface.audit.patterns`, :mod:`~efface.audit.matcher`,
+  :mod:`~efface.audit.days`: the search for identifiers in bytes
+- :mod:`~efface.audit.readers`: the kinds of files; :mod:`~efface.audit.leaks`: the leak scan of one
 - :mod:`~efface.audit.report`: the report on a cohort
 - :mod:`~efface.audit.redact`: the report without identifiers
 """

@@ -38,10 +38,12 @@ from efface.distort.methods import METHODS
 from efface.inventory import cross_check
 from efface.manifest import Manifest, Scan
 from efface.pseudonym import Key
-from efface.release import SETTINGS, cohort_files
+from efface.release import SETTINGS
+from efface.release.bids import cohort_files
 from efface.scrub import scrub_dataset, state_face_removed
 from efface.scrub.table import OPTIONS
 
+SCHEMA = Path(__file__).parents[1] / "workflow" / "config.schema.yaml"
 TABLE = Path(__file__).parent / "own_words.tsv"
 HEADER = """\
 # Words that efface itself writes, and the files that hold them. Made by make_words.py. A name that
@@ -90,7 +92,7 @@ def written() -> Iterator[tuple[str, str]]:
 
 
 def _rows() -> list[Row]:
-    phrases = tuple(v for k, v in vars(status).items() if k.isupper() and isinstance(v, str))
+    phrases = tuple(status.ALL.values())
     measures: dict[str, Any] = dict.fromkeys(MEASURES, 1.5)
     states = dict(zip(("left_eye", "right_eye", "nose", "left_ear", "mouth"), _STATES, strict=True))
     image = Scan(
@@ -113,7 +115,7 @@ def _rows() -> list[Row]:
 
 
 def _about() -> About:
-    schema = yaml.safe_load((Path(__file__).parents[1] / "config.schema.yaml").read_text())
+    schema = yaml.safe_load(SCHEMA.read_text())
     settings = {
         name: schema["properties"][name].get("enum")
         or schema["properties"][name].get("items", {}).get("enum")

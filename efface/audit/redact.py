@@ -14,7 +14,7 @@ from efface.audit.matcher import Matcher
 from efface.audit.report import MEASURES, About, LeftOut, Row
 from efface.audit.words import own_words
 from efface.manifest import Manifest, Scan
-from efface.status import ALL, IDENTIFIER_FOUND, OTHER, phrase_of
+from efface.status import IDENTIFIER_FOUND, phrase_of
 
 
 def matcher(sought: Iterable[Identifier]) -> Matcher:
@@ -24,9 +24,8 @@ def matcher(sought: Iterable[Identifier]) -> Matcher:
     people are called "White" or "Page". They are still searched together with the other parts of a
     name.
     """
-    codes = {word.casefold() for code in (*ALL, OTHER) for word in code.split("_")}
-    own = own_words() | codes
-    return Matcher(n for n in sought if n.text.casefold() not in own)
+    own = own_words()
+    return Matcher(one for one in sought if one.text.casefold() not in own)
 
 
 def search(files: Mapping[str, bytes], sought: Iterable[Identifier] | Matcher) -> list[Finding]:
