@@ -17,7 +17,8 @@ from efface.pseudonym import Key
 from efface.scrub import scrub_bytes
 from efface.scrub.folder import scrub_folder
 from efface.scrub.table import rows
-from efface.scrub.technical import is_technical
+from efface.technical import is_technical
+from efface.technical import rows as technical_rows
 
 WHO = (Key(b"t" * 32), "sub-aaaaaaaaaa", "ses-bbbbbbbbbb")
 TAGS = sorted(
@@ -143,9 +144,7 @@ def as_text(value):
 
 def test_every_attribute_has_a_form_and_every_form_an_attribute():
     assert set(REAL) == set(KEYWORDS)
-    named = {
-        k for row in rows("technical.tsv") if row["kind"] == "form" for k in row["name"].split()
-    }
+    named = {k for row in technical_rows() if row["kind"] == "form" for k in row["name"].split()}
     assert named == {*KEYWORDS, "DeidentificationMethod"}
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.errors import EffaceError
+from efface.technical import is_technical
 
 _HERE = Path(__file__).parent
 _LONGEST = 100_000
@@ -105,8 +106,6 @@ def _checked(value: object, rule: Allowed) -> object:
         return value if re.fullmatch(r"[A-Za-z0-9]{1,30}", value) else None
     if rule.kind == "converter":
         return value if _CONVERTER.fullmatch(value) else None
-    from efface.scrub.technical import is_technical  # late: it imports the whole stage
-
     values = [v.strip() for v in value.split("\\")]
     known = any(values) and is_technical(_ATTRIBUTES[rule.kind], values)
     return "\\".join(values) if known else None

@@ -27,8 +27,8 @@ from efface.scrub import streams as compressed
 from efface.scrub.bits import Cells, cells, cleared
 from efface.scrub.codec import DamagedError, Element, Syntax
 from efface.scrub.table import IODS, OPTIONS, Policy, Safe, is_term, other_term, safe_private
-from efface.scrub.technical import is_technical
 from efface.scrub.text import IdentityWords, identity_words, vocabulary
+from efface.technical import is_technical
 
 _SIZES = {"US": 2, "SS": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "AT": 4, "OF": 4, "OL": 4}
 _SIZES |= {"FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8}

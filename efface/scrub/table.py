@@ -6,7 +6,6 @@
 ``terms.tsv``    allowed values of code strings
 ``safe_private.tsv``  the private elements that the option safe-private keeps
 ``words.tsv``    words that are not names
-``technical.tsv``  allowed forms of technical texts (read by ``technical.py``)
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pydicom.charset import convert_encodings, decode_bytes
 from efface import status
 from efface.scrub.codec import DamagedError, Element
 from efface.scrub.table import words
-from efface.scrub.technical import words as technical_words
+from efface.technical import words as technical_words
 
 _PERSON_IDS = frozenset((0x00100020, 0x00101000, 0x00100030, 0x00101090, 0x00080050, 0x00101040))
 _PERSON_IDS |= {0x00102154, 0x00380010, 0x00401001, 0x00400253, 0x00321032}
