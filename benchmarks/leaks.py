@@ -44,7 +44,7 @@ def example(folder):
     scrub_folder(folder / "source", folder / "release" / "dicom", new_key(folder / "key"), ())
     nifti.save(image, folder / "release" / "sub-a_T1w.nii.gz")
     people = (Identity.from_seed(seed) for seed in range(5, 255))
-    return folder / "release", sorted({line for person in people for line in person.needles})
+    return folder / "release", sorted({line for person in people for line in person.identifiers})
 
 
 def main():

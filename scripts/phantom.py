@@ -12,7 +12,7 @@ identifiers = demo_source(
     Path(snakemake.output.source),
     params.people,
     params.seed,
-    needles=Path(snakemake.output.identifiers),
+    identifiers=Path(snakemake.output.identifiers),
     mm=params.mm,
 )
 logging.info("%d identifiers planted", len(identifiers))
