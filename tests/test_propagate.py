@@ -1,6 +1,7 @@
-"""Labels from one scan of a session to another: geometry, motion, and what the gate makes of it."""
+"""Propagation of labels between the scans of a session: resampling, motion, status by the gate."""
 
 from dataclasses import replace
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from nibabel.affines import apply_affine
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small_session import SURE, head
 
@@ -25,6 +27,7 @@ from efface.segment import (
     orientation,
     propagate,
     resample,
+    threshold,
 )
 from efface.segment.components import COUNTS
 from efface.segment.labels import FEATURES, LABELS
@@ -59,7 +62,7 @@ def centres_in(labels, affine, shape, onto):
 
 @settings(max_examples=60)
 @given(maps, affines(), affines())
-def test_every_voxel_whose_centre_lies_in_an_organ_gets_it(labels, affine, onto):
+def test_a_voxel_gets_the_label_at_its_centre(labels, affine, onto):
     out = resample.transfer(labels, affine, SHAPE, onto)
     want, sure = centres_in(labels, affine, SHAPE, onto)
     labelled = sure & (want > 0)
@@ -70,7 +73,7 @@ def test_every_voxel_whose_centre_lies_in_an_organ_gets_it(labels, affine, onto)
 
 @settings(max_examples=60)
 @given(maps, affines(), affines(), st.integers(0, 2**32 - 1))
-def test_every_voxel_that_an_organ_touches_is_of_the_face(labels, affine, onto, seed):
+def test_every_voxel_that_overlaps_an_organ_is_marked(labels, affine, onto, seed):
     mask = labels == LABELS["nose"]
     out = resample.overlapping(mask, affine, SHAPE, onto)
     rng = np.random.default_rng(seed)
@@ -106,7 +109,7 @@ def test_the_same_grid_gives_the_same_labels(labels, affine):
 
 @settings(max_examples=40)
 @given(maps, affines(), affines())
-def test_a_second_time_changes_nothing(labels, affine, onto):
+def test_transfer_and_union_are_idempotent(labels, affine, onto):
     once = resample.transfer(labels, affine, SHAPE, onto)
     assert np.array_equal(resample.transfer(once, onto, SHAPE, onto), once)
     joined = agreement.union(labels, labels, affine)
@@ -117,7 +120,7 @@ def test_a_second_time_changes_nothing(labels, affine, onto):
 
 @settings(max_examples=40)
 @given(maps, affines(least=1.0, most=2.0), affines(least=0.6, most=1.0))
-def test_there_and_back_over_an_oblique_grid_covers_every_organ(labels, affine, turned):
+def test_transfer_to_an_oblique_grid_and_back_covers_every_organ(labels, affine, turned):
     labels = np.where(labels == LABELS["nose"], labels, 0).astype(np.uint8)
     # a finer grid that holds the whole of the first
     corners = np.array(np.meshgrid(*[(-1, n) for n in SHAPE])).reshape(3, -1).T
@@ -131,7 +134,7 @@ def test_there_and_back_over_an_oblique_grid_covers_every_organ(labels, affine, 
     assert (back[labels > 0] == LABELS["nose"]).all()
 
 
-def test_a_brain_that_one_scan_saw_far_from_the_others_keeps_no_face():
+def test_brain_far_from_the_first_scans_brain_is_not_added():
     grid = np.diag([2.0, 2.0, 2.0, 1.0])
     first = np.zeros((20, 20, 20), np.uint8)
     first[:8] = LABELS["brain"]
@@ -147,7 +150,7 @@ def test_a_brain_that_one_scan_saw_far_from_the_others_keeps_no_face():
     assert (agreement.union(first, second, grid, beyond)[12:14] == LABELS["brain"]).all()
 
 
-def test_organs_know_what_of_them_is_in_view_and_where_their_scan_ends():
+def test_organs_have_their_volume_in_view_and_whether_their_scan_cuts_them():
     labels, affine = head(mm=4.0)
     low = affine.copy()
     low[2, 3] = 0.0  # the upper half: nose and mouth lie below
@@ -161,6 +164,33 @@ def test_organs_know_what_of_them_is_in_view_and_where_their_scan_ends():
     cut = organs_in_view.organs(short, affine, labels.shape, affine)
     assert {o.label for o in cut if o.cut} == {"nose", "mouth"}
     assert not any(o.cut for o in organs_in_view.organs(short, affine, short.shape, affine))
+
+
+@given(arrays(bool, SHAPE), st.booleans(), st.booleans())
+def test_components_are_those_of_scipy_by_size(mask, corners, fortran):
+    mask = np.asfortranarray(mask) if fortran else mask
+    numbers, count = ndimage.label(mask, np.ones((3, 3, 3)) if corners else None)
+    parts = masks.components(mask, corners=corners)
+    assert len(parts) == count
+    assert [len(p) for p in parts] == sorted((len(p) for p in parts), reverse=True)
+    for number in range(1, count + 1):
+        index = np.argwhere(numbers == number)
+        assert any(np.array_equal(index, p) for p in parts)
+
+
+@given(arrays(np.float32, (7, 8, 9), elements=st.floats(-100, 100, width=32)), st.booleans())
+def test_block_means(v, fortran):
+    v = np.asfortranarray(v) if fortran else v
+    want = v[:6, :8, :9].reshape(3, 2, 2, 4, 9, 1).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(resample.block_mean(v, (2, 4, 1)), want, atol=1e-3)
+
+
+def test_otsu_splits_two_classes():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(10, 2, 3000), rng.normal(60, 5, 1000)])
+    low, high = threshold.otsu(values, 99, 256)
+    assert 15 < low < high < 45
+    assert threshold.otsu(np.full(9, 4.0), 99, 256) == (4.0, 4.0)
 
 
 # --- motion, by phantoms --------------------------------------------------------------------------
@@ -207,7 +237,7 @@ def test_motion_is_measured_across_contrasts(whole, pose):
     assert found.mm == pytest.approx(true, abs=2.5)
 
 
-def test_an_image_of_noise_proves_nothing(whole):
+def test_motion_against_noise_is_unknown(whole):
     img, labels = slab()
     rng = np.random.default_rng(2)
     noise = nib.Nifti1Image(rng.normal(100, 20, img.shape).astype(np.float32), img.affine)
@@ -239,7 +269,7 @@ class Network:
 
 
 def session(folder, *scans, frames=("2.25.1", "2.25.1"), network=None):
-    """Run segment over (suffix, image, labels found, confidence, series)."""
+    """Segment a session of (suffix, image, labels, confidence, series): scans and label maps."""
     source, out = folder / "convert", folder / "segment"
     source.mkdir()
     out.mkdir()
@@ -325,6 +355,21 @@ def test_noise_in_the_same_frame_goes_to_review(tmp_path, whole):
     )
     assert other.status == "review"
     assert "not reliable" in other.reasons[0]
+
+
+def test_without_registration_no_labels_are_transferred(tmp_path, whole, monkeypatch):
+    img, labels = slab()
+    own = only_brain(labels)
+    scans = (
+        ("T1w", whole[0], as_array(whole[1]), 0.95, "series-1"),
+        ("bold", img, own, 0.9, "series-2"),
+    )
+    register = propagate.session
+    monkeypatch.setattr(propagate, "session", partial(register, register=False))
+    (_, other), (_, got) = session(tmp_path, *scans)
+    assert other.status == "review"
+    assert other.measures["propagated"]["from"] == ""
+    assert np.array_equal(got, own)
 
 
 def test_a_brain_elsewhere_goes_to_review(tmp_path, whole):

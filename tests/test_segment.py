@@ -119,7 +119,7 @@ def test_torch_loads_the_weights_of_the_exported_model(tmp_path):
 def test_without_gates_both_forms_are_the_network_without_attention(tmp_path):
     coarse, _ = exported(tmp_path, True)
     plain = Coarse((8, 16), 6, attention=False)
-    load_weights(plain, coarse.state_dict())
+    load_weights(plain, {k: v.numpy() for k, v in coarse.state_dict().items()})
     _, graph = runtime.load(tmp_path, "cpu", precision="f32", gates=False)
     v = np.random.default_rng(2).random((24, 32, 24), dtype=np.float32)
     assert np.abs(graph.coarse(v) - predictor(plain, "cpu")(v)).max() < 1e-3

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from efface.errors import EffaceError
 from efface.manifest import write_whole
+from efface.segment.masks import largest_component
 from efface.segment.resample import block_mean
 from efface.segment.threshold import otsu
 
@@ -180,16 +181,6 @@ def save_png(picture: NDArray[np.uint8], path: Path) -> None:
     out = io.BytesIO()
     Image.fromarray(picture).save(out, format="PNG", compress_level=6)
     write_whole(path, out.getvalue())
-
-
-def largest_component(mask: Bool) -> Bool:
-    """The largest 6-connected part of a 3D mask; an empty mask stays empty."""
-    parts, n = ndimage.label(mask)
-    if n <= 1:
-        return mask
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    return np.asarray(parts == sizes.argmax())
 
 
 def _centre(mask: Bool) -> NDArray[np.float64] | None:

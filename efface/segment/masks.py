@@ -93,6 +93,16 @@ def connected(mask: Bool, least: float = 1.0, *, largest: bool = False) -> Bool:
     return out
 
 
+def largest_component(mask: Bool) -> Bool:
+    """Return the largest component of a 3D mask; voxels that share a face are connected."""
+    numbers, count = ndimage.label(mask)
+    if count <= 1:
+        return mask
+    sizes = np.bincount(numbers.ravel())
+    sizes[0] = 0
+    return np.asarray(numbers == sizes.argmax())
+
+
 def ball(radius: float, spacing: NDArray[np.floating]) -> NDArray[np.intp]:
     """Return the index offsets (n, 3) of the voxels whose centres lie within ``radius`` mm."""
     reach = [range(-int(radius / s + 1e-6), int(radius / s + 1e-6) + 1) for s in spacing]

@@ -4,6 +4,11 @@ The images may differ in contrast, resolution and field of view. So the registra
 normalised mutual information (Studholme et al., Pattern Recognition 32, 1999). One optimum is no
 proof: a search in an image of noise ends where it starts. So it starts from several positions, and
 its result counts only if they end in one.
+
+SimpleITK 2.5 (Mattes mutual information, gradient descent, the same starts) was compared on 56
+pairs of real and simulated scans with known motions. It gave the same decision (unmoved, moved,
+unknown) for 49; neither called a head unmoved that had moved by more than 7.5 mm. It needs 0.9
+instead of 2.1 s of CPU time a pair, but adds 264 MB to the installation and replaces 45 lines.
 """
 
 from __future__ import annotations

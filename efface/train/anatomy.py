@@ -13,13 +13,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from efface.errors import EffaceError
 from efface.manifest import write_json
 from efface.segment.anatomy import BRAIN_STEP, LANDMARKS
 from efface.segment.labels import LABELS
+from efface.segment.masks import components
 
 Floats = NDArray[np.float64]
 
@@ -127,12 +127,10 @@ def _read(path: Path) -> dict[str, Any]:
             middle = float(world[:, 0].mean())
         elif name in ("eyes", "ears"):
             # the mid-plane of the head bends off the brain's centre: cut between the two
-            groups, n = ndimage.label(labels == value)
-            sizes = ndimage.sum_labels(np.ones_like(groups), groups, np.arange(1, n + 1))
-            if n >= 2 and np.sort(sizes)[-2] > 0.3 * sizes.max():
-                two = np.argsort(sizes)[-2:] + 1
+            pair = components(labels == value)[:2]
+            if len(pair) == 2 and len(pair[1]) > 0.3 * len(pair[0]):
                 middle_pair = np.mean(
-                    [(groups == g).nonzero()[0].mean() * affine[0, 0] + affine[0, 3] for g in two]
+                    [index[:, 0].mean() * affine[0, 0] + affine[0, 3] for index in pair]
                 )
             else:
                 middle_pair = middle

@@ -26,7 +26,7 @@ from efface.segment.components import COUNTS
 from efface.segment.geometry import voxel_sizes
 from efface.segment.grid import BLOCK
 from efface.segment.labels import FEATURES, LABELS
-from efface.segment.masks import BRAIN_MARGIN, within
+from efface.segment.masks import BRAIN_MARGIN, components, within
 from efface.train import combine, transform
 from efface.train.data import SCALE, Head, find
 from efface.train.transform import Case
@@ -108,8 +108,6 @@ def measure(
 
     ``given``: its segmentation, if that is known.
     """
-    from scipy import ndimage
-
     given = given or segmenter.segment(case.image)
     after, masks = deface_image(case.image, given, options=segmenter.options)
     status, reasons, measures = judge(case.image, after, given, masks, "face", "noise", segmenter)
@@ -121,9 +119,8 @@ def measure(
         dice[organ] = 2 * int((a & b).sum()) / total if total else float("nan")
         if organ in FEATURES:
             cover[organ] = float(mask[b].mean()) if b.any() else float("nan")
-            pieces, n = ndimage.label(b)
-            sizes = np.bincount(pieces.ravel(), minlength=n + 1)[1:]
-            shown = min(int((sizes >= 0.2 * sizes.max()).sum()), COUNTS[organ]) if n else 0
+            sizes = [len(index) for index in components(b)]
+            shown = min(sum(n >= 0.2 * sizes[0] for n in sizes), COUNTS[organ])
             if given.components[organ] < shown:
                 missed.append(organ)
     true_brain = case.truth == LABELS["brain"]

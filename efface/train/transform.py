@@ -20,6 +20,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from efface.segment.labels import LABELS
+from efface.segment.masks import largest_component
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.uint8]
@@ -290,13 +291,8 @@ def contrasts(h: Head, rng: np.random.Generator) -> Iterator[tuple[str, Head]]:
 
 def _inside(v: Floats) -> NDArray[np.bool_]:
     """Segment the head with all its cavities by threshold."""
-    mask = ndimage.binary_closing(v > 0.1, iterations=4)
-    parts, n = ndimage.label(mask)
-    if n:
-        sizes = np.bincount(parts.ravel())
-        sizes[0] = 0
-        mask = parts == sizes.argmax()
-    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(mask)
+    head = largest_component(ndimage.binary_closing(v > 0.1, iterations=4))
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(head)
     return filled
 
 
