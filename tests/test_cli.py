@@ -316,7 +316,7 @@ def test_a_second_copy_of_the_old_key_is_not_overwritten(tmp_path):
     old = new_key(key)
     kept = tmp_path / f"key.{old.fingerprint}.old"
     kept.write_text("precious")
-    with pytest.raises(EffaceError, match="move it away"):
+    with pytest.raises(EffaceError, match="move it to another folder"):
         rotate_key(key)
     assert kept.read_text() == "precious"
     assert read_key(key) == old

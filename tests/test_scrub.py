@@ -723,7 +723,7 @@ def test_settings_and_help_name_the_options():
     import efface
     from efface.cli import _RETAIN
 
-    schema = Path(efface.__file__).with_name("config.schema.yaml")
+    schema = Path(efface.__file__).parent / "workflow" / "config.schema.yaml"
     listed = yaml.safe_load(schema.read_text())["properties"]["retain"]["items"]["enum"]
     assert set(listed) == set(OPTIONS)
     assert all(o in _RETAIN for o in OPTIONS)

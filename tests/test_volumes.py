@@ -10,6 +10,7 @@ from small_session import SERIES, STEM, hand_on
 
 import efface
 from efface import distort, nifti, qc, segment
+from efface.distort import methods
 from efface.manifest import Manifest, Scan
 from efface.phantom import phantom
 from efface.pseudonym import new_key
@@ -256,7 +257,7 @@ def test_selected_volumes_are_replaced_with_the_same_noise_as_all():
     voxels = np.random.default_rng(0).normal(300, 40, (12, 11, 10, 4)).astype(np.int16)
     mask = np.zeros(voxels.shape[:3], bool)
     mask[3:8, 3:8, 3:8] = True
-    every = distort.replace(voxels, mask, "noise", 3)
-    some = distort.replace(voxels, mask, "noise", 3, volumes=(1, 3))
+    every = methods.replace(voxels, mask, "noise", 3)
+    some = methods.replace(voxels, mask, "noise", 3, volumes=(1, 3))
     assert np.array_equal(some[..., [1, 3]], every[..., [1, 3]])
     assert np.array_equal(some[..., [0, 2]], voxels[..., [0, 2]])
