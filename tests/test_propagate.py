@@ -115,7 +115,10 @@ def test_transfer_and_union_are_idempotent(labels, affine, onto):
     joined = agreement.union(labels, labels, affine)
     assert np.array_equal(joined, labels)
     both = agreement.union(once, once[::-1], onto)
-    assert np.array_equal(agreement.union(both, once[::-1], onto), both)
+    again = agreement.union(both, once[::-1], onto)
+    # the brain may grow further: what is near the added brain is near the brain now
+    assert np.array_equal(again[both > 0], both[both > 0])
+    assert (again[both != again] == LABELS["brain"]).all()
 
 
 @settings(max_examples=40)
