@@ -120,8 +120,15 @@ def _moment(session: Mapping[str, Any], series: Mapping[str, Any]) -> datetime |
 
 
 def participant(session: Mapping[str, Any]) -> dict[str, str]:
-    """Row of the person in the participants.tsv of a BIDS source; empty if there is none."""
-    return _row(_root(session), "participants.tsv", "participant_id", session["patient"][0])
+    """Row of the person in participants.tsv; empty if there is none, or several."""
+    rows = participants(session)
+    return rows[0] if len(rows) == 1 else {}
+
+
+def participants(session: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Rows of the person in the participants.tsv of a BIDS source; more than one is an error."""
+    rows = tables.read_source(_root(session) / "participants.tsv")
+    return [row for row in rows if row.get("participant_id") == session["patient"][0]]
 
 
 def visit(session: Mapping[str, Any]) -> list[dict[str, str]]:

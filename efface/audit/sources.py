@@ -197,10 +197,10 @@ def _raw(ds: Dataset, tag: int | None) -> tuple[int, bytes]:
 
 def _of_tables(session: Mapping[str, Any]) -> set[Identifier]:
     """What a BIDS source's participants.tsv and scans.tsv say of the person."""
-    from efface.audit.kept import participant, visit
+    from efface.audit.kept import participants, visit
 
     out: set[Identifier] = set()
-    rows = [participant(session), *visit(session)]
+    rows = [*participants(session), *visit(session)]
     for column, value in (cell for row in rows for cell in row.items()):
         digits = re.sub(r"\D", "", value[:10])
         if len(digits) == 8 and is_date(digits):
