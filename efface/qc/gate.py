@@ -224,8 +224,9 @@ def _face(
     measures["brain_likeness"] = None if like is None else round(like, 3)
     if like is not None and like < LIKENESS:
         verdict = verdict.mark("review", BRAIN_SHAPE_UNLIKELY)
-    verdict = _landmarks(verdict, few, pose, confidence, known, mask, image)
-    return _confidences(verdict, few, pose, confidence, mask)
+    enough = _enough(few, pose, confidence)
+    verdict = _landmarks(verdict, few, pose, known, mask, image, enough=enough)
+    return _confidences(verdict, few, pose, confidence, mask, enough=enough)
 
 
 def _no_head(why: str, few: Sample, image: Image | None, measures: dict[str, Any]) -> Verdict:
@@ -240,15 +241,15 @@ def _landmarks(
     verdict: Verdict,
     few: Sample,
     pose: Pose,
-    confidence: Mapping[str, float],
     known: Sequence[Mapping[str, Any]],
     mask: Bool | None,
     image: Image | None,
+    *,
+    enough: bool,
 ) -> Verdict:
     """Add the state of each landmark to the measures, and reasons for those without a good one."""
     measures, view = verdict.measures, few.view
     organs = fit.match_organs(known, pose)
-    enough = _enough(few, pose, confidence)
     misplaced: list[str] = []
     for name in LANDMARKS:
         if pose.is_found(name, view):
@@ -287,11 +288,16 @@ def _landmarks(
 
 
 def _confidences(
-    verdict: Verdict, few: Sample, pose: Pose, confidence: Mapping[str, float], mask: Bool | None
+    verdict: Verdict,
+    few: Sample,
+    pose: Pose,
+    confidence: Mapping[str, float],
+    mask: Bool | None,
+    *,
+    enough: bool,
 ) -> Verdict:
     """Add the confidence of each label found, and a reason where it is low."""
     measures = verdict.measures
-    enough = _enough(few, pose, confidence)
 
     def replaced(label: str) -> bool:
         """Whether only cut landmarks are in view, and all they may take up was replaced."""

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efface.segment import masks
+from efface.segment.components import COUNTS
 from efface.segment.labels import FEATURES, LABELS
 
 Labels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Shape = tuple[int, int, int]
 
-COUNT = {"eyes": 2, "nose": 1, "ears": 2, "mouth": 1}
+COUNT = {name: COUNTS[name] for name in FEATURES}
 """Number of each organ of a head."""
 SMALLEST_MM3 = 100.0
 """Smaller parts of organs are ignored."""
