@@ -78,8 +78,8 @@ rule heuristics:
     threads: 2
     params:
         models=models("heuristics"),
-        transformed=1,  # heads of which one variant of each transformation is taken
-        combined=1,  # cases of several things amiss at once, of each head
+        transformed=2,  # heads evaluated under every transformation; all are evaluated unchanged
+        combined=5,  # random combinations of transformations for each head
     script:
         "../scripts/heuristics.py"
 

@@ -59,13 +59,14 @@ def judge(
     features: str | Collection[str],
     method: str,
     segmenter: Segmenter,
+    known: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Status, tuple[str, ...], dict[str, Any]]:
     """Return status, reasons and measures of one defaced image.
 
     ``given``: segmentation of ``before``; ``masks``: the replaced regions, one for each position
-    of the head in it.
+    of the head in it; ``known``: organs that another scan of the session shows whole.
     """
-    verdict = _verdict(before, after, given, masks, features, method, segmenter)
+    verdict = _verdict(before, after, given, masks, features, method, segmenter, known)
     return verdict.status, verdict.reasons, verdict.measures
 
 

@@ -41,7 +41,8 @@ def run(convert: tuple[Path, Manifest], folder: Path, segmenter: Segmenter) -> t
 
     source, manifest = convert
     labelled = tuple(_label(scan, source, folder, segmenter) for scan in manifest.scans)
-    propagated = propagate.session(manifest.scans, source, labelled, folder)
+    register = segmenter.options.register
+    propagated = propagate.session(manifest.scans, source, labelled, folder, register)
     orientations = {s.scan: _orientation(s) for s in labelled}
     return tuple(_with_pose(scan, folder, orientations) for scan in propagated)
 

@@ -173,6 +173,7 @@ def _read(
         np.asarray(nifti.stored(labels), np.uint8),
         measures.get("confidence", {}),
         poses.from_dict(pose) if pose else None,
+        components=measures.get("components", {}),
         possible_brain=_flags(folder / possible) if possible else None,
         inverted=measures.get("inverted", False),
         roll=wrap.from_measures(measures),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -31,6 +32,26 @@ def cases(h: Head, count: int, seed: int = 0) -> Iterator[Case]:
                 what, made = step(made, rng)
                 done.append(what)
         yield transform.case(GROUP, " ".join(done), made)
+
+
+def thick_slab(h: Head, group: str, seed: int = 0) -> Case:
+    """Return the head in another contrast, as a slab of thick slices above the mouth."""
+    rng = np.random.default_rng([seed, 1])
+    made, done = h, []
+    for step in (_contrast, _slab, _slices):
+        what, made = step(made, rng)
+        done.append(what)
+    return transform.case(group, " ".join(done), made)
+
+
+def motion(seed: int = 0) -> NDArray[np.float64]:
+    """Return a motion of the head (4, 4): 8 degrees about a random axis, 10 mm along another."""
+    rng = np.random.default_rng([seed, 2])
+    axis, along = (v / np.linalg.norm(v) for v in rng.normal(size=(2, 3)))
+    out = np.eye(4)
+    out[:3, :3] = Rotation.from_rotvec(np.radians(8) * axis).as_matrix()
+    out[:3, 3] = 10 * along
+    return out
 
 
 def _contrast(h: Head, rng: np.random.Generator) -> tuple[str, Head]:

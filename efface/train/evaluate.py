@@ -10,7 +10,7 @@ import io
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from efface.segment.geometry import voxel_sizes
 from efface.segment.grid import BLOCK
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.masks import BRAIN_MARGIN, components, within
+from efface.status import Status
 from efface.train import combine, transform
 from efface.train.data import SCALE, Head, find
 from efface.train.transform import Case
@@ -59,7 +60,7 @@ class Row:
     """Organs of which the model labels fewer than the case shows."""
     certainty: dict[str, float]
     """Mean probability of each label found, before calibration."""
-    status: str
+    status: Status
     reasons: tuple[str, ...]
 
     @property
@@ -102,15 +103,22 @@ def transformed(folder: Path, segmenter: Segmenter, count: int) -> Iterator[Row]
 
 
 def measure(
-    head: str, case: Case, segmenter: Segmenter, given: Segmentation | None = None
+    head: str,
+    case: Case,
+    segmenter: Segmenter,
+    given: Segmentation | None = None,
+    known: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Row, nib.Nifti1Image]:
     """Deface and judge a case: return its row, and the defaced image.
 
-    ``given``: its segmentation, if that is known.
+    ``given``: its segmentation, if that is known; ``known``: organs that another scan of the
+    session shows whole.
     """
     given = given or segmenter.segment(case.image)
     after, masks = deface_image(case.image, given, options=segmenter.options)
-    status, reasons, measures = judge(case.image, after, given, masks, "face", "noise", segmenter)
+    status, reasons, measures = judge(
+        case.image, after, given, masks, "face", "noise", segmenter, known
+    )
     mask = masks[0]
     dice, cover, missed = {}, {}, []
     for organ, k in LABELS.items():
