@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from efface import tables
 from efface.manifest import write_atomic, write_json
 from efface.segment import Segmenter
 from efface.train import calibrate, data, evaluate, figure
+from efface.train import tables as evaluation
 
 config, output, params = snakemake.config, snakemake.output, snakemake.params
 heads = Path(config["heads"] or "heads")
@@ -23,13 +25,14 @@ def logged(rows):
 
 
 plain = list(logged(evaluate.heads(folder, segmenter)))
-write_atomic(Path(output.table), evaluate.table(plain))
+write_atomic(Path(output.table), evaluation.cases(plain))
 known = data.cached(folder, Path(params.cache), segmenter.plan.mm)
-write_atomic(Path(output.cascade), evaluate.compared(known, segmenter))
+compared = evaluate.compared(known, segmenter)
+write_atomic(Path(output.cascade), tables.text(compared, compared[0]))
 evaluate.picture(folder, plain, segmenter, Path(output.picture))
 rows = plain + list(logged(evaluate.transformed(folder, segmenter, params.transformed)))
 rows += logged(evaluate.combined(folder, segmenter, params.combined))
-write_atomic(Path(output.transformed), evaluate.groups(rows))
-figure.draw(evaluate.groups(rows), Path(output.figure))
-write_atomic(Path(output.cases), evaluate.table(rows))
+write_atomic(Path(output.transformed), evaluation.groups(rows))
+figure.draw(evaluation.groups(rows), Path(output.figure))
+write_atomic(Path(output.cases), evaluation.cases(rows))
 write_json(Path(output.calibration), calibrate.curves(rows))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from efface import resources
 from efface.manifest import write_atomic
-from efface.train import heuristics
+from efface.train import heuristics, tables
 
 config, params = snakemake.config, snakemake.params
 heads = Path(config["heads"] or "heads")
@@ -28,4 +28,4 @@ for result in results():
     row = result.row
     with log.open("a") as f:
         f.write(f"{row.head} {row.group} {row.name}, {result.off}: {row.status} {row.reasons}\n")
-write_atomic(Path(snakemake.output.table), heuristics.table(done))
+write_atomic(Path(snakemake.output.table), tables.steps(done))

@@ -24,6 +24,7 @@ from efface.train import (
     label,
     loop,
     refine,
+    tables,
     transform,
 )
 from efface.train.augment import example
@@ -182,7 +183,7 @@ def test_exported_model_is_loaded_and_evaluated(folder, tmp_path):
     assert segmenter.plan == Plan(6.0, (4, 8), True, (4, 6))
     assert (tmp_path / "curve.png").stat().st_size > 500
     rows = list(evaluate.heads(folder, segmenter))
-    lines = evaluate.table(rows).splitlines()
+    lines = tables.cases(rows).splitlines()
     assert [line.split("\t")[0] for line in lines] == [
         "head",
         "P1_T1w",

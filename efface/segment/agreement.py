@@ -29,13 +29,12 @@ BRAIN_NEAR_MM = 4.0
 """Largest distance from the first map's brain at which brain of the second map is added to it."""
 
 
-def union(first: Labels, second: Labels, affine: Floats, unseen: Bool | None = None) -> Labels:
+def union(first: Labels, second: Labels, affine: Floats) -> Labels:
     """``first`` with the labels of ``second`` where it has none; both on the grid of ``affine``.
 
     Organs are not added within the margin about the brain of ``first``, where no voxel is replaced.
-    Brain is added only within :data:`BRAIN_NEAR_MM` of the brain of ``first``, or where ``unseen``,
-    the mask of voxels outside its field of view, is True: brain that only one scan shows must not
-    protect a face. Nor is it added within the margin about an organ.
+    Brain is added only within :data:`BRAIN_NEAR_MM` of the brain of ``first``: brain that only one
+    scan shows must not protect a face. Nor is it added within the margin about an organ.
     """
     out = first.copy(order="F")
     empty = first == 0
@@ -46,8 +45,6 @@ def union(first: Labels, second: Labels, affine: Floats, unseen: Bool | None = N
     brain = empty & (second == LABELS["brain"])
     if brain.any():
         added = masks.within(brain, first == LABELS["brain"], BRAIN_NEAR_MM, spacing)
-        if unseen is not None:
-            added |= brain & unseen
         added &= ~masks.within(added, out >= LABELS["eyes"], masks.BRAIN_MARGIN, spacing)
         out[added] = LABELS["brain"]
     return out

@@ -13,8 +13,6 @@ class Options:
     """Label an image with bright air again with inverted intensities."""
     unroll: bool = True
     """Label a phase-wrapped image again rolled."""
-    drop_behind: bool = True
-    """Drop a nose or mouth that lies, seen from the eyes, towards the brain."""
     padding: bool = True
     """Pad a small image to the size that the network was trained on."""
     refine: bool = True

@@ -255,7 +255,7 @@ def _propagate(
         for n in confident:
             where = agreement.dilated(transferred == LABELS[n], scan.affine, agreement.NEAR_MM)
             agreeing[(scan.labels == LABELS[n]) & where] = LABELS[n]
-        labels = agreement.union(transferred, agreeing, scan.affine, ~in_view)
+        labels = agreement.union(transferred, agreeing, scan.affine)
     masks.clear_of_organs(labels, np.linalg.norm(scan.affine[:3, :3], axis=0))
     measures |= {
         "from": name,

@@ -200,8 +200,7 @@ class Segmenter:
             p = network(np.ascontiguousarray(on_grid[box]))
         hard = components.hardest(p)
         hard[~inside] = 0
-        drop = self.options.drop_behind
-        return p, components.largest(hard, self.plan.mm, drop_behind=drop), grid
+        return p, components.largest(hard, self.plan.mm), grid
 
 
 def _of_part(affine: NDArray[np.float64], box: masks.Box) -> NDArray[np.float64]:

@@ -5,12 +5,8 @@ Every case goes the way of :func:`efface.deface`: labels, region, distortion, ga
 
 from __future__ import annotations
 
-import csv
-import io
 import time
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,101 +163,6 @@ def known(folder: Path) -> Iterator[tuple[str, nib.Nifti1Image, NDArray[np.uint8
         yield name, img, truth
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Return one line a case as TSV, then mean, median and worst."""
-    figures = np.array(
-        [[*r.dice.values(), *r.coverage.values(), *r.possible.values()] for r in rows]
-    )
-    lines: list[list[object]] = []
-    for r, line in zip(rows, figures, strict=True):
-        lines.append(
-            [
-                r.head,
-                r.group,
-                r.name,
-                *_round(line),
-                r.brain_changed,
-                *("" if np.isnan(m) else f"{m:.3f}" for m in r.geometry.values()),
-                ",".join(r.missed),
-                r.status,
-                "; ".join(r.reasons),
-            ]
-        )
-    passed = f"{sum(r.status == 'pass' for r in rows)} of {len(rows)} pass"
-    n = sum(r.brain_changed for r in rows)
-    missed = sum(len(r.missed) for r in rows)
-    blank = [""] * len(GEOMETRY)
-    mean = _round(_of(np.nanmean, figures))
-    lines.append(["mean", "", "", *mean, n, *blank, missed, passed, ""])
-    rest = [*blank, *[""] * 4]
-    lines.append(["median", "", "", *_round(_of(np.nanmedian, figures)), *rest])
-    lines.append(["worst", "", "", *_round(_of(np.nanmin, figures)), *rest])
-    possible = (f"possible_{o}" for o in FEATURES)
-    names = (
-        "head",
-        "case",
-        "variant",
-        *_COLUMNS,
-        *possible,
-        "brain_changed",
-        *GEOMETRY,
-        "missed",
-        "status",
-        "reasons",
-    )
-    return _tsv(names, lines)
-
-
-def groups(rows: Sequence[Row]) -> str:
-    """Return one line a transformation as TSV: mean Dice, least coverage, verdicts of the gate."""
-    lines: list[list[object]] = []
-    names = dict.fromkeys(r.group if r.is_head else f"{r.group}: {r.name}" for r in rows)
-    for name in names:
-        own = [r for r in rows if (r.group if r.is_head else f"{r.group}: {r.name}") == name]
-        dice = _of(np.nanmean, np.array([[*r.dice.values()] for r in own]))
-        cover = _of(np.nanmin, np.array([[*r.coverage.values()] for r in own]))
-        said = Counter(r.status for r in own)
-        reasons = Counter(why for r in own for why in r.reasons).most_common(1)
-        is_head = own[0].is_head
-        lines.append(
-            [
-                name,
-                len(own),
-                *(_round(np.concatenate([dice, cover])) if is_head else [""] * 9),
-                max(r.brain_changed for r in own) if is_head else "",
-                sum(len(r.missed) for r in own) if is_head else "",
-                *(said[s] for s in ("pass", "review", "fail")),
-                sum(r.status == "pass" and r.bad for r in own),
-                reasons[0][0] if reasons else "",
-            ]
-        )
-    columns = ("case", "n", *_COLUMNS, "most_brain_changed", "missed", "pass", "review", "fail")
-    return _tsv((*columns, "bad_passed", "most_frequent_reason"), lines)
-
-
-_COLUMNS = (*(f"dice_{o}" for o in LABELS), *(f"covered_{o}" for o in FEATURES))
-
-
-def _tsv(names: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, delimiter="\t", lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(lines)
-    return out.getvalue()
-
-
-def _of(statistic: Callable[..., Any], figures: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A statistic over the first axis, NaN where there is nothing, without a warning for it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        result: NDArray[np.float64] = statistic(figures, axis=0)
-    return result
-
-
-def _round(line: NDArray[np.float64]) -> list[str]:
-    return ["" if np.isnan(v) else f"{v:.4f}" for v in line]
-
-
 def _on_grid_of(
     affine: NDArray[np.float64],
     shape: tuple[int, ...],
@@ -284,21 +185,21 @@ def dice_of(on_grid: list[Head], segmenter: Segmenter) -> dict[str, float]:
     for head in on_grid:
         wide = [-n % BLOCK for n in head.image.shape]
         v = np.pad(np.float32(head.image) / np.float32(SCALE), [(0, n) for n in wide])
-        found = segmenter.network(v).argmax(0)[tuple(slice(n) for n in head.image.shape)]
+        predicted = segmenter.network(v).argmax(0)[tuple(slice(n) for n in head.image.shape)]
         for organ, k in LABELS.items():
-            a, b = found == k, head.labels == k
+            a, b = predicted == k, head.labels == k
             total = int(a.sum()) + int(b.sum())
             if total:
                 scores[organ].append(2 * int((a & b).sum()) / total)
     return {organ: round(float(np.mean(s)), 4) for organ, s in scores.items() if s}
 
 
-def compared(on_grid: list[Head], segmenter: Segmenter) -> str:
-    """Return Dice and seconds with and without the network that refines, as TSV.
+def compared(on_grid: list[Head], segmenter: Segmenter) -> list[dict[str, Any]]:
+    """Return Dice and seconds with and without the network that refines, a row each.
 
     ``on_grid``: heads on the network's grid. Seconds are of the networks alone, a head.
     """
-    lines: list[list[object]] = []
+    rows: list[dict[str, Any]] = []
     for name, refine in (
         ("both networks", segmenter.network.refine),
         ("coarse network alone", None),
@@ -308,8 +209,8 @@ def compared(on_grid: list[Head], segmenter: Segmenter) -> str:
         began = time.perf_counter()
         dice = dice_of(on_grid, one)
         seconds = (time.perf_counter() - began) / len(on_grid)
-        lines.append([name, *dice.values(), f"{seconds:.2f}"])
-    return _tsv(("network", *LABELS, "seconds"), lines)
+        rows.append({"network": name, **dice, "seconds": f"{seconds:.2f}"})
+    return rows
 
 
 def picture(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from pathlib import Path
 
+import pandas as pd
 from PIL import Image, ImageDraw
 
 _CELL = (58, 18)
@@ -15,9 +15,10 @@ _POOR = {"dice": 0.5, "covered": 0.8}
 
 
 def draw(groups: str, path: Path) -> None:
-    """Draw the TSV of :func:`efface.train.evaluate.groups` with Pillow."""
-    lines = list(csv.DictReader(io.StringIO(groups), delimiter="\t"))
-    names = [n for n in lines[0] if n.startswith(("dice_", "covered_"))]
+    """Draw the TSV of :func:`efface.train.tables.groups` with Pillow."""
+    table = pd.read_csv(io.StringIO(groups), sep="\t", dtype=str, keep_default_na=False)
+    lines = table.to_dict("records")
+    names = [n for n in table.columns if n.startswith(("dice_", "covered_"))]
     statuses = ("pass", "review", "fail")
     wide = _LEFT + _CELL[0] * (len(names) + len(statuses)) + 10
     img = Image.new("RGB", (wide, _TOP + _CELL[1] * len(lines) + 10), "white")

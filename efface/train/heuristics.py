@@ -6,12 +6,11 @@ Every case is defaced and judged with all steps, and again with each step switch
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from efface import nifti, segment
 from efface.manifest import Manifest, Scan
@@ -28,6 +27,8 @@ DISTORT = ("cut_landmarks", "folded")
 """Steps that follow the segmentation."""
 SESSION = "register"
 """The step that needs two scans of a session."""
+SECOND = ("second scan", "second scan, head moved")
+"""Groups of cases: the second scan of a session."""
 KEPT = 16
 """Outputs of each network that are kept while the steps of one case are switched off."""
 
@@ -90,7 +91,8 @@ def cases(folder: Path, transformed: int, combined: int) -> Iterator[tuple[str, 
             yield name, case
         if i < transformed:
             for case in transform.cases(head):
-                yield name, case
+                if case.group != "as it is":
+                    yield name, case
 
 
 def measure(name: str, case: Case, by_step: dict[str, Segmenter]) -> Iterator[Result]:
@@ -130,9 +132,9 @@ def sessions(folder: Path) -> Iterator[tuple[str, Case, Case]]:
     for i, (name, img, truth) in enumerate(evaluate.known(folder)):
         first = Case("as it is", "", img, truth)
         head = transform.head(img, truth)
-        yield name, first, combine.thick_slab(head, "second scan", seed=i)
+        yield name, first, combine.thick_slab(head, SECOND[0], seed=i)
         moved = replace(head, affine=combine.motion(i) @ head.affine)
-        yield name, first, combine.thick_slab(moved, "second scan, head moved", seed=i)
+        yield name, first, combine.thick_slab(moved, SECOND[1], seed=i)
 
 
 def measure_session(
@@ -158,41 +160,3 @@ def measure_session(
         status = worst(labelled.status, row.status)
         reasons = (*labelled.reasons, *row.reasons)
         yield Result(step, replace(row, status=status, reasons=reasons))
-
-
-def table(results: Sequence[Result]) -> str:
-    """Return one line for each group of cases and step switched off, as TSV.
-
-    Counts of pass, review and fail; ``bad_passed``: cases that pass though a part of the face would
-    stay; ``changed``: cases with another status than with all steps; ``brain_changed``: voxels of
-    the true brain replaced; ``covered``: mean share of the true organs that is replaced.
-    """
-    lines = pd.DataFrame(
-        {
-            "cases": _kind(r.row),
-            "off": r.off,
-            "case": f"{r.row.head} {r.row.group} {r.row.name}",
-            "status": r.row.status,
-            "bad_passed": r.row.status == "pass" and r.row.bad,
-            "brain_changed": r.row.brain_changed,
-            "covered": pd.Series(r.row.coverage).mean(),
-        }
-        for r in results
-    )
-    whole = lines[lines["off"] == ALL].set_index("case")["status"]
-    lines["changed"] = lines["status"] != lines["case"].map(whole)
-    counts = lines.assign(**{s: lines["status"] == s for s in ("pass", "review", "fail")})
-    sums = ["pass", "review", "fail", "bad_passed", "changed", "brain_changed"]
-    by = counts.groupby(["cases", "off"], sort=False)
-    out = by[sums].sum()
-    out.insert(0, "n", by.size())
-    out["covered"] = by["covered"].mean().round(4)
-    order = lines["cases"].drop_duplicates()
-    return str(out.loc[list(order)].to_csv(sep="\t", lineterminator="\n"))
-
-
-def _kind(row: Row) -> str:
-    """Which of the groups of cases a row belongs to."""
-    if row.group in ("as it is", combine.GROUP) or row.group.startswith("second scan"):
-        return row.group
-    return "transformed"

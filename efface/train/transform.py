@@ -74,6 +74,7 @@ def cases(h: Head, seed: int = 0) -> Iterator[Case]:
         *_spacings(h),
         *_views(h),
         *_faults(h, rng),
+        *_wrapped(h),
         *((f"contrast {name}", "", other) for name, other in contrasts(h, rng)),
     ]:
         yield case(group, name, other)
@@ -257,6 +258,15 @@ def _faults(h: Head, rng: np.random.Generator) -> Iterator[tuple[str, str, Head]
         dropped = np.moveaxis(h.v.copy(), axis, 0)
         dropped[::5] *= 0.2
         yield "signal drop-out", "xyz"[axis], made(np.moveaxis(dropped, 0, axis))
+
+
+def _wrapped(h: Head) -> Iterator[tuple[str, str, Head]]:
+    """Yield the head phase-wrapped: what leaves the field of view enters it on the other side."""
+    size = np.linalg.norm(h.affine[:3, :3], axis=0)
+    for axis, direction, mm in ((0, "left", 50.0), (1, "anterior", 50.0), (1, "posterior", 80.0)):
+        by = round(mm / size[axis]) * (-1 if direction in ("left", "posterior") else 1)
+        rolled = Head(np.roll(h.v, by, axis), np.roll(h.labels, by, axis), h.affine)
+        yield "phase-wrapped", f"{direction} by {mm:g} mm", rolled
 
 
 def contrasts(h: Head, rng: np.random.Generator) -> Iterator[tuple[str, Head]]:
