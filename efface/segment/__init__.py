@@ -30,18 +30,19 @@ __all__ = [
 ]
 
 
-def run(convert: tuple[Path, Manifest], folder: Path, segmenter: Segmenter) -> tuple[Scan, ...]:
+def run(
+    convert: tuple[Path, Manifest], folder: Path, segmenter: Segmenter, register: bool = True
+) -> tuple[Scan, ...]:
     """Label every NIfTI of a session.
 
     Writes the files of :func:`efface.segment.segmentation.write`. Scans in one frame of reference
-    get the best one's labels as well (:mod:`efface.segment.propagate`). A scan that cannot be
-    labelled fails with its reason; the others go on.
+    get the best one's labels as well (``register``: :func:`efface.segment.propagate.session`). A
+    scan that cannot be labelled fails with its reason; the others go on.
     """
     from efface.segment import propagate
 
     source, manifest = convert
     labelled = tuple(_label(scan, source, folder, segmenter) for scan in manifest.scans)
-    register = segmenter.options.register
     propagated = propagate.session(manifest.scans, source, labelled, folder, register)
     orientations = {s.scan: _orientation(s) for s in labelled}
     return tuple(_with_pose(scan, folder, orientations) for scan in propagated)

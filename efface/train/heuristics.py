@@ -153,7 +153,8 @@ def measure_session(
                 measures = {"frame_of_reference": "1", "spacing": spacing}
                 scans.append(Scan(str(n), str(n), files={"nifti": file}, measures=measures))
             manifest = Manifest("convert", "", tuple(scans))
-            labelled = segment.run((folder, manifest), folder, segmenter)[1]
+            register = segmenter.options.register
+            labelled = segment.run((folder, manifest), folder, segmenter, register)[1]
             given = segmentation.read(folder, labelled, second.image)
         known = labelled.measures.get("propagated", {}).get("organs", ())
         row, _ = evaluate.measure(name, second, segmenter, given, known)
