@@ -26,7 +26,6 @@ from efface.segment import (
     Plan,
     Segmenter,
     boxes,
-    components,
     masks,
     orientation,
     runtime,
@@ -277,41 +276,6 @@ def test_nan_and_time_and_scaling():
     assert out.shape == (4, 4, 4)
     assert out[1, 1, 1] == 3.0
     assert np.isfinite(out).all()
-
-
-@pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_a_mouth_or_nose_on_the_brain_s_side_of_the_eyes_is_none(order):
-    """Also where it is larger than what is left of the true one, and however the head lies."""
-    labels, affine = head_of_parts(mm=2.0, without=("mouth",), high=(100, 140, 130))
-    to_index = np.linalg.inv(affine)
-
-    def put(value, where, radius):
-        at = apply_affine(to_index, where)
-        grid = np.indices(labels.shape).reshape(3, -1).T
-        labels.reshape(-1)[np.linalg.norm(grid - at, axis=1) < radius / 2] = value
-
-    eyes = apply_affine(affine, np.argwhere(labels == LABELS["eyes"]).mean(axis=0))
-    brain = apply_affine(affine, np.argwhere(labels == LABELS["brain"])).max(axis=0)
-    lip, crown = np.add(eyes, [0, 10, -74]), np.array([0, -20, brain[2] + 14])
-    put(LABELS["mouth"], lip, 6)
-    put(LABELS["mouth"], crown, 12)
-    put(LABELS["nose"], np.subtract(crown, [0, 60, 10]), 20)
-    for flips in product((1, -1), repeat=3):
-        lies = labels.transpose(order)[tuple(slice(None, None, f) for f in flips)]
-        kept = components.largest(np.ascontiguousarray(lies), 2.0)
-        mouth, nose = kept[LABELS["mouth"]], kept[LABELS["nose"]]
-        assert components.count(mouth) == components.count(nose) == 1
-        place = np.argwhere(mouth).mean(axis=0)
-        expected = apply_affine(to_index, lip)[list(order)]
-        size = np.array(lies.shape) - 1
-        expected = np.where(np.array(flips) > 0, expected, size - expected)
-        assert np.abs(place - expected).max() < 1.5
-        face = np.argwhere(lies == LABELS["eyes"]).mean(axis=0)
-        assert np.linalg.norm(np.argwhere(nose).mean(axis=0) - face) * 2 < 60
-    # without eyes the largest is kept
-    blind = np.where(labels == LABELS["eyes"], 0, labels)
-    place = np.argwhere(components.largest(blind, 2.0)[LABELS["mouth"]]).mean(axis=0)
-    assert np.abs(place - apply_affine(to_index, crown)).max() < 1.5
 
 
 def test_values_of_a_grid_at_the_voxels_of_an_image():
