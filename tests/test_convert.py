@@ -244,8 +244,10 @@ def test_an_invalid_rule_is_rejected(rule):
 
 def test_numbered_names_never_collide():
     same = names.Name("anat", "T1w")
-    own = names.Name("anat", "T1w", {"run": "1"})
-    out = [n.stem("") for n in names.numbered([same, same, own, own, names.Name("", "T2w")])]
+    with_run = names.Name("anat", "T1w", {"run": "1"})
+    out = [
+        n.stem("") for n in names.numbered([same, same, with_run, with_run, names.Name("", "T2w")])
+    ]
     assert len(set(out)) == 5
     assert out[-1] == "_T2w"
 

@@ -41,7 +41,7 @@ def test_intervals_between_sessions_are_kept(one, other, key):
     assert second - first == other - one
     assert (one - first) % timedelta(weeks=1) == timedelta(0)
     assert timedelta(weeks=1) <= one - first <= timedelta(weeks=520)
-    # another person has a shift of their own
+    # the dates of another person are shifted by another number of weeks
     assert one - study_date(scrubbed(one, key, "sub-b")) == timedelta(weeks=key.weeks("sub-b"))
 
 

@@ -592,12 +592,12 @@ def test_windows_of_each_frame_are_set_from_its_pixels():
     ds = Dataset()
     groups = []
     for slope in ("2", "4"):
-        own, window, scale = Dataset(), Dataset(), Dataset()
+        group, window, scale = Dataset(), Dataset(), Dataset()
         window.WindowCenter, window.WindowWidth = "1", "2"
         scale.RescaleSlope, scale.RescaleIntercept = slope, "-10"
-        own.FrameVOILUTSequence = Sequence([window])
-        own.PixelValueTransformationSequence = Sequence([scale])
-        groups.append(own)
+        group.FrameVOILUTSequence = Sequence([window])
+        group.PixelValueTransformationSequence = Sequence([scale])
+        groups.append(group)
     ds.PerFrameFunctionalGroupsSequence = Sequence(groups)
     ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "NONE"]
     values = np.stack([np.arange(1000).reshape(25, 40)] * 2).astype(np.uint16)

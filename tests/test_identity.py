@@ -493,11 +493,11 @@ def test_command_reports_contradictions_and_writes_the_table(command, tmp_path):
     inside = command("scrub", source, out, "--key", key, "--identity", out / "identity.tsv")
     assert inside.returncode == 1
     assert not out.exists()
-    done = command("scrub", source, out, "--key", key, "--identity", table)
-    assert done.returncode == 3, done.stderr
-    assert "4 identity in doubt: one patient id with two sexes" in done.stdout
-    assert "2 files of 1 series scrubbed" in done.stdout
-    assert ID not in done.stdout + done.stderr
+    process = command("scrub", source, out, "--key", key, "--identity", table)
+    assert process.returncode == 3, process.stderr
+    assert "4 identity in doubt: one patient id with two sexes" in process.stdout
+    assert "2 files of 1 series scrubbed" in process.stdout
+    assert ID not in process.stdout + process.stderr
     assert stat.S_IMODE(table.stat().st_mode) == 0o600
     assert tuple(table.read_text().split("\n", 1)[0].split("\t")) == identity.COLUMNS
     assert table.read_text().count(ID) == 2

@@ -437,8 +437,8 @@ def test_a_dataset_inside_the_source_is_reported(tmp_path):
 @pytest.mark.parametrize("git", ["link", "file"])
 def test_links_into_the_annex_of_a_submodule_are_followed(tmp_path, git):
     source = tmp_path / "study" / "rawdata"
-    own = tmp_path / "study" / ".git" / "modules" / "sub-01"
-    put(own, "annex/objects/k/k")
+    submodule = tmp_path / "study" / ".git" / "modules" / "sub-01"
+    put(submodule, "annex/objects/k/k")
     put(tmp_path / "other", ".git/annex/objects/k/k")
     image = source / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
     image.parent.mkdir(parents=True)
@@ -447,13 +447,13 @@ def test_links_into_the_annex_of_a_submodule_are_followed(tmp_path, git):
         mark.symlink_to("../../.git/modules/sub-01")
     else:
         mark.write_text("gitdir: ../../.git/modules/sub-01\n")
-    image.symlink_to(os.path.relpath(own / "annex/objects/k/k", image.parent))
+    image.symlink_to(os.path.relpath(submodule / "annex/objects/k/k", image.parent))
     name = "sub-01/anat/sub-01_T1w.nii.gz"
     assert listed(source)[name] == ("pass", [])
     # the annex of the subject's dataset is not that of another subject
     second = source / "sub-02" / "anat" / "sub-02_T1w.nii.gz"
     second.parent.mkdir(parents=True)
-    for target in (own / "annex/objects/k/k", tmp_path / "other/.git/annex/objects/k/k"):
+    for target in (submodule / "annex/objects/k/k", tmp_path / "other/.git/annex/objects/k/k"):
         second.unlink(missing_ok=True)
         second.symlink_to(target)
         status, (why,) = listed(source)["sub-02/anat/sub-02_T1w.nii.gz"]
@@ -660,11 +660,11 @@ def test_the_reason_for_a_packed_file_depends_on_its_content(tmp_path, name, nam
     content, reason = packed_files(path.read_bytes())[name]
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / named(name)).write_bytes(content)
-    found = f"a/{named(name)}"
-    image = bids.is_image(found)
-    assert reasons(tmp_path)[found] == (bids.OUTSIDE if image else reason)
+    relative = f"a/{named(name)}"
+    image = bids.is_image(relative)
+    assert reasons(tmp_path)[relative] == (bids.OUTSIDE if image else reason)
     # an image has a row in the audit, whatever it is called
-    assert (found in listed(tmp_path)) == (".nii" in name)
+    assert (relative in listed(tmp_path)) == (".nii" in name)
 
 
 def test_dicom_that_begins_like_an_archive_is_dicom(tmp_path):
