@@ -1,4 +1,4 @@
-"""What tests share: real data where it is, a demo export of phantoms, a way to run commands."""
+"""Fixtures of the tests: the folder of real data, a demo export of phantoms, the command line."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from real_data import lacking
 
-# a busy machine is no failure
+# no deadline: a busy machine must not fail a test
 settings.register_profile(
     "efface", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 
 if WORKER:
-    # Every worker and its child processes have processors of their own: threads of the network and
-    # of matrix products, as many as there are processors, would hinder each other.
+    # Give each worker and its child processes separate processors. The network and numpy start one
+    # thread for each processor, and the threads of several workers would slow each other down.
     _all = sorted(os.sched_getaffinity(0))
     _own = _all[int(WORKER.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
     os.sched_setaffinity(0, _own or _all)
@@ -31,13 +31,13 @@ if WORKER:
 
 @pytest.fixture(scope="session")
 def data():
-    """The folder of real heads and DICOM: tests that need it are skipped if none is named.
+    """Folder of real heads and DICOM files that the variable EFFACE_DATA names.
 
-    They fail if the folder that is named lacks some of the files.
+    Tests that need it are skipped if the variable is not set, and fail if the folder lacks files.
     """
     folder = os.environ.get("EFFACE_DATA")
     if folder is None:
-        pytest.skip("EFFACE_DATA names no folder of real data")
+        pytest.skip("EFFACE_DATA is not set")
     if missing := lacking(Path(folder)):
         pytest.fail("EFFACE_DATA is incomplete:\n" + "\n".join(missing), pytrace=False)
     return Path(folder)
@@ -46,7 +46,7 @@ def data():
 def pytest_collection_modifyitems(items):
     """Mark the tests that use real data, and start with the modules that have slow tests.
 
-    Each module runs in one worker. A slow one that started last would leave the others idle.
+    Each module runs in one worker. If a slow module started last, the other workers would be idle.
     """
     for item in items:
         if "data" in item.fixturenames:
@@ -63,13 +63,13 @@ def shared(tmp_path_factory):
     base.mkdir(exist_ok=True)
 
     def folder(name, make):
-        made, unfinished = base / name, base / f"{name}.unfinished"
+        target, unfinished = base / name, base / f"{name}.unfinished"
         with FileLock(base / f"{name}.lock"):
-            if not made.exists():
+            if not target.exists():
                 shutil.rmtree(unfinished, ignore_errors=True)
                 make(unfinished)
-                unfinished.rename(made)
-        return made
+                unfinished.rename(target)
+        return target
 
     return folder
 
@@ -79,24 +79,24 @@ def demo(shared):
     """A DICOM export of phantoms (folder) and the identifiers planted in it."""
     from efface.phantom import demo_source
 
-    folder = shared("demo", lambda made: demo_source(made / "source"))
+    folder = shared("demo", lambda target: demo_source(target / "source"))
     lines = (folder / "identifiers.txt").read_text().splitlines()
     return folder / "source", [line for line in lines if line]
 
 
 @pytest.fixture(scope="session")
 def bids_errors():
-    """Errors that the BIDS validator (requirements-dev.txt) reports of a dataset."""
+    """Function that returns the errors of a dataset, as the BIDS validator reports them."""
 
     def errors(folder):
-        done = subprocess.run(
+        process = subprocess.run(
             [Path(sys.executable).with_name("bids-validator-deno"), folder, "--format", "json"],
             capture_output=True,
             text=True,
             check=False,
             env=os.environ | {"NO_COLOR": "1"},
         )
-        issues = json.loads(done.stdout)["issues"]["issues"]
+        issues = json.loads(process.stdout)["issues"]["issues"]
         return [issue for issue in issues if issue.get("severity") == "error"]
 
     return errors
@@ -104,7 +104,7 @@ def bids_errors():
 
 @pytest.fixture(scope="session")
 def command():
-    """Run ``efface …`` as a user does; returns the finished process."""
+    """Function that runs ``efface …`` in a new process and returns the finished process."""
 
     def run(*arguments, **more):
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""The files that tests on real data need below the folder named by EFFACE_DATA."""
+"""Files that the tests on real data need in the folder that EFFACE_DATA names."""
 
 NEEDED = {
     "heads/val/*_T1w.nii.gz": 16,
@@ -10,17 +10,17 @@ NEEDED = {
     **{f"dicom/SITE_D/*/{name}/*": 1 for name in ("enh", "ge-nih", "papaya", "ts", "xa30")},
     "cases/mosaic_sagittal/*": 1,
 }
-"""Smallest number of files by pattern. A test that goes through a folder needs them to prove
-anything; files that a test opens by name are not listed."""
+"""Smallest number of files for each pattern. A test that loops over the files of a folder would
+pass without any. A test that opens a file by its name would fail, so such files are not listed."""
 
 
 def lacking(folder):
-    """What is missing in a folder of real data: one line a pattern, none if it is complete."""
+    """List the patterns with too few files in a folder, one line each; empty if it is complete."""
     if not folder.is_dir():
         return [f"{folder}: no such folder"]
-    there = {p: sum(f.is_file() for f in folder.glob(p)) for p in NEEDED}
+    counts = {p: sum(f.is_file() for f in folder.glob(p)) for p in NEEDED}
     return [
-        f"{folder}/{pattern}: {there[pattern]} files, the tests need at least {number}"
+        f"{folder}/{pattern}: {counts[pattern]} files, the tests need at least {number}"
         for pattern, number in NEEDED.items()
-        if there[pattern] < number
+        if counts[pattern] < number
     ]

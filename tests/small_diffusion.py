@@ -1,4 +1,4 @@
-"""Small diffusion series as scanners of each maker write them, in classic MR objects."""
+"""Small diffusion series with the elements of each manufacturer, in classic MR objects."""
 
 import numpy as np
 from small_dicom import mr
@@ -106,7 +106,7 @@ MAKERS = {
 
 
 def write(folder, maker, gradients=GRADIENTS):
-    """Write a series of one volume for each gradient; returns the paths."""
+    """Write a series with one volume for each gradient; return the paths."""
     folder.mkdir(parents=True)
     axes = rotation()
     paths = []

@@ -1,4 +1,4 @@
-"""Small Siemens mosaics: one file a volume, with the private header that says how the tiles lie."""
+"""Small Siemens mosaics: one file per volume, with the private header that describes the tiles."""
 
 import numpy as np
 from small_dicom import mr
@@ -64,17 +64,17 @@ def write(folder, plane="axial", along=1, slices=SLICES, gradients=None):
             SliceLocation=3,
             PixelData=pixels.tobytes(),
         )
-        own = ds.private_block(0x0029, "SIEMENS CSA HEADER", create=True)
-        own.add_new(0x10, "OB", header(normal, times))
-        own = ds.private_block(0x0019, "SIEMENS MR HEADER", create=True)
-        own.add_new(0x0A, "US", slices)
-        own.add_new(0x29, "FD", [float(t) for t in times])
+        block = ds.private_block(0x0029, "SIEMENS CSA HEADER", create=True)
+        block.add_new(0x10, "OB", header(normal, times))
+        block = ds.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+        block.add_new(0x0A, "US", slices)
+        block.add_new(0x29, "FD", [float(t) for t in times])
         if gradients is not None:
             b, *direction = gradients[volume]
-            own.add_new(0x0C, "IS", str(int(b)))
-            own.add_new(0x0D, "CS", "DIRECTIONAL" if b else "NONE")
+            block.add_new(0x0C, "IS", str(int(b)))
+            block.add_new(0x0D, "CS", "DIRECTIONAL" if b else "NONE")
             if b:
-                own.add_new(0x0E, "FD", [float(v) for v in direction])
+                block.add_new(0x0E, "FD", [float(v) for v in direction])
         paths.append(folder / f"IM{volume + 1:03d}")
         ds.save_as(paths[-1], enforce_file_format=True)
     return paths

@@ -1,4 +1,4 @@
-"""A head of ellipsoids at the measured places, and a session of it as the stages hand it on."""
+"""A head of ellipsoids at the positions of the anatomy model, and the files of its session."""
 
 import json
 from dataclasses import dataclass, replace
@@ -20,27 +20,30 @@ SURE = dict.fromkeys(LABELS, 0.95)
 
 
 def head(mm=4.0, turn=None, size=1.0, without=(), low=(-100, -120, -150), high=(100, 140, 100)):
-    """Label map (uint8) and affine of a head whose brain's centre is the world's origin."""
+    """Labels (uint8) and affine of a head; the centre of its brain is the origin of world space.
+
+    ``turn`` is a rotation matrix, ``low`` and ``high`` are the corners of the image in mm.
+    """
     model = anatomy.load()
     affine = np.diag([mm, mm, mm, 1.0])
     affine[:3, 3] = low
     shape = tuple(round((h - a) / mm) for a, h in zip(low, high, strict=True))
     world = np.indices(shape).reshape(3, -1).T * mm + np.array(low)
-    own = (world if turn is None else world @ turn) / size
+    position = (world if turn is None else world @ turn) / size
     labels = np.zeros(len(world), np.uint8)
     for name, part in model.parts.items():
         if name not in without:
-            away = (own - part.mean) / (0.8 * part.half)
-            labels[(away**2).sum(1) < 1] = LABELS[anatomy.LANDMARKS[name]]
+            distance = (position - part.mean) / (0.8 * part.half)
+            labels[(distance**2).sum(1) < 1] = LABELS[anatomy.LANDMARKS[name]]
     if "brain" not in without:
         middle = model.brain.mean(axis=0)
         axes = np.sqrt(5) * model.brain.std(axis=0)
-        labels[(((own - middle) / axes) ** 2).sum(1) < 1] = LABELS["brain"]
+        labels[(((position - middle) / axes) ** 2).sum(1) < 1] = LABELS["brain"]
     return labels.reshape(shape), affine
 
 
 def images(labels, affine, method=None):
-    """Before and after as int16 images, and the mask: the organs and a margin are replaced."""
+    """Images (int16) before and after defacing, and the mask: organs and a margin of a voxel."""
     from scipy import ndimage
 
     rng = np.random.default_rng(3)
@@ -54,7 +57,7 @@ def images(labels, affine, method=None):
 
 @dataclass
 class FixedSegmenter:
-    """A segmenter that labels every defaced image in the same way."""
+    """Segmenter that returns the same labels for every defaced image."""
 
     labels: np.ndarray
 
@@ -63,13 +66,13 @@ class FixedSegmenter:
 
 
 def segmented(labels, affine, confidence=None, **more):
-    """The segmentation of known labels."""
-    given = of_labels(labels, affine)
-    return replace(given, confidence=SURE if confidence is None else confidence, **more)
+    """Segmentation made of labels."""
+    segmentation = of_labels(labels, affine)
+    return replace(segmentation, confidence=SURE if confidence is None else confidence, **more)
 
 
 def session(status="pass", reasons=(), **more):
-    """An inventory entry; two series: one with a head, one withheld."""
+    """Session of the inventory with two series: an image, and a withheld report."""
     base = {"kind": "image", "modality": "MR", "files": [], "frame_of_reference": ""}
     return {
         "session": SESSION,
@@ -89,23 +92,23 @@ def session(status="pass", reasons=(), **more):
 
 
 def hand_on(folder: Path, stage: str, scans, files=()):
-    """Write a stage's folder and manifest; returns both, as the next stage gets them."""
-    place = folder / stage / SESSION
-    place.mkdir(parents=True, exist_ok=True)
+    """Write folder and manifest of a stage; return both, as arguments of the next stage."""
+    target = folder / stage / SESSION
+    target.mkdir(parents=True, exist_ok=True)
     for name, content in dict(files).items():
-        path = place / name
+        path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
             path.write_bytes(content)
         else:
             nifti.save(content, path)
     manifest = folder / stage / f"{SESSION}.json"
-    write_manifest(manifest, Manifest(stage, SESSION, tuple(scans)), place)
-    return place, read_manifest(manifest)
+    write_manifest(manifest, Manifest(stage, SESSION, tuple(scans)), target)
+    return target, read_manifest(manifest)
 
 
 def stages(folder: Path, labels, affine, dicom: bytes | None = None, sidecar=None):
-    """Convert, segment and distort of one T1w and of its series in DICOM."""
+    """Write the results of convert, segment and distort for a T1w image and its DICOM series."""
     before, after, mask = images(labels, affine)
     image = Scan(STEM, SERIES, "T1w")
     content = json.dumps(sidecar or {"EchoTime": 0.003, "MagneticFieldStrength": 3}).encode()

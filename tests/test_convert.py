@@ -1,4 +1,4 @@
-"""What comes out of the conversion: names, sidecars, headers; and that nothing else does."""
+"""The conversion: names, sidecars and headers, without any other text of the source."""
 
 import gzip
 import json
@@ -21,12 +21,12 @@ PLACE = {"SeriesInstanceUID": "1.2.3.4.7", "AcquisitionTime": "111111", "SeriesN
 
 
 def sessions_of(source):
-    found = [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
-    return inventory.merge(found, KEY)
+    entries = [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
+    return inventory.merge(entries, KEY)
 
 
 def converted(source, folder, **more):
-    """Stem without the session, to scan; for a source of one session."""
+    """Convert a source of one session; return its scans by stem, without the session."""
     (session,) = sessions_of(source)
     scans = convert.run(session, folder, KEY, **more)
     return {s.scan.removeprefix(session["session"] + "_"): s for s in scans}
@@ -46,7 +46,7 @@ def image(path, shape=(6, 7, 8), value=1):
 
 
 def bytes_of(folder):
-    """Everything in a folder, decompressed, with the names."""
+    """Names and decompressed content of all files in a folder."""
     out = b""
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         data = path.read_bytes()
@@ -64,13 +64,13 @@ def test_a_series_becomes_a_scan(tmp_path):
     assert scan.measures["datatype"] == "anat"
     assert scan.measures["source_series"] == scan.series
     assert scan.measures["frame_of_reference"] == KEY.uid("1.2.3.4.6")
-    # a 3D series of sagittal or other planes may be turned
+    # dcm2niix may reorder the axes of a 3D series
     assert sorted(scan.measures["shape"]) == [4, 12, 16]
     assert sorted(scan.measures["spacing"]) == [1.5, 1.5, 2.0]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(scan.files.values())
     side = json.loads((tmp_path / "out" / scan.files["sidecar"]).read_text())
     assert side["EchoTime"] == 0.003
-    assert b"uillfeather" not in bytes_of(tmp_path / "out").replace(b"Q", b"q")
+    assert b"quillfeather" not in bytes_of(tmp_path / "out").lower()
 
 
 def test_stored_values_are_those_of_the_dicom(tmp_path):
@@ -83,7 +83,7 @@ def test_stored_values_are_those_of_the_dicom(tmp_path):
     np.testing.assert_array_equal(np.sort(nifti.stored(img).ravel()), np.sort(pixels))
 
 
-def test_the_same_again_gives_the_same_bytes(tmp_path):
+def test_a_second_conversion_gives_the_same_bytes(tmp_path):
     write(tmp_path / "source" / "a")
     converted(tmp_path / "source", tmp_path / "one")
     converted(tmp_path / "source", tmp_path / "two")
@@ -91,7 +91,7 @@ def test_the_same_again_gives_the_same_bytes(tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
-def test_runs_count_in_the_order_of_acquisition(tmp_path):
+def test_runs_are_numbered_in_the_order_of_acquisition(tmp_path):
     write(tmp_path / "source" / "a", SeriesNumber=9)
     # acquired later although numbered lower
     write(tmp_path / "source" / "b", **PLACE)
@@ -102,7 +102,7 @@ def test_runs_count_in_the_order_of_acquisition(tmp_path):
     assert [number[s.series] for s in scans.values()] == [9, 4]
 
 
-def test_a_series_that_does_not_convert_leaves_the_others(tmp_path):
+def test_a_series_that_cannot_be_converted_does_not_stop_the_others(tmp_path):
     write(tmp_path / "source" / "a")
     write(tmp_path / "source" / "b", slices=1, **PLACE)
     scans = converted(tmp_path / "source", tmp_path / "out")
@@ -130,7 +130,7 @@ def test_a_crash_or_a_hang_fails_the_series(tmp_path, monkeypatch):
     assert not list((tmp_path / "two").iterdir())
 
 
-def test_a_file_that_went_away_fails_the_series(tmp_path):
+def test_removed_files_fail_the_series(tmp_path):
     paths = write(tmp_path / "source" / "a")
     (session,) = sessions_of(tmp_path / "source")
     for path in paths:
@@ -139,7 +139,7 @@ def test_a_file_that_went_away_fails_the_series(tmp_path):
     assert scan.status == "fail"
 
 
-def test_slices_that_are_not_evenly_spaced_ask_for_review(tmp_path):
+def test_unevenly_spaced_slices_go_to_review(tmp_path):
     folder = tmp_path / "source" / "a"
     write(folder, slices=8)
     (folder / "IM003").unlink()
@@ -148,7 +148,7 @@ def test_slices_that_are_not_evenly_spaced_ask_for_review(tmp_path):
     assert {s.status for s in scans.values()} == {"review"}
 
 
-def test_objects_and_failed_series_are_left_alone(tmp_path):
+def test_objects_are_not_converted(tmp_path):
     write(tmp_path / "source" / "a", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     assert converted(tmp_path / "source", tmp_path / "out") == {}
 
@@ -161,7 +161,7 @@ def test_images_without_a_bids_name_go_to_review(tmp_path):
     assert "no BIDS name" in scan.reasons[0]
 
 
-def test_rules_of_the_setting_come_first(tmp_path):
+def test_naming_rules_of_the_setting_come_first(tmp_path):
     write(tmp_path / "source" / "a")
     rule = {"match": {"description": "mprage"}, "datatype": "anat", "suffix": "T2w"}
     scans = converted(tmp_path / "source", tmp_path / "out", rules=[rule])
@@ -244,9 +244,11 @@ def test_an_invalid_rule_is_rejected(rule):
 
 def test_numbered_names_never_collide():
     same = names.Name("anat", "T1w")
-    own = names.Name("anat", "T1w", {"run": "1"})
-    out = [n.stem("") for n in names.numbered([same, same, own, own, names.Name("", "T2w")])]
-    assert len(set(out)) == 5 - (out[0] == out[2])
+    with_run = names.Name("anat", "T1w", {"run": "1"})
+    out = [
+        n.stem("") for n in names.numbered([same, same, with_run, with_run, names.Name("", "T2w")])
+    ]
+    assert len(set(out)) == 5
     assert out[-1] == "_T2w"
 
 
@@ -278,8 +280,8 @@ def test_lacking_metadata():
 )
 def test_direction(axis, codes, label):
     start = nib.orientations.axcodes2ornt("RAS")
-    turn = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(codes))
-    affine = nib.orientations.inv_ornt_aff(turn, (4, 4, 4))
+    transform = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(codes))
+    affine = nib.orientations.inv_ornt_aff(transform, (4, 4, 4))
     assert "".join(nib.aff2axcodes(affine)) == codes
     assert names.direction(axis, affine) == label
 
@@ -367,17 +369,17 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(sidecar.table())) | st.text(), json_values))
-def test_any_sidecar_is_taken(raw):
+def test_any_sidecar_is_accepted(raw):
     kept = sidecar.allowed(raw)
     assert kept.keys() <= sidecar.table().keys()
     json.dumps(kept, allow_nan=False)
 
 
-def test_slice_times_that_contradict_the_image_go():
-    given_times = {"SliceTiming": [0, 1, 2], "RepetitionTime": 3}
-    assert "SliceTiming" in sidecar.consistent(given_times, 3)
-    assert "SliceTiming" not in sidecar.consistent(given_times, 4)
-    assert "SliceTiming" not in sidecar.consistent({**given_times, "RepetitionTime": 1}, 3)
+def test_slice_times_that_contradict_the_image_are_removed():
+    timing = {"SliceTiming": [0, 1, 2], "RepetitionTime": 3}
+    assert "SliceTiming" in sidecar.consistent(timing, 3)
+    assert "SliceTiming" not in sidecar.consistent(timing, 4)
+    assert "SliceTiming" not in sidecar.consistent({**timing, "RepetitionTime": 1}, 3)
 
 
 # headers
@@ -488,7 +490,7 @@ def test_bids_source(tmp_path):
         ("anat/sub-mara_hands.nii.gz", {}, "unknown suffix"),
     ],
 )
-def test_every_suffix_of_bids_has_a_place(tmp_path, path, raw, why):
+def test_every_bids_suffix_has_a_datatype(tmp_path, path, raw, why):
     root = tmp_path / "source"
     (root / "sub-mara").mkdir(parents=True)
     image(root / "sub-mara" / path)
@@ -510,12 +512,12 @@ def test_a_sidecar_with_a_byte_order_mark(tmp_path, encoding):
     gradients.write_bytes((mark + "0 1000 1000\r\n").encode(encoding))
     (session,) = sessions_of(root)
     scans = convert.run(session, tmp_path / "out", KEY)
-    read = [
+    sidecars = [
         json.loads((tmp_path / "out" / s.files["sidecar"]).read_text())
         for s in scans
         if s.modality in ("T1w", "bold")
     ]
-    assert [r["EchoTime"] for r in read] == [0.004] * 3
+    assert [r["EchoTime"] for r in sidecars] == [0.004] * 3
     assert [s.status for s in scans if s.modality == "dwi"] == ["pass"]
 
 
@@ -529,7 +531,7 @@ def test_a_sidecar_with_a_byte_order_mark(tmp_path, encoding):
         (b" \n", ""),
     ],
 )
-def test_a_sidecar_that_cannot_be_read_is_named_as_the_reason(tmp_path, content, why):
+def test_a_sidecar_that_cannot_be_read_fails_its_scans_with_a_reason(tmp_path, content, why):
     root = bids_source(tmp_path / "source")
     (root / "T1w.json").write_bytes(content)
     (session,) = sessions_of(root)
@@ -555,11 +557,11 @@ READ = ("PulseSequenceType", "ImageType", "EchoTime", "EchoNumber", "PhaseEncodi
 
 
 @given(st.dictionaries(st.sampled_from((*READ, *sidecar.table())), JSON, max_size=4))
-def test_any_value_of_a_sidecar_is_taken(raw):
+def test_any_value_of_a_sidecar_is_accepted(raw):
     names.facts({}, raw, (4, 5, 6), np.eye(4), [])
-    kept = sidecar.consistent(sidecar.allowed(raw), 6)
-    # what is written is JSON that every reader knows
-    json.dumps(kept, allow_nan=False)
+    content = sidecar.consistent(sidecar.allowed(raw), 6)
+    # standard JSON has no NaN and no infinity
+    json.dumps(content, allow_nan=False)
 
 
 @pytest.mark.parametrize("fault", [ArithmeticError, TypeError, RecursionError])
@@ -597,9 +599,9 @@ def test_dimensions_of_size_one_give_no_reason(tmp_path, extra):
     (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
     (root / "task-nback_bold.json").write_text('{"RepetitionTime": 2.5, "TaskName": "nback"}')
     shape = (6, 7, 8)
-    becomes = {"anat/sub-a_T1w": shape, "anat/sub-a_FLAIR": shape, "fmap/sub-a_magnitude1": shape}
-    becomes |= {"func/sub-a_task-nback_bold": (*shape, 1), "dwi/sub-a_dwi": (*shape, 1)}
-    for name in becomes:
+    expected = {"anat/sub-a_T1w": shape, "anat/sub-a_FLAIR": shape, "fmap/sub-a_magnitude1": shape}
+    expected |= {"func/sub-a_task-nback_bold": (*shape, 1), "dwi/sub-a_dwi": (*shape, 1)}
+    for name in expected:
         image(root / f"sub-a/{name}.nii.gz", shape + extra)
     image(root / "sub-a/func/sub-a_task-nback_run-2_bold.nii.gz", (*shape, 3, *extra))
     (root / "sub-a/dwi/sub-a_dwi.bval").write_text("0\n")
@@ -615,11 +617,11 @@ def test_dimensions_of_size_one_give_no_reason(tmp_path, extra):
             nifti.load(tmp_path / "out" / scan.files["nifti"]).shape
             == shapes[f"{scan.measures['datatype']}/sub-a_{name}"]
         )
-    assert shapes == becomes | {"func/sub-a_task-nback_run-2_bold": (*shape, 3)}
+    assert shapes == expected | {"func/sub-a_task-nback_run-2_bold": (*shape, 3)}
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_a_truncated_image_fails_in_one_sentence(tmp_path, zipped):
+def test_a_truncated_image_fails_with_one_reason(tmp_path, zipped):
     source = bids_source(tmp_path / "source")
     path = source / "sub-mara/anat/sub-mara_acq-mpr_rec-norm_T1w.nii"
     path.write_bytes(path.read_bytes()[:-100])
@@ -644,15 +646,15 @@ def test_a_suffix_that_may_be_a_name_is_not_reported():
 
 
 def tree(sessions, folder, root):
-    """A BIDS tree of all that could go into one."""
+    """Write a BIDS dataset of all converted scans that have a BIDS name."""
     for session, scans in sessions:
         subject, visit = session["session"].split("_")
         for scan in scans:
             if scan.status != "fail" and scan.measures["datatype"]:
-                place = root / subject / visit / scan.measures["datatype"]
-                place.mkdir(parents=True, exist_ok=True)
+                target = root / subject / visit / scan.measures["datatype"]
+                target.mkdir(parents=True, exist_ok=True)
                 for name in scan.files.values():
-                    shutil.copy(folder / session["session"] / name, place / name)
+                    shutil.copy(folder / session["session"] / name, target / name)
     (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
     (root / "README").write_text("A test.\n")
     people = sorted(p.name for p in root.glob("sub-*"))
@@ -661,20 +663,20 @@ def tree(sessions, folder, root):
 
 @pytest.mark.slow
 def test_real_exports_give_valid_bids_without_identifiers(data, tmp_path, bids_errors):
-    needles = [n for n in (data / "dicom/needles.txt").read_text().splitlines() if n]
-    done = []
+    identifiers = [n for n in (data / "dicom/needles.txt").read_text().splitlines() if n]
+    results = []
     for site in ("SITE_A", "SITE_B", "SITE_C", "SITE_D"):
         for session in sessions_of(data / "dicom" / site):
-            done.append((session, convert.run(session, tmp_path / session["session"], KEY)))
-    suffixes = {s.modality for _, scans in done for s in scans if s.measures["datatype"]}
+            results.append((session, convert.run(session, tmp_path / session["session"], KEY)))
+    suffixes = {s.modality for _, scans in results for s in scans if s.measures["datatype"]}
     assert {"T1w", "T2w", "PDw", "bold", "phasediff", "magnitude1", "fieldmap"} <= suffixes
-    tree(done, tmp_path, tmp_path / "bids")
+    tree(results, tmp_path, tmp_path / "bids")
     names_and_texts = b"".join(
         p.name.encode() + (p.read_bytes() if p.suffix != ".gz" else header_of(p))
         for p in (tmp_path / "bids").rglob("*")
         if p.is_file()
     ).lower()
-    assert [n for n in needles if n.lower().encode() in names_and_texts] == []
+    assert [n for n in identifiers if n.lower().encode() in names_and_texts] == []
     assert bids_errors(tmp_path / "bids") == []
 
 

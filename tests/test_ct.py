@@ -1,4 +1,4 @@
-"""A CT is told from MR by its voxels and goes to review, whatever its window is."""
+"""A CT is recognized by its voxels, with any window of intensities, and goes to review."""
 
 import nibabel as nib
 import numpy as np
@@ -40,7 +40,7 @@ def scanned(generated):
 
 
 def padded(hu):
-    """With the value that scanners write outside of the circle that they reconstruct."""
+    """Replace the values outside the reconstructed circle with the padding value of scanners."""
     x, y = (np.arange(n) - n / 2 for n in hu.shape[:2])
     outside = np.hypot(x[:, None], y) > max(len(x), len(y)) / 2
     return np.where(outside[..., None], -3024, hu)
@@ -74,14 +74,14 @@ for low, high in (
 
 
 def judged(voxels, labels, affine, **more):
-    """The verdict of an image in which nothing was replaced."""
+    """Verdict of the gate on an image in which nothing was replaced."""
     img = nib.Nifti1Image(voxels, affine)
     mask = np.zeros(labels.shape, bool)
     return gate.gate(img, img, segmented(labels, affine, **more), mask, lambda: None, "noise")
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_ct_is_named_and_goes_to_review(scanned, form):
+def test_ct_is_reported_and_goes_to_review(scanned, form):
     hu, labels, affine = scanned
     verdict = judged(FORMS[form](hu), labels, affine, inverted=form == "inverted")
     assert verdict.status == "review"
@@ -89,9 +89,9 @@ def test_ct_is_named_and_goes_to_review(scanned, form):
 
 
 @pytest.mark.parametrize("axcodes", ["LPS", "ASR"])
-def test_ct_is_named_in_any_orientation_and_with_thick_slices(scanned, axcodes):
+def test_ct_is_reported_in_any_orientation_and_with_thick_slices(scanned, axcodes):
     hu, labels, affine = scanned
-    turned = [
+    reoriented = [
         nib.as_closest_canonical(nib.Nifti1Image(v, affine)).as_reoriented(
             nib.orientations.ornt_transform(
                 nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axcodes)
@@ -99,17 +99,17 @@ def test_ct_is_named_in_any_orientation_and_with_thick_slices(scanned, axcodes):
         )
         for v in (np.clip(hu, 0, 80).astype(np.int16), labels)
     ]
-    voxels, of_it = (np.asarray(t.dataobj) for t in turned)
-    assert IS_CT in judged(voxels, of_it, turned[0].affine).reasons
+    voxels, new_labels = (np.asarray(r.dataobj) for r in reoriented)
+    assert IS_CT in judged(voxels, new_labels, reoriented[0].affine).reasons
     up = axcodes.index("S")
     thick = (slice(None),) * up + (slice(None, None, 3),)
     scale = np.diag([3.0 if axis == up else 1.0 for axis in range(3)] + [1.0])
-    assert IS_CT in judged(voxels[thick], of_it[thick], turned[0].affine @ scale).reasons
+    assert IS_CT in judged(voxels[thick], new_labels[thick], reoriented[0].affine @ scale).reasons
 
 
 @pytest.mark.parametrize("contrast", ["T1w", "T2w", "FLAIR", "PDw"])
 @pytest.mark.parametrize("inverted", [False, True])
-def test_mr_is_not_named_ct(generated, contrast, inverted):
+def test_mr_is_not_reported_as_ct(generated, contrast, inverted):
     tissue, labels, cover, affine = generated
     rng = np.random.default_rng(4)
     voxels = image(signal(tissue, contrast, rng) * cover, affine, rng)
@@ -121,19 +121,19 @@ def test_mr_is_not_named_ct(generated, contrast, inverted):
 
 @pytest.mark.parametrize("form", ["Hounsfield units", "0 to 80", "0 to 80, 8 bits", "20 to 60"])
 @pytest.mark.parametrize("ml", [0, 40, 2500])
-def test_ct_in_which_no_brain_of_a_possible_size_is_found_is_named(scanned, form, ml):
+def test_ct_with_an_impossible_brain_volume_is_reported(scanned, form, ml):
     hu, labels, affine = scanned
     from_brain = ndimage.distance_transform_edt(labels != LABELS["brain"])
-    within = ndimage.distance_transform_edt(labels == LABELS["brain"]) - from_brain
+    depth = ndimage.distance_transform_edt(labels == LABELS["brain"]) - from_brain
     n = round(ml * 1000 / 8)
-    found = np.zeros(labels.shape, np.uint8)
-    found.flat[np.argsort(-within, axis=None)[:n]] = LABELS["brain"]
-    verdict = judged(FORMS[form](hu), found, affine)
+    brain_only = np.zeros(labels.shape, np.uint8)
+    brain_only.flat[np.argsort(-depth, axis=None)[:n]] = LABELS["brain"]
+    verdict = judged(FORMS[form](hu), brain_only, affine)
     assert verdict.status == "review"
     assert verdict.reasons[0].startswith(IS_CT)
 
 
-def test_what_is_no_head_and_no_ct_still_fails(scanned, generated):
+def test_images_without_a_head_fail_if_they_are_not_ct(scanned, generated):
     hu, labels, affine = scanned
     mr = 6 * signal(generated[0], "T1w", np.random.default_rng(4))
     nothing = np.zeros(labels.shape, np.uint8)

@@ -1,4 +1,4 @@
-"""Parts that the edge of the view cuts are replaced where they may be, though nobody found them."""
+"""Parts cut by the edge of the field of view are replaced, even if they have no labels."""
 
 import numpy as np
 import pytest
@@ -31,51 +31,51 @@ def hulls(labels, affine):
 
 @pytest.mark.parametrize("turn", [(0, 0, 0), (12, -5, 8)])
 @pytest.mark.parametrize("size", [0.85, 1.1])
-def test_ears_cut_by_a_slab_are_replaced_where_they_are(turn, size):
+def test_ears_cut_by_a_slab_are_replaced(turn, size):
     turn = Rotation.from_euler("xyz", turn, degrees=True).as_matrix()
     labels, affine = head(**SLAB, turn=turn, size=size)
-    seen = without(labels, "ears")
-    names, mask = added(seen, affine)
+    incomplete = without(labels, "ears")
+    names, mask = added(incomplete, affine)
     assert {"left ear", "right ear"} <= set(names)
     assert mask[labels == LABELS["ears"]].mean() > 0.97
     assert not mask[labels == LABELS["brain"]].any()
-    verdict = gate.face(seen, SURE, affine, mask=mask)
+    verdict = gate.face(incomplete, SURE, affine, mask=mask)
     assert verdict.measures["left_ear"] == verdict.measures["right_ear"] == "covered"
     assert verdict.status == "pass"
 
 
-def test_of_a_part_that_is_whole_in_view_nothing_is_guessed():
+def test_a_part_that_is_completely_in_view_is_not_added():
     labels, affine = head(mm=2.0)
-    seen = without(labels, "ears")
-    before = hulls(seen, affine)
-    names, mask = added(seen, affine)
+    incomplete = without(labels, "ears")
+    before = hulls(incomplete, affine)
+    names, mask = added(incomplete, affine)
     assert names == ()
     assert (mask == before).all()
-    assert gate.face(seen, SURE, affine, mask=mask).measures["left_ear"] == "missing"
+    assert gate.face(incomplete, SURE, affine, mask=mask).measures["left_ear"] == "missing"
 
 
-def test_only_the_features_asked_for():
+def test_only_chosen_features_are_added():
     labels, affine = head(**SLAB)
     assert added(without(labels, "ears"), affine, "eyes,nose")[0] == ()
     assert set(added(without(labels, "ears"), affine, "ears")[0]) == {"left ear", "right ear"}
 
 
-def test_nothing_is_added_where_all_was_found_or_too_little_is_known():
+def test_ears_are_not_added_to_complete_labels_or_without_landmarks():
     labels, affine = head(**SLAB)
     brain = without(labels, "eyes", "nose", "ears", "mouth")
-    for seen in (labels, brain, np.zeros_like(labels)):
-        names, mask = added(seen, affine)
+    for case in (labels, brain, np.zeros_like(labels)):
+        names, mask = added(case, affine)
         assert "left ear" not in names
-        assert (mask == hulls(seen, affine)).all() or names == ("mouth",)
+        assert (mask == hulls(case, affine)).all() or names == ("mouth",)
 
 
-def test_a_cut_ear_of_which_a_fragment_was_found_is_replaced_whole_and_needs_no_confidence():
+def test_a_cut_ear_with_a_labelled_fragment_is_replaced_and_needs_no_confidence():
     labels, affine = head(**SLAB)
     fragment = labels.copy()
-    world = np.argwhere(labels == LABELS["ears"])
-    fragment[tuple(world[world[:, 2] > 2].T)] = 0
-    kept = np.count_nonzero(fragment == LABELS["ears"]) / len(world)
-    assert 0.15 < kept < 0.5
+    ears = np.argwhere(labels == LABELS["ears"])
+    fragment[tuple(ears[ears[:, 2] > 2].T)] = 0
+    share = np.count_nonzero(fragment == LABELS["ears"]) / len(ears)
+    assert 0.15 < share < 0.5
     unsure = SURE | {"ears": 0.1}
     alone = hulls(fragment, affine)
     assert "low confidence: ears" in gate.face(fragment, unsure, affine, mask=alone).reasons[0]
@@ -83,7 +83,7 @@ def test_a_cut_ear_of_which_a_fragment_was_found_is_replaced_whole_and_needs_no_
     assert {"left ear", "right ear"} <= set(names)
     assert mask[labels == LABELS["ears"]].mean() > 0.97
     assert gate.face(fragment, unsure, affine, mask=mask).status == "pass"
-    # of a head that is whole in view confidence is asked, whatever was replaced
+    # a head that is completely in view needs confidence, whatever was replaced
     labels, affine = head(mm=4.0)
     everything = labels != LABELS["brain"]
     assert gate.face(labels, unsure, affine, mask=everything).status == "review"
@@ -92,10 +92,10 @@ def test_a_cut_ear_of_which_a_fragment_was_found_is_replaced_whole_and_needs_no_
 @pytest.mark.parametrize(
     ("unsure", "passes"), [((), True), (("nose",), True), (("nose", "eyes", "mouth"), False)]
 )
-def test_only_parts_that_are_sure_excuse_others(unsure, passes):
+def test_cut_ears_are_covered_only_if_enough_other_parts_are_certain(unsure, passes):
     labels, affine = head(mm=2.0, low=(-100, -120, -42))
-    seen = without(labels, "ears")
-    _, mask = added(seen, affine)
-    said = gate.face(seen, SURE | dict.fromkeys(unsure, 0.1), affine, mask=mask)
-    assert (said.measures["left_ear"] == "covered") == passes
-    assert (said.status == "pass") == passes
+    incomplete = without(labels, "ears")
+    _, mask = added(incomplete, affine)
+    verdict = gate.face(incomplete, SURE | dict.fromkeys(unsure, 0.1), affine, mask=mask)
+    assert (verdict.measures["left_ear"] == "covered") == passes
+    assert (verdict.status == "pass") == passes

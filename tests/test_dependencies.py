@@ -1,4 +1,4 @@
-"""What a rule depends on: the code that its script runs and the model files that it reads."""
+"""Dependencies of a rule: the code that its script runs and the model files that it reads."""
 
 import ast
 import json
@@ -35,19 +35,19 @@ def copy(tmp_path, monkeypatch):
         return parsed.get(key) or parsed.setdefault(key, read(path))
 
     monkeypatch.setattr(dependencies, "_read", read_once)
-    forget()
+    clear_caches()
     yield tmp_path
-    forget()
+    clear_caches()
 
 
-def forget():
+def clear_caches():
     for value in vars(dependencies).values():
         if hasattr(value, "cache_clear"):
             value.cache_clear()
 
 
 def hashes():
-    forget()
+    clear_caches()
     return {
         s: (dependencies.code_hash(s), dependencies.model_hash("", s))
         for s in dependencies.PIPELINE
@@ -108,12 +108,12 @@ def test_an_edit_of_data_reaches_the_stages_that_read_it(copy):
         path.write_bytes(content)
         assert {s for s in before if before[s] != after[s]} == readers, name
     assert {"anatomy.json", "calibration.json", "face.json"} <= dependencies.model_names("segment")
-    # what the repository holds of the model beside these is for people
+    # the other files about the model are documentation
     others = {p.name for p in (ROOT / "models").iterdir()} - dependencies.model_names("segment")
     assert not {n for n in others if n.startswith("face") or n.endswith(".json")}
 
 
-def test_comments_docstrings_and_layout_do_not_count(copy):
+def test_comments_docstrings_and_layout_do_not_change_the_hash(copy):
     path = copy / "efface" / "scrub" / "engine.py"
     assert changed(path, "\n\n\n", "\n\n\n# a comment\n\n") == set()
     assert changed(path, '"""', '"""Another word. ') == set()
@@ -121,7 +121,7 @@ def test_comments_docstrings_and_layout_do_not_count(copy):
     assert "scrub" in hashes()
 
 
-def test_another_model_counts(tmp_path):
+def test_another_model_changes_the_hash(tmp_path):
     shipped = dependencies.model_hash("", "segment")
     (tmp_path / "face.json").write_text("{}")
     other = dependencies.model_hash(str(tmp_path), "segment")
@@ -132,21 +132,21 @@ def test_another_model_counts(tmp_path):
 
 
 @pytest.mark.parametrize("script", ["scrub", "segment", "qc", "report"])
-def test_python_loads_no_module_that_does_not_count(script):
+def test_python_loads_no_module_that_the_hash_leaves_out(script):
     """The imports of a script, executed. Imports inside functions: tests/test_reruns.py."""
     tree = ast.parse((ROOT / "scripts" / f"{script}.py").read_text())
     imports = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
     code = ast.unparse(ast.Module(imports, []))
     code += "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    loaded = {m for m in json.loads(done.stdout) if m.split(".")[0] == "efface"}
+    loaded = {m for m in json.loads(process.stdout) if m.split(".")[0] == "efface"}
     assert loaded
     assert loaded <= dependencies.code_modules(script)
 
 
-def test_imports_of_all_forms_are_found(copy):
+def test_all_forms_of_imports_are_followed(copy):
     package = copy / "efface"
     new = {
         "one": "def f():\n    import efface.new.two\n",
@@ -161,11 +161,11 @@ def test_imports_of_all_forms_are_found(copy):
     for name, text in new.items():
         (package / "new" / f"{name}.py").write_text(text)
     (copy / "scripts" / "x.py").write_text("from efface.new import one\n")
-    found = {m.removeprefix("efface.new.") for m in dependencies.code_modules("x")}
-    assert found == {"efface", "efface.new", "efface.errors", *new} - {"six"}
+    modules = {m.removeprefix("efface.new.") for m in dependencies.code_modules("x")}
+    assert modules == {"efface", "efface.new", "efface.errors", *new} - {"six"}
 
 
-def test_no_stage_imports_by_a_name_that_is_computed():
+def test_no_stage_imports_a_module_by_a_computed_name():
     for script in dependencies.PIPELINE:
         for module in dependencies.code_modules(script) - {"efface"}:
             text = dependencies._file(module).read_text()

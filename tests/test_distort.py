@@ -1,4 +1,4 @@
-"""The region and what replaces it: coverage, the brain spared, independence of the face."""
+"""The region and its new values: covered organs, unchanged brain, independence of the face."""
 
 import hashlib
 
@@ -23,7 +23,7 @@ from efface.segment.segmentation import of_labels
 PARTS = anatomy.load().parts
 EYES = (PARTS["left eye"].mean + PARTS["right eye"].mean) / 2
 CENTRES = [("brain", -EYES), *((anatomy.LANDMARKS[n], p.mean - EYES) for n, p in PARTS.items())]
-"""Labels and their centres about the point between the eyes, mm."""
+"""Labels and their centres in mm, relative to the point between the eyes."""
 RADII = {
     "brain": (68, 82, 62),
     "eyes": (14, 13, 13),
@@ -96,8 +96,8 @@ def test_region_reaches_into_the_air_in_front_and_beside():
     def at(*mm):
         return mask[tuple(np.rint(inverse[:3, :3] @ mm + inverse[:3, 3]).astype(int))]
 
-    assert at(0, 55, -30)  # before the nose
-    assert at(30, 35, 0)  # before an eye, far from it
+    assert at(0, 55, -30)  # in front of the nose
+    assert at(30, 35, 0)  # in front of an eye, far from it
     assert at(90, -89, -24)
     assert at(-90, -89, -24)
     assert not at(0, -60, 30)
@@ -107,7 +107,7 @@ def test_region_reaches_into_the_air_in_front_and_beside():
 def test_outline_does_not_trace_the_skin():
     labels, affine = head((2.0, 2.0, 2.0))
     bumpy = labels.copy()
-    # another profile between the same extremes: a dent in the lips, a hollow nose ridge
+    # another profile with the same extremes: a dent in the lips
     dent = np.zeros_like(labels, bool)
     dent[:, labels.shape[1] - 40 :, 22:26] = True
     bumpy[dent & (labels == LABELS["mouth"])] = 0
@@ -115,10 +115,10 @@ def test_outline_does_not_trace_the_skin():
     assert overlap(region(labels, affine), region(bumpy, affine)) > 0.995
 
 
-def test_orientation_comes_from_the_head_where_the_header_lies():
+def test_region_does_not_depend_on_the_orientation_in_the_header():
     labels, affine = head()
-    lying = affine[[1, 2, 0, 3]]
-    assert overlap(region(labels, affine), region(labels, lying)) > 0.97
+    wrong = affine[[1, 2, 0, 3]]
+    assert overlap(region(labels, affine), region(labels, wrong)) > 0.97
 
 
 def test_axes_follow_a_tilted_head():
@@ -131,7 +131,7 @@ def test_axes_follow_a_tilted_head():
 @pytest.mark.parametrize(
     "fov",
     [
-        ((-100, 100), (-190, 60), (-20, 110)),  # no nose, mouth
+        ((-100, 100), (-190, 60), (-20, 110)),  # no nose, no mouth
         ((10, 100), (-190, 60), (-120, 110)),  # one half
         ((-100, 100), (-30, 60), (-120, 110)),  # the face alone, no ears and little brain
         ((-100, 100), (-190, 5), (-120, 40)),  # the nose cut off
@@ -146,7 +146,7 @@ def test_partial_field_of_view(fov):
     assert mask.any()
 
 
-def test_no_organs_no_region():
+def test_without_organs_the_region_is_empty():
     labels, affine = head()
     labels[labels > 1] = 0
     assert not region(labels, affine).any()
@@ -307,12 +307,12 @@ def test_deface_image_keeps_header_and_scaling(tmp_path):
     img.set_qform(affine, 1)
     out, (mask,) = deface_image(img, of_labels(labels, img.affine), "face", "noise", 5)
     nifti.save(out, tmp_path / "out.nii.gz")
-    again = nifti.load(tmp_path / "out.nii.gz")
-    assert nifti.scaling(again) == (2.5, -10)
-    assert np.array_equal(again.affine, img.affine)
-    assert int(again.header["qform_code"]) == 1
-    assert again.get_data_dtype() == np.int16
-    stored = nifti.stored(again)
+    saved = nifti.load(tmp_path / "out.nii.gz")
+    assert nifti.scaling(saved) == (2.5, -10)
+    assert np.array_equal(saved.affine, img.affine)
+    assert int(saved.header["qform_code"]) == 1
+    assert saved.get_data_dtype() == np.int16
+    stored = nifti.stored(saved)
     assert np.array_equal(stored[~mask], voxels[~mask])
     assert not (mask & (labels == 1)).any()
     with pytest.raises(EffaceError, match="fit"):
@@ -329,9 +329,9 @@ def test_real_heads(data):
         spared = near_brain(labels, img.affine)
         assert mask[(labels > 1) & ~spared].all()
         assert not (mask & spared).any()
-        share = coverage(labels, mask)
-        assert min(share["nose"], share["mouth"]) > 0.999
-        assert min(share.values()) > 0.94  # the rest lies within 2 mm of the brain
+        shares = coverage(labels, mask)
+        assert min(shares["nose"], shares["mouth"]) > 0.999
+        assert min(shares.values()) > 0.94  # the rest lies within 2 mm of the brain
         assert mask.mean() < 0.17
 
 

@@ -142,7 +142,7 @@ def test_pixels_are_mapped_in_any_order_of_axes(order, flips, signed):
         assert np.array_equal(pixels[0], new[:, :, k, t].T)
 
 
-def test_equal_volumes_are_matched_in_turn():
+def test_equal_volumes_are_matched_in_order():
     volume, affine = image()
     picture = converted(np.repeat(volume, 2, axis=3), affine)
     assert not np.array_equal(picture.distorted[..., 0], picture.distorted[..., 1])
@@ -222,7 +222,7 @@ def test_scaled_floats_are_matched_and_scaled_back():
         pixels, mask = distorted(ds, picture)
         assert np.array_equal(pixels[~mask], stored_pixels(ds)[~mask])
         back = pixels[mask] * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
-        wanted = (
+        expected = (
             picture.distorted[:, :, k, 0]
             .T[mask[0]]
             .clip(
@@ -230,7 +230,7 @@ def test_scaled_floats_are_matched_and_scaled_back():
                 4095 * float(ds.RescaleSlope) + float(ds.RescaleIntercept),
             )
         )
-        assert np.abs(back - wanted).max(initial=0) <= 0.51 * float(ds.RescaleSlope)
+        assert np.abs(back - expected).max(initial=0) <= 0.51 * float(ds.RescaleSlope)
 
 
 @pytest.mark.parametrize(
@@ -256,18 +256,18 @@ def test_written_file(tmp_path, syntax, signed):
     for name in ("a.dcm", "b.dcm"):
         dicom.write(tmp_path / "raw.dcm", tmp_path / name, ds, pixels)
     assert (tmp_path / "a.dcm").read_bytes() == (tmp_path / "b.dcm").read_bytes()
-    again = pydicom.dcmread(tmp_path / "a.dcm")
-    assert np.array_equal(again.pixel_array, pixels[0])
-    assert np.array_equal(again.pixel_array[~mask[0]], volume[:, :, 2, 0].T[~mask[0]])
-    assert again.SmallestImagePixelValue == pixels.min()
-    assert again.LargestImagePixelValue == pixels.max()
-    assert 0x60003000 not in again
-    assert "IconImageSequence" not in again
-    assert again.LossyImageCompression == "01"
-    assert again.WindowCenter == 600
-    assert again.BitsStored == 12
-    assert not again.file_meta.TransferSyntaxUID.is_compressed
-    assert again.file_meta.TransferSyntaxUID != ExplicitVRBigEndian
+    written = pydicom.dcmread(tmp_path / "a.dcm")
+    assert np.array_equal(written.pixel_array, pixels[0])
+    assert np.array_equal(written.pixel_array[~mask[0]], volume[:, :, 2, 0].T[~mask[0]])
+    assert written.SmallestImagePixelValue == pixels.min()
+    assert written.LargestImagePixelValue == pixels.max()
+    assert 0x60003000 not in written
+    assert "IconImageSequence" not in written
+    assert written.LossyImageCompression == "01"
+    assert written.WindowCenter == 600
+    assert written.BitsStored == 12
+    assert not written.file_meta.TransferSyntaxUID.is_compressed
+    assert written.file_meta.TransferSyntaxUID != ExplicitVRBigEndian
 
 
 def test_scrubbed_header_that_does_not_describe_the_pixels_is_rejected(tmp_path):
@@ -350,26 +350,30 @@ def test_both_forms_of_a_session_are_distorted(session):
     assert not any(s.reasons for s in scans)
     by_name = {s.scan: s for s in scans}
     for scan in session["convert"][1].scans:
-        done = by_name[scan.scan]
+        image_scan = by_name[scan.scan]
         before = nifti.load(session["convert"][0] / scan.files["nifti"])
-        after = nifti.load(session["folder"] / done.files["nifti"])
-        mask = nifti.stored(nifti.load(session["folder"] / done.files["mask"])).astype(bool)
+        after = nifti.load(session["folder"] / image_scan.files["nifti"])
+        mask = nifti.stored(nifti.load(session["folder"] / image_scan.files["mask"])).astype(bool)
         old, new = nifti.stored(before), nifti.stored(after)
         assert np.array_equal(old[~mask], new[~mask])
         assert np.array_equal(after.affine, before.affine)
-        assert done.measures["brain_voxels_changed"] == done.measures["outside_changed"] == 0
-        assert done.measures["region_voxels"] == mask.sum()
-        assert min(done.measures["coverage"].values()) > 0.9
-        form = by_name[scan.series]
-        files = sorted((session["folder"] / form.files["dicom"]).iterdir())
+        assert (
+            image_scan.measures["brain_voxels_changed"]
+            == image_scan.measures["outside_changed"]
+            == 0
+        )
+        assert image_scan.measures["region_voxels"] == mask.sum()
+        assert min(image_scan.measures["coverage"].values()) > 0.9
+        dicom_scan = by_name[scan.series]
+        files = sorted((session["folder"] / dicom_scan.files["dicom"]).iterdir())
         slices = [pydicom.dcmread(f) for f in files]
-        stacked = np.stack([ds.pixel_array for ds in slices], axis=2).transpose(1, 0, 2)
-        assert np.array_equal(stacked[::-1], new)
+        volume = np.stack([ds.pixel_array for ds in slices], axis=2).transpose(1, 0, 2)
+        assert np.array_equal(volume[::-1], new)
         assert all(ds.RecognizableVisualFeatures == "NO" for ds in slices)
-        assert form.measures["region_voxels"] == mask.sum()
+        assert dicom_scan.measures["region_voxels"] == mask.sum()
 
 
-def test_a_session_gives_the_same_bytes_again(session):
+def test_a_second_run_gives_the_same_bytes(session):
     run(**session)
     first = contents(session["folder"])
     shutil.rmtree(session["folder"])
@@ -425,13 +429,13 @@ def test_blur_needs_review_and_headers_without_a_face_state_no_removal(session):
     for scan in session["segment"][1].scans:
         path = session["segment"][0] / scan.files["labels"]
         img = nifti.load(path)
-        only = np.where(nifti.stored(img) == 1, 1, 0).astype(np.uint8)
-        nifti.save(nib.Nifti1Image(only, img.affine), path)
+        brain_only = np.where(nifti.stored(img) == 1, 1, 0).astype(np.uint8)
+        nifti.save(nib.Nifti1Image(brain_only, img.affine), path)
     # qc judges whether the image should show a face
     scans = run(**session)
     assert {s.measures["region_voxels"] for s in scans if "nifti" in s.files} == {0}
-    form = next(s for s in scans if "dicom" in s.files)
-    first = next((session["folder"] / form.files["dicom"]).iterdir())
+    dicom_scan = next(s for s in scans if "dicom" in s.files)
+    first = next((session["folder"] / dicom_scan.files["dicom"]).iterdir())
     assert "RecognizableVisualFeatures" not in pydicom.dcmread(first)
 
 
@@ -452,8 +456,8 @@ def niftis(folder, out):
     return [nifti.load(path) for path in sorted(out.glob("*.nii"))]
 
 
-def described(ds, n, stored, allocated, signed):
-    """Change the bits of a dataset of :func:`series`, and add what dcm2niix needs for one image."""
+def with_bits(ds, n, stored, allocated, signed):
+    """Change the bits of a dataset of :func:`series`; add elements that make dcm2niix stack it."""
     pixels = np.frombuffer(ds.PixelData, np.int16)
     kind = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = allocated, stored, stored - 1
@@ -497,7 +501,7 @@ def test_released_dicom_converts_to_the_released_voxels(kind, tmp_path):
     bits = {k: form[k] for k in ("stored", "allocated", "signed")}
     volume, affine = image((40, 36, 7, 1), high=250 if form["stored"] == 8 else 4000)
     volume -= 2000 if form["signed"] else 0
-    files = [described(ds, n, **bits) for n, ds in enumerate(series(volume, affine))]
+    files = [with_bits(ds, n, **bits) for n, ds in enumerate(series(volume, affine))]
     for n, ds in enumerate(files):
         if form.get("rescale"):
             ds.RescaleSlope, ds.RescaleIntercept = f"{1.5 + 0.1 * n:.3f}", str(-3 * n)
@@ -516,11 +520,11 @@ def test_released_dicom_converts_to_the_released_voxels(kind, tmp_path):
         ds.file_meta.TransferSyntaxUID = form["syntax"]
         save(ds, tmp_path / "raw" / f"{n}.dcm")
     for path in sorted((tmp_path / "raw").iterdir()):
-        middle, target = tmp_path / "scrub" / path.name, tmp_path / "out" / path.name
-        scrub_file(path, middle, KEY, "sub-a", "ses-b")
+        scrubbed, target = tmp_path / "scrub" / path.name, tmp_path / "out" / path.name
+        scrub_file(path, scrubbed, KEY, "sub-a", "ses-b")
         raw = frames.read(path)
         pixels, _ = distorted(raw, picture)
-        dicom.write(middle, target, raw, pixels, state_face_removed, derived=True)
+        dicom.write(scrubbed, target, raw, pixels, state_face_removed, derived=True)
         ds = pydicom.dcmread(target)
         assert not ds.file_meta.TransferSyntaxUID.is_compressed
         assert ds.ImageType == ["DERIVED", "PRIMARY", "M"]
@@ -542,9 +546,9 @@ def test_released_dicom_converts_to_the_released_voxels(kind, tmp_path):
     # dcm2niix writes floats: equal within half a step of the slope, and unchanged outside
     now = nifti.stored(after)
     assert np.array_equal(now[~mask], raw_voxels[..., 0][~mask])
-    wanted = picture.distorted[..., 0]
-    mask &= (wanted >= 0) & (wanted <= 1.5 * 4095)  # what the bits of every slice can hold
-    assert np.abs(now - wanted)[mask].max() <= 0.51 * 2.1
+    expected = picture.distorted[..., 0]
+    mask &= (expected >= 0) & (expected <= 1.5 * 4095)  # what the bits of every slice can hold
+    assert np.abs(now - expected)[mask].max() <= 0.51 * 2.1
 
 
 @pytest.mark.parametrize("vendor", ["siemens", "philips", "ge"])
@@ -559,11 +563,11 @@ def test_phantoms_of_each_vendor_convert_to_the_same_voxels(vendor, tmp_path):
     new = replace(raw_voxels, mask, "noise", 1)
     picture = ConvertedImage(raw_voxels, new, mask, before.affine)
     for n, path in enumerate(sorted((tmp_path / "raw").iterdir())):
-        middle, target = tmp_path / "scrub" / f"{n}.dcm", tmp_path / "out" / f"{n}.dcm"
-        scrub_file(path, middle, KEY, "sub-a", "ses-b")
+        scrubbed, target = tmp_path / "scrub" / f"{n}.dcm", tmp_path / "out" / f"{n}.dcm"
+        scrub_file(path, scrubbed, KEY, "sub-a", "ses-b")
         raw = frames.read(path)
         pixels, _ = distorted(raw, picture)
-        dicom.write(middle, target, raw, pixels, state_face_removed, derived=True)
+        dicom.write(scrubbed, target, raw, pixels, state_face_removed, derived=True)
         assert not [x for x in identifiers if x.encode().lower() in target.read_bytes().lower()]
     (after,) = niftis(tmp_path / "out", tmp_path / "after")
     assert np.allclose(after.affine, before.affine, atol=1e-4)
@@ -588,12 +592,12 @@ def test_windows_of_each_frame_are_set_from_its_pixels():
     ds = Dataset()
     groups = []
     for slope in ("2", "4"):
-        own, window, scale = Dataset(), Dataset(), Dataset()
+        group, window, scale = Dataset(), Dataset(), Dataset()
         window.WindowCenter, window.WindowWidth = "1", "2"
         scale.RescaleSlope, scale.RescaleIntercept = slope, "-10"
-        own.FrameVOILUTSequence = Sequence([window])
-        own.PixelValueTransformationSequence = Sequence([scale])
-        groups.append(own)
+        group.FrameVOILUTSequence = Sequence([window])
+        group.PixelValueTransformationSequence = Sequence([scale])
+        groups.append(group)
     ds.PerFrameFunctionalGroupsSequence = Sequence(groups)
     ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "NONE"]
     values = np.stack([np.arange(1000).reshape(25, 40)] * 2).astype(np.uint16)
@@ -606,7 +610,7 @@ def test_windows_of_each_frame_are_set_from_its_pixels():
 
 def test_lossy_compression_is_still_stated(tmp_path):
     volume, affine = image((40, 36, 7, 1), high=250)
-    ds = described(series(volume, affine)[0], 0, stored=8, allocated=8, signed=False)
+    ds = with_bits(series(volume, affine)[0], 0, stored=8, allocated=8, signed=False)
     pixels = stored_pixels(ds)
     ds.PixelData = pydicom.encaps.encapsulate([jpeg(pixels[0])])
     ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
@@ -644,10 +648,7 @@ REAL = {
 
 @pytest.mark.parametrize("what", REAL)
 def test_real_series_convert_to_the_distorted_voxels(what, data, tmp_path):
-    """Written files convert to the distorted voxels again.
-
-    Safe private elements are kept, because mosaics need them.
-    """
+    """Safe private elements are kept, because mosaics need them."""
     (folder,) = (data / "dicom").glob(REAL[what])
     images = []
     for img in niftis(folder, tmp_path / "before"):
@@ -673,7 +674,7 @@ def test_real_series_convert_to_the_distorted_voxels(what, data, tmp_path):
         assert np.array_equal(stored_pixels(frames.read(target)), new.values)
     # both forms replace the same number of voxels
     assert replaced == sum(i.mask.sum() * i.raw.shape[3] for i in images)
-    again = niftis(tmp_path / "out", tmp_path / "after")
+    after = niftis(tmp_path / "out", tmp_path / "after")
     for image in images:
         assert any(
             np.allclose(img.affine, image.affine, atol=1e-3)
@@ -681,5 +682,5 @@ def test_real_series_convert_to_the_distorted_voxels(what, data, tmp_path):
                 nifti.stored(img).reshape(*img.shape[:3], -1),
                 image.distorted.astype(img.dataobj.dtype),
             )
-            for img in again
+            for img in after
         )

@@ -1,6 +1,6 @@
 """Every command, option, setting and file named in the documentation exists.
 
-The commands are parsed by the parsers that run them, and never run.
+The commands are parsed by the parsers of the programs, but not run.
 """
 
 import argparse
@@ -48,7 +48,7 @@ INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
 
 def code(page, text):
-    """All code of a Markdown page; lines that end with a backslash go on in the next one."""
+    """Yield all code of a Markdown page; join lines that end with a backslash with the next one."""
     for block in (FENCED, INDENTED):
         for match in block.finditer(text):
             first = text.count("\n", 0, match.start(1)) + 1
@@ -56,7 +56,7 @@ def code(page, text):
             for line in lines:
                 yield Code(page, first, line.replace("\0", " ").strip(), inline=False)
                 first += 1 + line.count("\0")
-        # the lines stay, for the numbers of those after them
+        # keep the line breaks, which later line numbers count
         text = block.sub(lambda match: "\n" * match[0].count("\n"), text)
     for match in INLINE.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
@@ -64,7 +64,7 @@ def code(page, text):
 
 
 def words(text):
-    """Words of a command: its options without the marks [ ] and …, and the first of a|b."""
+    """Words of a command, without the marks [ ] and …, and with the first choice of a|b."""
     text = re.sub(r"\[([^][]*)\]", r"\1", re.sub(r"\[([^][]*)\]", r"\1", text))
     text = re.sub(r"(\w+)(?:\|[\w-]+)+", r"\1", text)
     parts = shlex.split(text, comments=True)
@@ -73,7 +73,7 @@ def words(text):
 
 
 def problem(text, inline=False):
-    """Why a line cannot be run as it is written; empty if it can, or holds no command of ours.
+    """Why a line is not a valid command; empty if it is valid or has no command of this project.
 
     Inline code may be the start of a command, as in ``efface run``.
     """
@@ -88,13 +88,13 @@ def problem(text, inline=False):
 
 
 def parse(parser, arguments):
-    """The parsed arguments, or the parser's message."""
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+    """Parsed arguments, or the message of the parser."""
+    output = io.StringIO()
+    with contextlib.redirect_stderr(output), contextlib.redirect_stdout(io.StringIO()):
         try:
             return parser.parse_args(arguments)
         except SystemExit as e:
-            return said.getvalue().strip().splitlines()[-1] if e.code else argparse.Namespace()
+            return output.getvalue().strip().splitlines()[-1] if e.code else argparse.Namespace()
 
 
 def commands(parser, name=()):
@@ -109,16 +109,16 @@ def of_efface(arguments, inline):
     parser = _parser()
     parsed = parse(parser, arguments)
     if isinstance(parsed, str) and inline and "arguments are required" in parsed:
-        # argparse looks for what is missing first: the options that are there are checked here
+        # argparse reports missing arguments first, so check the other arguments here
         known = commands(parser)
-        named = [c for c in known if c == tuple(arguments[: len(c)])]
-        groups = {c[:n] for c in known for n in range(len(c))}
-        if not named:
-            return "" if tuple(arguments) in groups else f"no such command: efface {arguments}"
+        matching = [c for c in known if c == tuple(arguments[: len(c)])]
+        prefixes = {c[:n] for c in known for n in range(len(c))}
+        if not matching:
+            return "" if tuple(arguments) in prefixes else f"no such command: efface {arguments}"
         return next(
             (
                 f"no such option of efface {' '.join(c)}: {w}"
-                for c in named
+                for c in matching
                 for w in arguments
                 if w.startswith("-") and w not in known[c]._option_string_actions
             ),
@@ -171,11 +171,11 @@ def of_snakemake(arguments, inline):
     for target in getattr(parsed, "targets", []):
         if target not in rules():
             return f"no such rule: {target}"
-    given = dict(c.partition("=")[::2] for c in getattr(parsed, "config", None) or [])
+    config = dict(c.partition("=")[::2] for c in getattr(parsed, "config", None) or [])
     profile = getattr(parsed, "workflow_profile", None)
     if profile and not (ROOT / profile).is_dir():
         return f"no such profile: {profile}"
-    return wrong_setting(given)
+    return wrong_setting(config)
 
 
 def of_make(arguments, inline):
@@ -192,10 +192,10 @@ def of_pytest(arguments, inline):
 
 @cache
 def help_of(path):
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, path, "--help"], capture_output=True, text=True, check=False, cwd=ROOT
     )
-    return done.stdout
+    return process.stdout
 
 
 def of_python(arguments, inline):
@@ -232,16 +232,16 @@ def of_python(arguments, inline):
 @cache
 def options():
     """Every option of efface, of snakemake and of the benchmarks."""
-    found = {o for p in commands(_parser()).values() for o in p._option_string_actions}
-    found |= set(_parser()._option_string_actions)
-    found |= set(snakemake_parser()._option_string_actions)
+    names = {o for p in commands(_parser()).values() for o in p._option_string_actions}
+    names |= set(_parser()._option_string_actions)
+    names |= set(snakemake_parser()._option_string_actions)
     for path in (ROOT / "benchmarks").glob("*.py"):
-        found |= set(re.findall(r"\"(--[a-z][\w-]*)\"", path.read_text()))
-    return found
+        names |= set(re.findall(r"\"(--[a-z][\w-]*)\"", path.read_text()))
+    return names
 
 
 def missing(piece):
-    """What a piece of code promises that is not there; empty if nothing."""
+    """Why a piece of code is wrong; empty if everything that it names exists."""
     if why := problem(piece.text, piece.inline):
         return why
     if not piece.inline:
@@ -259,14 +259,14 @@ PIECES = [piece for page in PAGES for piece in code(page, page.read_text())]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_what_the_page_names_exists(page):
+def test_everything_that_a_page_names_exists(page):
     pieces = [piece for piece in PIECES if piece.page == page]
     wrong = [(p.line, p.text, why) for p in pieces if (why := missing(p))]
     assert not wrong, "\n".join(f"{page.name}:{line}: `{text}`: {why}" for line, text, why in wrong)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_links_of_the_page_lead_to_files(page):
+def test_links_of_a_page_lead_to_files(page):
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
     assert not [x for x in links if "://" not in x and not (page.parent / x).exists()]
 
@@ -287,7 +287,7 @@ def test_settings_in_blocks_are_valid():
     assert not [why for block in blocks if (why := wrong_setting(yaml.safe_load(block)))]
 
 
-def test_the_example_in_python_runs(tmp_path, monkeypatch):
+def test_the_python_example_runs(tmp_path, monkeypatch):
     text = (ROOT / "README.md").read_text()
     (example,) = (m[1] for m in INDENTED.finditer(text) if "import efface" in m[1])
     nibabel.save(phantom(3, spacing=(3, 3, 3))[0], tmp_path / "head.nii.gz")
@@ -298,18 +298,11 @@ def test_the_example_in_python_runs(tmp_path, monkeypatch):
 
 
 def test_every_command_is_documented():
-    named = {tuple(w) for p in PIECES if p.text.startswith("efface ") for w in [words(p.text)[1:]]}
+    examples = {
+        tuple(w) for p in PIECES if p.text.startswith("efface ") for w in [words(p.text)[1:]]
+    }
     for command in commands(_parser()):
-        assert any(w[: len(command)] == command for w in named), command
-
-
-def test_every_option_is_documented():
-    """In the help, or in the documentation."""
-    named = {w.partition("=")[0] for p in PIECES for w in re.findall(r"--[a-z][\w-]*", p.text)}
-    for command, parser in commands(_parser()).items():
-        for action in parser._actions:
-            forms = set(action.option_strings)
-            assert not forms or action.help or named & forms, (command, forms)
+        assert any(w[: len(command)] == command for w in examples), command
 
 
 def test_every_setting_has_a_comment():
@@ -334,8 +327,8 @@ make test
 
 
 def test_commands_are_found_in_blocks_and_in_text():
-    found = [(p.text, p.line, p.inline) for p in code(Path("a.md"), PAGE)]
-    assert found == [
+    pieces = [(p.text, p.line, p.inline) for p in code(Path("a.md"), PAGE)]
+    assert pieces == [
         ("make test", 12, False),
         ("$ efface verify RELEASE [--identifiers FILE]   # a comment", 5, False),
         ("efface deface a.nii b.nii --mask m.nii", 6, False),
@@ -378,7 +371,7 @@ def test_commands_are_found_in_blocks_and_in_text():
         ".venv/bin/pytest tests/test_undo.py",
     ],
 )
-def test_a_block_that_promises_too_much_is_reported(text):
+def test_a_wrong_command_in_a_block_is_reported(text):
     assert missing(Code(Path("a.md"), 1, text, inline=False))
 
 
@@ -397,5 +390,5 @@ def test_a_block_that_promises_too_much_is_reported(text):
         "snakemake undo",
     ],
 )
-def test_inline_code_that_promises_too_much_is_reported(text):
+def test_wrong_inline_code_is_reported(text):
     assert missing(Code(Path("a.md"), 1, text, inline=True))

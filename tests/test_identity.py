@@ -1,4 +1,4 @@
-"""Whose a file is: no person is split, no two people are merged, contradictions are reported."""
+"""The person of a file: no person is split, no two are merged, contradictions are reported."""
 
 import json
 import random
@@ -82,17 +82,13 @@ def study(folder, number=1, series=1, **changes):
 
 
 def merged(source):
-    """Sessions as a run finds them, with the entries read apart."""
+    """Sessions of a source whose entries are read separately, as in a run."""
     names = inventory.entries(source, KEY).values()
     return inventory.merge([inventory.run_entry(source, n, KEY) for n in names], KEY)
 
 
 def verdict(*changes):
     return cross_check(state(KEY, **{**STATED, **change}) for change in changes)
-
-
-def subjects(found):
-    return [found.owners[s].subject for s in sorted(found.owners)]
 
 
 ISSUERS = {
@@ -125,13 +121,12 @@ ISSUERS = {
 
 
 @pytest.mark.parametrize("case", ISSUERS)
-@pytest.mark.parametrize("turn", [1, -1])
+@pytest.mark.parametrize("step", [1, -1])
 @pytest.mark.parametrize("same_series", [True, False])
-def test_what_a_file_lacks_does_not_split_a_study(tmp_path, case, turn, same_series):
-    one, two = ISSUERS[case][::turn]
+def test_missing_elements_do_not_split_a_study(tmp_path, case, step, same_series):
+    one, two = ISSUERS[case][::step]
     source = tmp_path / "source"
     study(source / "a", **one)
-    shutil.rmtree(tmp_path / "b", ignore_errors=True)
     paths = study(source / "b", 1, 1 if same_series else 2, **two)
     if same_series:
         for number, path in enumerate(paths, 3):
@@ -145,30 +140,30 @@ def test_what_a_file_lacks_does_not_split_a_study(tmp_path, case, turn, same_ser
     report = scrub_folder(source, tmp_path / "out", KEY, ["dates-shifted"])
     assert report.written == 4
     assert [p.name for p in (tmp_path / "out").iterdir()] == [session["subject"]]
-    # the table of files knows the same session
+    # the table of files has the same session
     entries = [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
     assert {r["session"] for r in inventory.files_table(entries)} == {session["session"]}
 
 
 def test_an_issuer_in_one_study_of_a_person_joins_the_others():
-    found = verdict({"issuer": "CITY"}, {"study": "1.3"})
-    assert len({o.subject for o in found.owners.values()}) == 1
-    assert not found.doubts
-    # nothing but the id is the same: it may be another person's
+    result = verdict({"issuer": "CITY"}, {"study": "1.3"})
+    assert len({o.subject for o in result.owners.values()}) == 1
+    assert not result.doubts
+    # only the id is the same: it may be another person
     for unsure in ({"birth": ""}, {"name": "ANON"}, {"birth": "19900101"}, {"name": "A^B"}):
-        found = verdict({"issuer": "CITY"}, {"study": "1.3", **unsure})
-        assert len({o.subject for o in found.owners.values()}) == 2
+        result = verdict({"issuer": "CITY"}, {"study": "1.3", **unsure})
+        assert len({o.subject for o in result.owners.values()}) == 2
 
 
 @pytest.mark.parametrize("kind", ["issuer", "authority"])
 def test_two_issuers_are_two_people(kind):
-    found = verdict({kind: "A"}, {"study": "1.3", kind: "B", "name": "Else^Some"})
-    assert len({o.subject for o in found.owners.values()}) == 2
-    assert not found.doubts
+    result = verdict({kind: "A"}, {"study": "1.3", kind: "B", "name": "Else^Some"})
+    assert len({o.subject for o in result.owners.values()}) == 2
+    assert not result.doubts
     # in one study they contradict each other
-    found = verdict({kind: "A"}, {kind: "B"}, {})
-    assert len({o.subject for o in found.owners.values()}) == 3
-    assert set(found.doubts.values()) == {("identity in doubt: one study with two issuers",)}
+    result = verdict({kind: "A"}, {kind: "B"}, {})
+    assert len({o.subject for o in result.owners.values()}) == 3
+    assert set(result.doubts.values()) == {("identity in doubt: one study with two issuers",)}
 
 
 @pytest.mark.parametrize("placeholder", PLACEHOLDERS)
@@ -201,18 +196,18 @@ CONTRADICTIONS = {
 
 @pytest.mark.parametrize("what", CONTRADICTIONS)
 @pytest.mark.parametrize("patient", [ID, "ANONYMOUS"])
-def test_one_study_with_two(what, patient):
+def test_contradictions_in_one_study(what, patient):
     change = {"patient": patient, **CONTRADICTIONS[what]}
-    found = verdict({"patient": patient}, change)
+    result = verdict({"patient": patient}, change)
     if what == "two patient ids" and patient == "ANONYMOUS":
-        assert not found.doubts  # the placeholder is none of two
+        assert not result.doubts  # a placeholder is not a patient id
         return
-    assert set(found.doubts.values()) == {(f"identity in doubt: one study with {what}",)}
-    assert found.counts["sessions in doubt"] == len({o.subject for o in found.owners.values()})
+    assert set(result.doubts.values()) == {(f"identity in doubt: one study with {what}",)}
+    assert result.counts["sessions in doubt"] == len({o.subject for o in result.owners.values()})
 
 
 @pytest.mark.parametrize("what", [w for w in CONTRADICTIONS if w != "two patient ids"])
-def test_one_person_with_two(tmp_path, what):
+def test_contradictions_in_one_patient_id(tmp_path, what):
     keyword = {"two names": "PatientName", "two birth dates": "PatientBirthDate"}.get(
         what, "PatientSex"
     )
@@ -220,15 +215,15 @@ def test_one_person_with_two(tmp_path, what):
     study(source / "a", 1)
     study(source / "b", 2, **{keyword: next(iter(CONTRADICTIONS[what].values()))})
     study(source / "c", 3, **OTHER, PatientID="else")
-    found = {s["study"][-1]: s for s in merged(source)}
-    assert found["1"]["subject"] == found["2"]["subject"]
+    sessions = {s["study"][-1]: s for s in merged(source)}
+    assert sessions["1"]["subject"] == sessions["2"]["subject"]
     for n in "12":
-        (series,) = found[n]["series"]
+        (series,) = sessions[n]["series"]
         assert series["status"] == "review"
         assert series["reasons"] == [f"identity in doubt: one patient id with {what}"]
-    assert found["3"]["series"][0]["status"] == "pass"
+    assert sessions["3"]["series"][0]["status"] == "pass"
     report = scrub_folder(source, tmp_path / "out", KEY)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {found["3"]["subject"]}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {sessions["3"]["subject"]}
     assert [reason for _, reason in report.withheld] == [
         f"identity in doubt: one patient id with {what}"
     ] * 4
@@ -257,13 +252,13 @@ def test_two_people_on_one_study_uid(tmp_path):
     assert len(report.withheld) == 4
 
 
-def test_what_is_missing_contradicts_nothing():
+def test_missing_values_contradict_nothing():
     fillers = [{f: v} for f in ("name", "birth", "sex") for v in ("", "***", "UNKNOWN")]
     fillers += [{"birth": v} for v in ("00000000", "19000101", "1963", "18991230")]
     fillers += [{"sex": "U"}, {"name": "Anonymous^Patient"}, {"name": "^^^^"}]
-    found = verdict({}, *fillers, {"study": "1.3", "name": "", "birth": "", "sex": ""})
-    assert len({o.subject for o in found.owners.values()}) == 1
-    assert not found.doubts
+    result = verdict({}, *fillers, {"study": "1.3", "name": "", "birth": "", "sex": ""})
+    assert len({o.subject for o in result.owners.values()}) == 1
+    assert not result.doubts
 
 
 @pytest.mark.parametrize(
@@ -300,10 +295,10 @@ def test_spellings_of_one_name(one, two):
         ("Иванова^А", "Иванова^Анна"),
     ],
 )
-def test_what_one_name_leaves_out_does_not_contradict(names):
+def test_a_shorter_form_of_a_name_does_not_contradict(names):
     for first in ({}, {"study": "1.2.3.9"}):
-        said = [{"name": names[0], **first}, *({"name": n} for n in names[1:])]
-        assert not verdict(*said).doubts
+        statements = [{"name": names[0], **first}, *({"name": n} for n in names[1:])]
+        assert not verdict(*statements).doubts
 
 
 def test_two_names_that_a_third_agrees_with_contradict_each_other():
@@ -312,9 +307,9 @@ def test_two_names_that_a_third_agrees_with_contradict_each_other():
 
 @pytest.mark.parametrize("filler", ["UNKNOWN", "N/A", "none", "***"])
 def test_a_placeholder_is_not_an_issuer(filler):
-    found = verdict({"issuer": "CITY"}, {"issuer": filler})
-    assert not found.doubts
-    assert len({owner.subject for owner in found.owners.values()}) == 1
+    result = verdict({"issuer": "CITY"}, {"issuer": filler})
+    assert not result.doubts
+    assert len({owner.subject for owner in result.owners.values()}) == 1
 
 
 @pytest.mark.parametrize(
@@ -332,8 +327,8 @@ def test_a_placeholder_is_not_an_issuer(filler):
     ],
 )
 def test_names_that_contradict(one, two):
-    found = verdict({"name": one}, {"name": two})
-    assert set(found.doubts.values()) == {("identity in doubt: one study with two names",)}
+    result = verdict({"name": one}, {"name": two})
+    assert set(result.doubts.values()) == {("identity in doubt: one study with two names",)}
 
 
 @pytest.mark.parametrize(
@@ -353,15 +348,15 @@ def test_names_that_contradict(one, two):
     ],
 )
 def test_possible_duplicates_are_listed_and_not_merged(change, listed):
-    found = verdict({}, {"study": "1.3", **change})
-    assert len({o.subject for o in found.owners.values()}) == 2
-    assert not found.doubts
-    assert found.counts["people with possible duplicates"] == (2 if listed else 0)
-    one, two = sorted({o.subject for o in found.owners.values()})
-    told = dict(
-        zip(found.table["session"].str[:14], found.table["possible_duplicates"], strict=True)
+    result = verdict({}, {"study": "1.3", **change})
+    assert len({o.subject for o in result.owners.values()}) == 2
+    assert not result.doubts
+    assert result.counts["people with possible duplicates"] == (2 if listed else 0)
+    one, two = sorted({o.subject for o in result.owners.values()})
+    duplicates = dict(
+        zip(result.table["session"].str[:14], result.table["possible_duplicates"], strict=True)
     )
-    assert told == ({one: two, two: one} if listed else {one: "", two: ""})
+    assert duplicates == ({one: two, two: one} if listed else {one: "", two: ""})
 
 
 values = st.fixed_dictionaries(
@@ -395,13 +390,13 @@ def test_new_people_do_not_change_others(base, joining, rng):
     rng.shuffle(mixed)
     together = cross_check(mixed)
     assert {s: together.owners[s] for s in alone.owners} == alone.owners
-    kept = {s: r for s, r in together.doubts.items() if s in alone.owners}
-    assert kept == alone.doubts
+    doubts = {s: r for s, r in together.doubts.items() if s in alone.owners}
+    assert doubts == alone.doubts
     # no two patient ids have one pseudonym
     ids = {}
     for owner in together.owners.values():
         assert ids.setdefault(owner.subject, owner) == owner
-    # a pseudonym needs nothing but the key and what the files state
+    # a pseudonym depends only on the key and on what the files state
     studies = {s.session: s.study for s in mixed}
     for session, owner in together.owners.items():
         expected = subject_label(KEY, owner.patient, owner.issuer, studies[session])
@@ -409,7 +404,7 @@ def test_new_people_do_not_change_others(base, joining, rng):
 
 
 @given(st.lists(values, min_size=1, max_size=8))
-def test_a_person_who_is_consistent_keeps_the_pseudonym_of_before(base):
+def test_the_pseudonym_of_a_single_statement_is_that_of_its_id_and_issuer(base):
     for value in base:
         one = state(KEY, **value)
         patient = "" if value["patient"] == "ANON" else value["patient"]
@@ -418,7 +413,7 @@ def test_a_person_who_is_consistent_keeps_the_pseudonym_of_before(base):
         assert cross_check([one]).owners[one.session].subject == expected
 
 
-def test_another_verdict_runs_the_sessions_of_that_person_again_and_no_others(tmp_path):
+def test_a_new_contradiction_changes_the_fingerprints_of_that_person_only(tmp_path):
     study(tmp_path / "a", 1)
     study(tmp_path / "b", 2, **OTHER, PatientID="else")
     before = {s["session"]: s["fingerprint"] for s in merged(tmp_path)}
@@ -428,7 +423,7 @@ def test_another_verdict_runs_the_sessions_of_that_person_again_and_no_others(tm
     assert changed == {s["session"] for s in merged(tmp_path) if s["study"].endswith(".1")}
 
 
-def test_a_study_is_merged_as_one_wherever_its_files_lie(tmp_path):
+def test_a_study_in_two_entries_is_one_session(tmp_path):
     study(tmp_path / "a", 1, 1, IssuerOfPatientID="CITY")
     study(tmp_path / "b", 1, 2)
     named = [(n, inventory.run_entry(tmp_path, n, KEY)) for n in ("a", "b")]
@@ -455,23 +450,23 @@ def test_a_study_is_merged_as_one_wherever_its_files_lie(tmp_path):
 )
 def test_scrub_and_inventory_read_the_same_person(tmp_path, values):
     study(tmp_path / "a", **values)
-    for found in walk(tmp_path, "a"):
-        head = read(found)
+    for file in walk(tmp_path, "a"):
+        head = read(file)
         stated = state(KEY, head.study, head.patient, head.issuer, **head.person)
-        assert people.statement(read_file(load(found.path))[1], KEY) == stated
+        assert people.statement(read_file(load(file.path))[1], KEY) == stated
 
 
 def test_a_damaged_sequence_withholds_no_image(tmp_path):
     study(tmp_path / "a", OtherPatientIDs="X", IssuerOfPatientID="CITY")
     path = next(p for p in (tmp_path / "a").iterdir())
     data = path.read_bytes()
-    # the issuer's tag and VR become those of the sequence of qualifiers, with what is no item
+    # replace the issuer by a sequence of qualifiers whose content is not an item
     whole, damaged = b"\x10\0\x21\0LO\x04\0CITY", b"\x10\0\x24\0UN\0\0\x04\0\0\0CITY"
     assert whole in data
     path.write_bytes(data.replace(whole, damaged))
-    (found,) = (f for f in walk(tmp_path, "a") if f.path == str(path))
-    assert read(found).reason == ""
-    assert read(found).person["authority"] == ""
+    (file,) = (f for f in walk(tmp_path, "a") if f.path == str(path))
+    assert read(file).reason == ""
+    assert read(file).person["authority"] == ""
 
 
 def test_a_participant_of_bids_with_two_sexes(tmp_path):
@@ -482,10 +477,10 @@ def test_a_participant_of_bids_with_two_sexes(tmp_path):
         (folder / f"sub-{label}_T1w.nii.gz").write_bytes(b"x")
     table = tmp_path / "participants.tsv"
     table.write_text("participant_id\tsex\nsub-01\tF\n01\tmale\nsub-02\tM\nsub-02\tn/a\n")
-    found = {s["patient"][0]: s["series"][0] for s in merged(tmp_path)}
-    assert found["sub-01"]["status"] == "review"
-    assert found["sub-01"]["reasons"] == ["identity in doubt: one patient id with two sexes"]
-    assert found["sub-02"]["status"] == "pass"
+    series = {s["patient"][0]: s["series"][0] for s in merged(tmp_path)}
+    assert series["sub-01"]["status"] == "review"
+    assert series["sub-01"]["reasons"] == ["identity in doubt: one patient id with two sexes"]
+    assert series["sub-02"]["status"] == "pass"
 
 
 def test_command_reports_contradictions_and_writes_the_table(command, tmp_path):
@@ -498,27 +493,27 @@ def test_command_reports_contradictions_and_writes_the_table(command, tmp_path):
     inside = command("scrub", source, out, "--key", key, "--identity", out / "identity.tsv")
     assert inside.returncode == 1
     assert not out.exists()
-    done = command("scrub", source, out, "--key", key, "--identity", table)
-    assert done.returncode == 3, done.stderr
-    assert "4 identity in doubt: one patient id with two sexes" in done.stdout
-    assert "2 files of 1 series scrubbed" in done.stdout
-    assert ID not in done.stdout + done.stderr
+    process = command("scrub", source, out, "--key", key, "--identity", table)
+    assert process.returncode == 3, process.stderr
+    assert "4 identity in doubt: one patient id with two sexes" in process.stdout
+    assert "2 files of 1 series scrubbed" in process.stdout
+    assert ID not in process.stdout + process.stderr
     assert stat.S_IMODE(table.stat().st_mode) == 0o600
     assert tuple(table.read_text().split("\n", 1)[0].split("\t")) == identity.COLUMNS
     assert table.read_text().count(ID) == 2
-    # nothing in doubt: as before
+    # without the contradiction
     shutil.rmtree(source / "b")
     assert command("scrub", source, tmp_path / "out2", "--key", key).returncode == 0
 
 
-def test_the_table_is_one_line_for_each_statement():
-    found = verdict({"name": "A\tB\nC^D"}, {"name": 'Quote"^Q'}, {"patient": "a\r\nb"})
-    lines = found.text().splitlines()
+def test_the_table_has_one_line_for_each_statement():
+    result = verdict({"name": "A\tB\nC^D"}, {"name": 'Quote"^Q'}, {"patient": "a\r\nb"})
+    lines = result.text().splitlines()
     assert len(lines) == 4
     assert {line.count("\t") for line in lines} == {len(identity.COLUMNS) - 1}
 
 
-def test_values_are_compared_as_what_they_are():
+def test_spellings_of_dates_and_sexes():
     assert birth_date("1963.04.17") == birth_date("19630417") == "19630417"
     assert [birth_date(t) for t in ("", "19631301", "19000101", "1963", "196304171", "x" * 8)] == [
         ""
@@ -539,10 +534,10 @@ def test_reasons_hold_no_values():
     rng = random.Random(1)
     texts = ["Stone^Ann", "Field^Bo", "19630417", "19800101", "A-77431", "B-12345", "CITY", "TOWN"]
     rng.shuffle(texts)
-    found = verdict(
+    result = verdict(
         {"patient": "A-77431", "issuer": "CITY", "name": "Stone^Ann", "birth": "19630417"},
         {"patient": "B-12345", "issuer": "TOWN", "name": "Field^Bo", "birth": "19800101"},
     )
-    told = " ".join(reason for reasons in found.doubts.values() for reason in reasons)
-    assert told
-    assert not [t for t in texts if t in told]
+    reasons_text = " ".join(reason for reasons in result.doubts.values() for reason in reasons)
+    assert reasons_text
+    assert not [t for t in texts if t in reasons_text]

@@ -1,4 +1,4 @@
-"""A wheel, installed outside the checkout, does what the checkout does."""
+"""A wheel that is installed outside the checkout works as the checkout does."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """Run a command of a read-only installation, in a folder beside it; returns the process."""
+    """A function that runs a command of a read-only installation, its folder, and the package."""
     folder = tmp_path_factory.mktemp("install")
     project, environment, work = folder / "project", folder / "venv", folder / "work"
     project.mkdir()
@@ -64,20 +64,20 @@ def pip(*arguments):
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     # a checkout in PYTHONPATH would count as installed
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, *map(str, arguments)], env=env, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def contents(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if "__pycache__" not in p.parts}
 
 
-def test_the_installed_package_is_the_one_that_runs(installed):
+def test_the_installed_package_is_imported(installed):
     run, _, package = installed
-    done = run("python", "-c", "import efface; print(efface.__file__)")
-    assert done.stdout.strip() == str(package / "__init__.py"), done.stderr
+    process = run("python", "-c", "import efface; print(efface.__file__)")
+    assert process.stdout.strip() == str(package / "__init__.py"), process.stderr
     assert (package / "shipped" / "Snakefile").is_file()
     assert not list(package.rglob("setup.py"))
 
@@ -87,8 +87,8 @@ def test_deface(installed):
 
     run, work, _ = installed
     nib.save(phantom(3, spacing=(2, 2, 2))[0], work / "in.nii.gz")
-    done = run("efface", "deface", "in.nii.gz", "out.nii.gz")
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = run("efface", "deface", "in.nii.gz", "out.nii.gz")
+    assert process.returncode == 0, process.stdout + process.stderr
     assert (work / "out.nii.gz").is_file()
 
 
@@ -98,15 +98,15 @@ def test_run(installed):
     run, work, package = installed
     before = contents(package)
     demo_source(work / "source", people=1, seed=5, mm=3.0)
-    done = run("efface", "run", "source", "out", "--cores", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = run("efface", "run", "source", "out", "--cores", "2")
+    assert process.returncode == 0, process.stdout + process.stderr
     assert list((work / "out" / "release" / "bids").rglob("*_T1w.nii.gz"))
     assert run("efface", "verify", "out/release").returncode == 0
-    # and Snakemake as in a checkout, with the Snakefile wherever it lies
+    # Snakemake itself works with the installed Snakefile
     command = ("-m", "snakemake", "--snakefile", package / "shipped" / "Snakefile", "--cores", "2")
     profile = package / "shipped" / "profiles" / "default"
     config = (f"source={work / 'source'}", f"out={work / 'out'}")
-    done = run("python", *command, "--workflow-profile", profile, "--config", *config)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Nothing to be done" in done.stdout + done.stderr
+    process = run("python", *command, "--workflow-profile", profile, "--config", *config)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "Nothing to be done" in process.stdout + process.stderr
     assert contents(package) == before

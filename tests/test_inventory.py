@@ -48,7 +48,7 @@ def test_a_series_becomes_a_session(tmp_path):
     assert [Path(f).name for f in series["files"]] == ["IM001", "IM002", "IM003", "IM004"]
     assert series["attributes"]["EchoTime"] == 3.0
     assert series["frame_of_reference"] == KEY.uid("1.2.3.4.6")
-    # the same again gives the same bytes
+    # a second inventory gives the same bytes
     assert json.dumps(inventory.merge(entries_of(tmp_path), KEY)) == json.dumps([session])
 
 
@@ -79,7 +79,7 @@ def test_each_reason(tmp_path):
     whole = (tmp_path / "a" / "IM001").read_bytes()
     (tmp_path / "a" / "cut").write_bytes(whole[:-100])
     (tmp_path / "a" / "cut_head").write_bytes(whole[:700])
-    found = reasons(tmp_path)
+    by_path = reasons(tmp_path)
     expected = {
         "empty": "empty file",
         "notes.txt": "not DICOM",
@@ -101,10 +101,10 @@ def test_each_reason(tmp_path):
         "cut": "truncated",
         "cut_head": "truncated: no pixel data",
     }
-    assert {n: found[f"a/{n}"] for n in expected} == expected
-    assert len(found) == len(expected) + 4
+    assert {n: by_path[f"a/{n}"] for n in expected} == expected
+    assert len(by_path) == len(expected) + 4
     kinds = {s["uid"]: (s["kind"], s["status"]) for s in series_of(tmp_path)}
-    # a cut copy of a whole slice does the series no harm
+    # a truncated copy of a complete slice does not affect the series
     assert kinds["1.2.3.4.5"] == ("image", "pass")
     assert {v for k, v in kinds.items() if k.startswith("1.8")} == {
         ("object", "fail"),
@@ -112,7 +112,7 @@ def test_each_reason(tmp_path):
     }
 
 
-def test_a_cut_slice_that_is_missing_asks_for_review(tmp_path):
+def test_a_truncated_slice_without_a_complete_copy_goes_to_review(tmp_path):
     paths = write(tmp_path / "a")
     paths[2].write_bytes(paths[2].read_bytes()[:-50])
     (series,) = series_of(tmp_path)
@@ -145,8 +145,8 @@ def test_duplicates(tmp_path):
     shutil.copy(first, tmp_path / "a" / "ZZ_same")
     shutil.copy(first, tmp_path / "b_same_in_another_entry")
     assert series_of(tmp_path)[0]["status"] == "pass"
-    found = reasons(tmp_path)
-    assert found["a/ZZ_same"] == found["b_same_in_another_entry"] == "duplicate"
+    by_path = reasons(tmp_path)
+    assert by_path["a/ZZ_same"] == by_path["b_same_in_another_entry"] == "duplicate"
     mr(1, EchoTime=4).save_as(tmp_path / "a" / "ZZ_other", enforce_file_format=True)
     assert reasons(tmp_path)["a/ZZ_other"] == "duplicate: the content differs"
     (series,) = series_of(tmp_path)
@@ -158,25 +158,25 @@ def test_a_session_may_span_entries(tmp_path):
     write(tmp_path / "one", SeriesInstanceUID="1.1")
     write(tmp_path / "two", SeriesInstanceUID="1.2")
     write(tmp_path / "three", StudyInstanceUID="9.9", SeriesInstanceUID="1.3")
-    found = entries_of(tmp_path)
-    named = [(e["entry"], e) for e in found]
+    entries = entries_of(tmp_path)
+    named = [(e["entry"], e) for e in entries]
     together = sorted(sorted(g) for g in inventory.groups(named))
     assert sorted(len(g) for g in together) == [1, 2]
     by_name = dict(named)
     split = [s for g in together for s in inventory.merge([by_name[n] for n in g], KEY)]
-    whole = inventory.merge(found, KEY)
+    whole = inventory.merge(entries, KEY)
     assert sorted(split, key=lambda s: s["session"]) == whole
     assert {s["subject"] for s in whole} == {whole[0]["subject"]}
 
 
-def test_merging_changes_nothing_it_was_given(tmp_path):
+def test_merging_does_not_change_its_arguments(tmp_path):
     first, *_ = write(tmp_path / "a")
     shutil.copy(first, tmp_path / "b")
-    found = entries_of(tmp_path)
-    before = copy.deepcopy(found)
-    inventory.merge(found, KEY)
-    inventory.files_table(found, {})
-    assert found == before
+    entries = entries_of(tmp_path)
+    before = copy.deepcopy(entries)
+    inventory.merge(entries, KEY)
+    inventory.files_table(entries, {})
+    assert entries == before
 
 
 def test_without_a_patient_id_studies_stay_apart(tmp_path):
@@ -195,12 +195,12 @@ def test_links(tmp_path):
     (source / "a" / "within").symlink_to(path)
     (source / "a" / "loop").symlink_to(source)
     os.mkfifo(source / "a" / "pipe")
-    found = reasons(source)
-    assert found["a/out"] == "link not followed: it points out of the source"
-    assert found["a/broken"] == "link not followed: its target does not exist"
-    assert found["a/loop"].startswith("link not followed: it points to a folder")
-    assert found["a/within"] == "duplicate"
-    assert found["a/pipe"] == "not DICOM: not a regular file"
+    by_path = reasons(source)
+    assert by_path["a/out"] == "link not followed: it points out of the source"
+    assert by_path["a/broken"] == "link not followed: its target does not exist"
+    assert by_path["a/loop"].startswith("link not followed: it points to a folder")
+    assert by_path["a/within"] == "duplicate"
+    assert by_path["a/pipe"] == "not DICOM: not a regular file"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -210,7 +210,7 @@ def test_no_permission(tmp_path):
     assert reasons(tmp_path)["a/IM001"] == "no permission"
 
 
-def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+def test_a_folder_without_permission(tmp_path, monkeypatch):
     write(tmp_path / "a")
     listdir = os.listdir
 
@@ -227,20 +227,20 @@ def test_file_names_that_are_not_text(tmp_path):
     name = os.fsdecode(b"caf\xe9\tx")
     (tmp_path / name).mkdir()
     write(tmp_path / name)
-    found = entries_of(tmp_path)
-    rows = inventory.files_table(json.loads(json.dumps(found)), {})
+    entries = entries_of(tmp_path)
+    rows = inventory.files_table(json.loads(json.dumps(entries)), {})
     assert rows[0]["path"].endswith("caf\\xe9\\x09x/IM001")
-    (session,) = inventory.merge(found, KEY)
+    (session,) = inventory.merge(entries, KEY)
     assert Path(session["series"][0]["files"][0]).exists()
 
 
 def test_disposition(tmp_path):
     write(tmp_path / "a")
     (tmp_path / "a" / "notes").write_text("x")
-    found = entries_of(tmp_path)
-    (session,) = inventory.merge(found, KEY)
-    where = (session["session"], session["series"][0]["series"])
-    rows = inventory.files_table(found, {where: ("released", "")})
+    entries = entries_of(tmp_path)
+    (session,) = inventory.merge(entries, KEY)
+    key = (session["session"], session["series"][0]["series"])
+    rows = inventory.files_table(entries, {key: ("released", "")})
     assert [r["disposition"] for r in rows] == ["released"] * 4 + ["withheld"]
     assert rows[0]["session"] == session["session"]
     assert rows[4]["session"] == rows[4]["series"] == ""
@@ -257,17 +257,17 @@ def test_an_invalid_source_is_rejected(tmp_path, make):
         inventory.entries(source, KEY)
 
 
-def test_fingerprint_sees_every_change(tmp_path):
+def test_every_change_changes_the_fingerprint(tmp_path):
     paths = write(tmp_path / "a" / "deep")
-    marks = [inventory.entry_fingerprint(tmp_path / "a")]
-    assert inventory.entry_fingerprint(tmp_path / "a") == marks[0]
+    fingerprints = [inventory.entry_fingerprint(tmp_path / "a")]
+    assert inventory.entry_fingerprint(tmp_path / "a") == fingerprints[0]
     os.utime(paths[0], ns=(1, 1))
-    marks.append(inventory.entry_fingerprint(tmp_path / "a"))
+    fingerprints.append(inventory.entry_fingerprint(tmp_path / "a"))
     paths[1].unlink()
-    marks.append(inventory.entry_fingerprint(tmp_path / "a"))
+    fingerprints.append(inventory.entry_fingerprint(tmp_path / "a"))
     (tmp_path / "a" / "new").mkdir()
-    marks.append(inventory.entry_fingerprint(tmp_path / "a"))
-    assert len(set(marks)) == 4
+    fingerprints.append(inventory.entry_fingerprint(tmp_path / "a"))
+    assert len(set(fingerprints)) == 4
     assert inventory.entry_fingerprint(paths[2]) != inventory.entry_fingerprint(paths[3])
     assert inventory.entry_fingerprint(tmp_path / "gone")
 
@@ -315,8 +315,8 @@ def bids_source(folder):
 def test_bids_source(tmp_path):
     source = bids_source(tmp_path)
     assert bids.is_bids(source)
-    found = entries_of(source)
-    sessions = inventory.merge(found, KEY)
+    entries = entries_of(source)
+    sessions = inventory.merge(entries, KEY)
     assert all(s["source"] == "bids" for s in sessions)
     every = [s for session in sessions for s in session["series"]]
     withheld = {s["uid"]: (s["status"], s["reasons"]) for s in every if s["kind"] == "object"}
@@ -361,16 +361,16 @@ def test_bids_source(tmp_path):
     assert why["task-nback_bold.json"].startswith("not a BIDS image: its metadata")
     assert why["participants.tsv"] == "not a BIDS image"
     # a sidecar at the root changes the sessions that it describes
-    marks = {s["session"]: s["fingerprint"] for s in sessions}
+    before = {s["session"]: s["fingerprint"] for s in sessions}
     os.utime(source / "task-nback_bold.json", ns=(1, 1))
-    again = {s["session"]: s["fingerprint"] for s in inventory.merge(entries_of(source), KEY)}
+    after = {s["session"]: s["fingerprint"] for s in inventory.merge(entries_of(source), KEY)}
     described = {s["session"] for s in sessions for f in s["series"] if len(f["files"]) > 1}
     assert len(described) == 2
-    assert all((again[s] != marks[s]) == (s in described) for s in marks)
+    assert all((after[s] != before[s]) == (s in described) for s in before)
 
 
 def listed(source):
-    """Path of every image of a source, to status and reasons of its series."""
+    """Status and reasons of the series of every image of a source, by path."""
     sessions = inventory.merge(entries_of(source), KEY)
     root = source.absolute()
     return {
@@ -417,13 +417,13 @@ def test_a_subject_without_files_is_listed(tmp_path, make):
     assert why.startswith(("no files", "link not followed: its target does not exist"))
 
 
-def test_a_file_name_in_another_encoding_stops_nobody(tmp_path):
+def test_a_file_name_in_another_encoding_does_not_stop_the_others(tmp_path):
     put(tmp_path, "dataset_description.json", "sub-01/anat/sub-01_T1w.nii.gz")
     name = os.fsdecode(b"sub-Zo\xeb/anat/sub-Zo\xeb_T1w.nii.gz")
     put(tmp_path, name)
-    found = listed(tmp_path)
-    assert sorted(status for status, _ in found.values()) == ["fail", "pass"]
-    # names that differ in such a byte only are two
+    statuses = listed(tmp_path)
+    assert sorted(status for status, _ in statuses.values()) == ["fail", "pass"]
+    # names that differ only in such a byte have different labels
     assert KEY.label("x", "a\udceb") != KEY.label("x", "a\udcec") != KEY.label("x", "a\xec")
 
 
@@ -437,8 +437,8 @@ def test_a_dataset_inside_the_source_is_reported(tmp_path):
 @pytest.mark.parametrize("git", ["link", "file"])
 def test_links_into_the_annex_of_a_submodule_are_followed(tmp_path, git):
     source = tmp_path / "study" / "rawdata"
-    own = tmp_path / "study" / ".git" / "modules" / "sub-01"
-    put(own, "annex/objects/k/k")
+    submodule = tmp_path / "study" / ".git" / "modules" / "sub-01"
+    put(submodule, "annex/objects/k/k")
     put(tmp_path / "other", ".git/annex/objects/k/k")
     image = source / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
     image.parent.mkdir(parents=True)
@@ -447,13 +447,13 @@ def test_links_into_the_annex_of_a_submodule_are_followed(tmp_path, git):
         mark.symlink_to("../../.git/modules/sub-01")
     else:
         mark.write_text("gitdir: ../../.git/modules/sub-01\n")
-    image.symlink_to(os.path.relpath(own / "annex/objects/k/k", image.parent))
+    image.symlink_to(os.path.relpath(submodule / "annex/objects/k/k", image.parent))
     name = "sub-01/anat/sub-01_T1w.nii.gz"
     assert listed(source)[name] == ("pass", [])
     # the annex of the subject's dataset is not that of another subject
     second = source / "sub-02" / "anat" / "sub-02_T1w.nii.gz"
     second.parent.mkdir(parents=True)
-    for target in (own / "annex/objects/k/k", tmp_path / "other/.git/annex/objects/k/k"):
+    for target in (submodule / "annex/objects/k/k", tmp_path / "other/.git/annex/objects/k/k"):
         second.unlink(missing_ok=True)
         second.symlink_to(target)
         status, (why,) = listed(source)["sub-02/anat/sub-02_T1w.nii.gz"]
@@ -490,17 +490,17 @@ def test_every_image_of_a_bids_source_is_listed(tmp_path, path, reason):
     for name in ("sub-01/anat/sub-01_T1w.nii.gz", path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    found = listed(tmp_path)
-    assert found["sub-01/anat/sub-01_T1w.nii.gz"] == ("pass", [])
-    status, (why,) = found[path]
+    images = listed(tmp_path)
+    assert images["sub-01/anat/sub-01_T1w.nii.gz"] == ("pass", [])
+    status, (why,) = images[path]
     assert status == "fail"
     assert reason in why
-    # a reason stands in the audit
+    # the audit shows the reason
     assert "Zoë" not in why
     assert "brien" not in why
 
 
-def test_a_subject_keeps_one_pseudonym_for_what_is_withheld(tmp_path):
+def test_withheld_images_have_the_pseudonym_of_their_subject(tmp_path):
     for name in ("sub-01/anat/sub-01_T1w.nii.gz", "derivatives/a/sub-01/anat/x.nii.gz"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("x")
@@ -513,13 +513,13 @@ def test_images_outside_a_bids_dataset_are_listed(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     assert not bids.is_bids(tmp_path)
-    found = listed(tmp_path)
-    assert set(found) == {"a.nii.gz", "b/c.NII", "b/d.hdr"}
-    assert all(s == "fail" and "not a BIDS dataset" in why for s, (why,) in found.values())
+    images = listed(tmp_path)
+    assert set(images) == {"a.nii.gz", "b/c.NII", "b/d.hdr"}
+    assert all(s == "fail" and "not a BIDS dataset" in why for s, (why,) in images.values())
 
 
 @pytest.mark.parametrize("folder", ["sub-01/anat", "sub-01/ses-1/func"])
-def test_a_dataset_without_description_is_one(tmp_path, folder):
+def test_a_bids_dataset_without_description_is_recognized(tmp_path, folder):
     (tmp_path / folder).mkdir(parents=True)
     assert not bids.is_bids(tmp_path)
     (tmp_path / folder / "x.dcm").touch()
@@ -530,7 +530,7 @@ def test_a_dataset_without_description_is_one(tmp_path, folder):
 
 @pytest.mark.parametrize("git", ["folder", "file"], ids=["repository", "submodule"])
 @pytest.mark.parametrize("inside", [".", "study/rawdata"])
-def test_links_into_the_own_annex_are_followed(tmp_path, git, inside):
+def test_links_into_the_annex_of_the_repository_are_followed(tmp_path, git, inside):
     repository = tmp_path / "repository"
     source = repository / inside
     image = source / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
@@ -542,8 +542,8 @@ def test_links_into_the_own_annex_are_followed(tmp_path, git, inside):
     if git == "file":
         (repository / ".git").write_text("gitdir: ../modules/m\n")
     image.symlink_to(os.path.relpath(content, image.parent))
-    found = listed(source)
-    assert found == {"sub-01/anat/sub-01_T1w.nii.gz": ("pass", [])}
+    images = listed(source)
+    assert images == {"sub-01/anat/sub-01_T1w.nii.gz": ("pass", [])}
     # no other file of the repository, and no other repository's annex
     wrong = [tmp_path / "other" / ".git" / "annex" / "objects" / "k"]
     if real.parent != source:
@@ -573,11 +573,11 @@ def test_session_file_names_have_no_identifiers(tmp_path):
 @pytest.mark.parametrize("site", ["SITE_A", "SITE_B", "SITE_C", "SITE_D"])
 def test_real_exports(data, site):
     source = data / "dicom" / site
-    found = entries_of(source, "never")  # tesseract is not installed everywhere
-    rows = inventory.files_table(found, {})
+    entries = entries_of(source, "never")  # tesseract is not installed everywhere
+    rows = inventory.files_table(entries, {})
     on_disk = sorted(str(p) for p in source.rglob("*") if p.is_file())
     assert sorted(r["path"] for r in rows) == on_disk
-    sessions = inventory.merge(found, KEY)
+    sessions = inventory.merge(entries, KEY)
     if site != "SITE_D":
         assert all(s["status"] == "pass" for x in sessions for s in x["series"])
         assert len({s["subject"] for s in sessions}) == 1
@@ -595,7 +595,7 @@ def test_real_exports(data, site):
 
 
 def packed_files(image: bytes):
-    """Files that hold others, by name, and what their reason says."""
+    """Content and expected reason of archives and compressed files, by name."""
     archive, tar = io.BytesIO(), io.BytesIO()
     with zipfile.ZipFile(archive, "w") as z:
         z.writestr("IM1", image)
@@ -655,16 +655,16 @@ def _without_magic(tar: bytes) -> bytes:
 
 @pytest.mark.parametrize("named", [str, lambda name: "IM0001.dcm"], ids=["as is", "as DICOM"])
 @pytest.mark.parametrize("name", list(packed_files(bytes(200))))
-def test_packed_files_are_named_by_their_content(tmp_path, name, named):
+def test_the_reason_for_a_packed_file_depends_on_its_content(tmp_path, name, named):
     (path,) = write(tmp_path / "b", slices=1)
     content, reason = packed_files(path.read_bytes())[name]
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / named(name)).write_bytes(content)
-    found = f"a/{named(name)}"
-    image = bids.is_image(found)
-    assert reasons(tmp_path)[found] == (bids.OUTSIDE if image else reason)
+    relative = f"a/{named(name)}"
+    image = bids.is_image(relative)
+    assert reasons(tmp_path)[relative] == (bids.OUTSIDE if image else reason)
     # an image has a row in the audit, whatever it is called
-    assert (found in listed(tmp_path)) == (".nii" in name)
+    assert (relative in listed(tmp_path)) == (".nii" in name)
 
 
 def test_dicom_that_begins_like_an_archive_is_dicom(tmp_path):
@@ -682,7 +682,7 @@ def test_archives_in_the_source_are_reported(tmp_path):
 
 
 def slices(folder, count, **changes):
-    """One image a series, at different positions."""
+    """Write series of one image each, at different positions."""
     for n in range(1, count + 1):
         write(
             folder / str(n),
@@ -704,17 +704,17 @@ def slices(folder, count, **changes):
         {"SeriesNumber": None, "SeriesDescription": None, "EchoTime": None},
         {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
     ],
-    ids=["same number", "own number and frame", "little said", "sagittal"],
+    ids=["same number", "own number and frame", "few elements", "sagittal"],
 )
-def test_a_series_for_every_slice_is_refused_with_its_reason(tmp_path, count, changes):
+def test_a_series_for_every_slice_fails_with_a_reason(tmp_path, count, changes):
     slices(tmp_path / "a", count, **changes)
-    found = series_of(tmp_path)
-    assert len(found) == count
+    series = series_of(tmp_path)
+    assert len(series) == count
     reason = (
         f"{status.SERIES_SPLIT}: {count} similar slices have different series UIDs;"
         " give them one series UID"
     )
-    assert {(s["status"], *s["reasons"]) for s in found} == {("fail", reason)}
+    assert {(s["status"], *s["reasons"]) for s in series} == {("fail", reason)}
 
 
 @pytest.mark.parametrize(
@@ -727,9 +727,9 @@ def test_a_series_for_every_slice_is_refused_with_its_reason(tmp_path, count, ch
         {"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]},
         {"StudyInstanceUID": lambda n: f"1.2.3.{n}"},
     ],
-    ids=["same place", "turned", "echoes", "other scans", "mosaics", "other studies"],
+    ids=["same position", "two orientations", "echoes", "other scans", "mosaics", "other studies"],
 )
-def test_single_images_that_are_no_slices_of_one_scan_pass(tmp_path, changes):
+def test_single_images_that_are_not_slices_of_one_scan_pass(tmp_path, changes):
     slices(tmp_path / "a", 4, **changes)
     assert {s["status"] for s in series_of(tmp_path)} == {"pass"}
 
