@@ -90,17 +90,17 @@ def test_gzip_is_detected_by_content(tmp_path, name, zipped):
 
 @pytest.mark.parametrize("endian", "<>")
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("asked", ["hdr", "img"])
+@pytest.mark.parametrize("suffix", ["hdr", "img"])
 @pytest.mark.parametrize("zipped", ["", "hdr", "img", "both"])
-def test_a_pair_is_read_by_either_of_its_names(tmp_path, endian, version, asked, zipped):
+def test_a_pair_is_read_by_either_of_its_names(tmp_path, endian, version, suffix, zipped):
     img = with_secrets(make_image(version, endian, pair=True))
     write_file(img, tmp_path / "a.hdr")
-    for suffix in ("hdr", "img"):
-        if zipped in (suffix, "both"):
-            path = tmp_path / f"a.{suffix}"
+    for one in ("hdr", "img"):
+        if zipped in (one, "both"):
+            path = tmp_path / f"a.{one}"
             path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
             path.unlink()
-    (path,) = tmp_path.glob(f"a.{asked}*")
+    (path,) = tmp_path.glob(f"a.{suffix}*")
     read = nifti.load(path)
     assert type(read) is (nib.Nifti1Image if version == 1 else nib.Nifti2Image)
     assert read.header.endianness == endian

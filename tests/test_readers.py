@@ -86,9 +86,9 @@ def test_an_element_among_the_fragments_is_not_searched_as_pixels():
     assert data.endswith(DELIMITER)
     other = b"\x10\x00\x10\x00" + struct.pack("<I", 4) + b"Kim "
     hidden = data.removesuffix(DELIMITER) + other + DELIMITER
-    found = findings("x.dcm", hidden, Identifier("patient name", "Kim"))
-    assert ("structure: cannot be read (BrokenItemsError)", "the file") in found
-    assert "patient name" in {k for k, _ in found}
+    result = findings("x.dcm", hidden, Identifier("patient name", "Kim"))
+    assert ("structure: cannot be read (BrokenItemsError)", "the file") in result
+    assert "patient name" in {k for k, _ in result}
 
 
 def test_fragments_without_a_delimiter_and_truncated_pixels_are_unreadable():
@@ -152,8 +152,8 @@ def test_big_endian_and_nifti_2_headers_are_read():
     second = nib.Nifti2Image(np.zeros((4, 4, 4), np.int16), np.eye(4))
     assert findings("x.nii", second.to_bytes(), NAME) == set()
     second.header["aux_file"] = b"Quillfeather"
-    found = findings("x.nii", second.to_bytes(), NAME)
-    assert ("structure: text in the NIfTI header", "aux_file") in found
+    result = findings("x.nii", second.to_bytes(), NAME)
+    assert ("structure: text in the NIfTI header", "aux_file") in result
     second.header["aux_file"] = b""
     second.header["unused_str"] = b"x"
     assert findings("x.nii", second.to_bytes()) == {
