@@ -1,4 +1,4 @@
-"""Reading NIfTI in every form it comes in; headers cleaned; masks in the image's place."""
+"""Read every form of NIfTI, clean headers, and write masks with the geometry of an image."""
 
 import gzip
 import struct
@@ -17,8 +17,10 @@ SHAPE = (5, 6, 7)
 AFFINE = np.array([[2.0, 0.1, 0, -9], [-0.1, 2.0, 0, 4], [0, 0, 3.0, 7], [0, 0, 0, 1]])
 
 
-def made(version=1, endian="<", pair=False, shape=SHAPE, dtype="i2", slope=(2.5, -3.0), **codes):
-    """An image with its own stored voxels and scaling, sform and qform that differ."""
+def make_image(
+    version=1, endian="<", pair=False, shape=SHAPE, dtype="i2", slope=(2.5, -3.0), **codes
+):
+    """Make an image with a scaling, and with an sform and a qform that differ."""
     name = f"Nifti{version}{'Pair' if pair else 'Image'}"
     kind = getattr(nib, name)
     head = kind.header_class(endianness=endian)
@@ -52,8 +54,8 @@ def with_secrets(img, extensions=True):
     return img
 
 
-def written(img, path):
-    """The image's file with stored voxels and scaling as they are; a pair's files for ``.hdr``."""
+def write_file(img, path):
+    """Write an image with its stored voxels and scaling; ``.hdr`` writes a pair of files."""
     if path.suffix == ".hdr":
         slope, inter = (float(img.header[f]) for f in ("scl_slope", "scl_inter"))
         head = img.header.copy()
@@ -71,7 +73,7 @@ def written(img, path):
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a", "a.NII.GZ"])
 @pytest.mark.parametrize("zipped", [False, True, "with a name", "in two members"])
 def test_gzip_is_detected_by_content(tmp_path, name, zipped):
-    img = made()
+    img = make_image()
     data = nifti.to_bytes(img)
     path = tmp_path / name
     if zipped == "with a name":
@@ -88,33 +90,34 @@ def test_gzip_is_detected_by_content(tmp_path, name, zipped):
 
 @pytest.mark.parametrize("endian", "<>")
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("asked", ["hdr", "img"])
+@pytest.mark.parametrize("suffix", ["hdr", "img"])
 @pytest.mark.parametrize("zipped", ["", "hdr", "img", "both"])
-def test_a_pair_is_read_by_either_of_its_names(tmp_path, endian, version, asked, zipped):
-    img = with_secrets(made(version, endian, pair=True))
-    written(img, tmp_path / "a.hdr")
-    for suffix in ("hdr", "img"):
-        if zipped in (suffix, "both"):
-            path = tmp_path / f"a.{suffix}"
+def test_a_pair_is_read_by_either_of_its_names(tmp_path, endian, version, suffix, zipped):
+    img = with_secrets(make_image(version, endian, pair=True))
+    write_file(img, tmp_path / "a.hdr")
+    for one in ("hdr", "img"):
+        if zipped in (one, "both"):
+            path = tmp_path / f"a.{one}"
             path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
             path.unlink()
-    (path,) = tmp_path.glob(f"a.{asked}*")
+    (path,) = tmp_path.glob(f"a.{suffix}*")
     read = nifti.load(path)
     assert type(read) is (nib.Nifti1Image if version == 1 else nib.Nifti2Image)
     assert read.header.endianness == endian
     assert np.array_equal(nifti.stored(read), np.asarray(img.dataobj))
     assert nifti.scaling(read) == (2.5, -3)
     assert np.allclose(read.affine, AFFINE)
-    again = nib.load(tmp_path / path.name.removesuffix(".gz")) if not zipped else read
-    assert np.array_equal(read.get_fdata(), again.get_fdata())
-    # as a developer hands it over
-    straight = nifti.single(again)
-    assert nifti.to_bytes(straight) == nifti.to_bytes(read)
-    cleaned = nifti.to_bytes(header.clean(straight))
+    by_nibabel = nib.load(tmp_path / path.name.removesuffix(".gz")) if not zipped else read
+    assert np.array_equal(read.get_fdata(), by_nibabel.get_fdata())
+    # the same from an image that nibabel opened
+    single = nifti.single(by_nibabel)
+    assert nifti.to_bytes(single) == nifti.to_bytes(read)
+    cleaned = nifti.to_bytes(header.clean(single))
     assert not [s for s in SECRETS if s in cleaned]
 
 
-def sentence(path):
+def error_of(path):
+    """Return the one-line error of loading a file."""
     with pytest.raises(EffaceError) as e:
         nifti.load(path)
     (line,) = str(e.value).splitlines()
@@ -123,42 +126,42 @@ def sentence(path):
 
 
 def test_an_incomplete_pair_is_rejected(tmp_path):
-    written(made(pair=True), tmp_path / "a.hdr")
+    write_file(make_image(pair=True), tmp_path / "a.hdr")
     (tmp_path / "a.img").rename(tmp_path / "b.img")
-    assert "the other file" in sentence(tmp_path / "a.hdr")
-    assert "the other file" in sentence(tmp_path / "b.img")
+    assert "the other file" in error_of(tmp_path / "a.hdr")
+    assert "the other file" in error_of(tmp_path / "b.img")
     (tmp_path / "a.img").touch()
-    assert "the file has 0 of" in sentence(tmp_path / "a.hdr")
+    assert "the file has 0 of" in error_of(tmp_path / "a.hdr")
     (tmp_path / "a.img.gz").touch()
-    assert "one .hdr and one .img" in sentence(tmp_path / "a.hdr")
+    assert "one .hdr and one .img" in error_of(tmp_path / "a.hdr")
     nib.save(nib.AnalyzeImage(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "old.img")
-    assert "ANALYZE" in sentence(tmp_path / "old.img")
-    (tmp_path / "whole.img").write_bytes(nifti.to_bytes(made()))  # a single file, misnamed
+    assert "ANALYZE" in error_of(tmp_path / "old.img")
+    (tmp_path / "whole.img").write_bytes(nifti.to_bytes(make_image()))  # a single file, misnamed
     assert nifti.load(tmp_path / "whole.img").shape == SHAPE
 
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("zipped", ["no", "inside", "outside"])
-@pytest.mark.parametrize("left", [0, 1, 2, 100, 347, 348, 400, 600, -1, -8])
-def test_a_truncated_image_is_one_sentence(tmp_path, version, zipped, left):
-    data = nifti.to_bytes(made(version))
-    if zipped == "outside":  # the stream itself is cut
+@pytest.mark.parametrize("size", [0, 1, 2, 100, 347, 348, 400, 600, -1, -8])
+def test_a_truncated_image_gives_a_one_line_error(tmp_path, version, zipped, size):
+    data = nifti.to_bytes(make_image(version))
+    if zipped == "outside":  # the compressed stream is truncated
         whole = gzip.compress(data)
-        cut = whole[: min(left, len(whole) - 1)]
+        cut = whole[: min(size, len(whole) - 1)]
     else:
-        cut = data[:left]
+        cut = data[:size]
         cut = gzip.compress(cut) if zipped == "inside" else cut
     path = tmp_path / ("a.nii" if zipped == "no" else "a.nii.gz")
     path.write_bytes(cut)
-    line = sentence(path)
+    line = error_of(path)
     assert any(w in line for w in ("truncated", "not a readable", "the file is empty"))
 
 
-def test_bytes_after_a_gzip_stream_give_no_traceback(tmp_path):
+def test_bytes_after_a_gzip_stream_give_a_one_line_error(tmp_path):
     path = tmp_path / "a.nii.gz"
-    path.write_bytes(gzip.compress(nifti.to_bytes(made())) + b"junk")
-    assert "gzip" in sentence(path)
-    assert "folder" in sentence(tmp_path)
+    path.write_bytes(gzip.compress(nifti.to_bytes(make_image())) + b"junk")
+    assert "gzip" in error_of(path)
+    assert "folder" in error_of(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -169,17 +172,17 @@ def test_bytes_after_a_gzip_stream_give_no_traceback(tmp_path):
         *[("datatype", 77), ("srow_x", np.nan), ("magic", b"xyz")],
     ],
 )
-def test_an_absurd_header_is_one_sentence(tmp_path, field, value):
-    data = bytearray(nifti.to_bytes(made()))
+def test_an_invalid_header_gives_a_one_line_error(tmp_path, field, value):
+    data = bytearray(nifti.to_bytes(make_image()))
     dtype, offset = nib.Nifti1Header().structarr.dtype.fields[field][:2]
     raw = np.broadcast_to(np.asarray(value), dtype.shape).astype(dtype.base).tobytes()
     data[offset : offset + len(raw)] = raw
     (tmp_path / "a.nii").write_bytes(data)
-    sentence(tmp_path / "a.nii")
+    error_of(tmp_path / "a.nii")
 
 
-def test_a_developers_truncated_image_is_one_sentence(tmp_path):
-    (tmp_path / "a.nii").write_bytes(nifti.to_bytes(made())[:-10])
+def test_a_truncated_image_opened_by_nibabel_is_rejected(tmp_path):
+    (tmp_path / "a.nii").write_bytes(nifti.to_bytes(make_image())[:-10])
     with pytest.raises(EffaceError, match="cannot be read"):
         nifti.stored(nib.load(tmp_path / "a.nii"))
 
@@ -196,7 +199,7 @@ UNUSED = {
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("field", UNUSED)
 def test_unused_numbers_of_the_header_are_removed(tmp_path, version, endian, field):
-    source = made(version, endian)
+    source = make_image(version, endian)
     for name in ("qform", "sform"):
         if UNUSED[field][0] in getattr(nifti, name.upper()):
             source.header[f"{name}_code"] = 0
@@ -217,7 +220,7 @@ def test_unused_numbers_of_the_header_are_removed(tmp_path, version, endian, fie
 @pytest.mark.parametrize("offset", [0, 16, 340, 348])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_the_header_is_never_read_as_voxels(tmp_path, version, offset, zipped):
-    data = bytearray(nifti.to_bytes(with_secrets(made(version), extensions=False)))
+    data = bytearray(nifti.to_bytes(with_secrets(make_image(version), extensions=False)))
     where, form = (108, "<f") if version == 1 else (168, "<q")
     data[where : where + struct.calcsize(form)] = struct.pack(form, offset)
     path = tmp_path / "a.nii"
@@ -239,14 +242,14 @@ def test_a_link_without_content_is_reported(tmp_path, text):
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr"])
 def test_texts_of_the_header_are_removed(tmp_path, version, endian, suffix):
-    source = made(version, endian, pair=suffix == ".hdr")
+    source = make_image(version, endian, pair=suffix == ".hdr")
     with_secrets(source, extensions=suffix != ".nii")
     path = tmp_path / f"DOE^JANE{suffix}"
     if suffix == ".hdr":
-        written(source, path)
+        write_file(source, path)
     else:
         data = bytearray(nifti.to_bytes(source))
-        offset = nib.load(written(source, tmp_path / "x.nii")).dataobj.offset
+        offset = nib.load(write_file(source, tmp_path / "x.nii")).dataobj.offset
         if suffix == ".nii":  # a gap between header and voxels that is no extension
             where, form = (108, "f") if version == 1 else (168, "q")
             data[where : where + struct.calcsize(form)] = struct.pack(endian + form, offset + 64)
@@ -282,7 +285,7 @@ def test_texts_of_the_header_are_removed(tmp_path, version, endian, suffix):
 @pytest.mark.parametrize("codes", [(1, 4), (0, 2), (3, 0), (0, 0), (2, 1)])
 @pytest.mark.parametrize("extra", [(), (1,), (4,), (1, 1)])
 def test_a_mask_has_the_geometry_of_its_image(tmp_path, version, endian, codes, extra):
-    img = made(version, endian, shape=SHAPE + extra, qform=codes[0], sform=codes[1])
+    img = make_image(version, endian, shape=SHAPE + extra, qform=codes[0], sform=codes[1])
     mask = nifti.like(img, np.ones(SHAPE, bool))
     nifti.save(mask, tmp_path / "m.nii.gz")
     read = nib.load(tmp_path / "m.nii.gz")
@@ -297,7 +300,7 @@ def test_a_mask_has_the_geometry_of_its_image(tmp_path, version, endian, codes, 
 
 
 @pytest.mark.parametrize(
-    ("shape", "least", "becomes"),
+    ("shape", "least", "expected"),
     [
         ((5, 6, 7), 3, (5, 6, 7)),
         ((5, 6, 7), 4, (5, 6, 7)),
@@ -309,14 +312,14 @@ def test_a_mask_has_the_geometry_of_its_image(tmp_path, version, endian, codes, 
         ((5, 6, 7, 1, 3), 3, (5, 6, 7, 3)),
     ],
 )
-@pytest.mark.parametrize("of_file", [False, True])
-def test_dimensions_of_one_are_dropped(tmp_path, shape, least, becomes, of_file):
-    img = made(shape=shape)
-    if of_file:
-        img = nifti.load(written(img, tmp_path / "a.nii"))
+@pytest.mark.parametrize("from_file", [False, True])
+def test_dimensions_of_one_are_dropped(tmp_path, shape, least, expected, from_file):
+    img = make_image(shape=shape)
+    if from_file:
+        img = nifti.load(write_file(img, tmp_path / "a.nii"))
     nifti.check(img)
     out = nifti.without_singletons(img, least)
-    assert out.shape == becomes
+    assert out.shape == expected
     assert np.array_equal(nifti.stored(out).ravel(order="F"), nifti.stored(img).ravel(order="F"))
     assert nifti.scaling(out) == (2.5, -3)
     assert np.array_equal(out.affine, img.affine)
@@ -325,9 +328,9 @@ def test_dimensions_of_one_are_dropped(tmp_path, shape, least, becomes, of_file)
 @pytest.mark.parametrize(
     "shape", [(5, 6), (5, 6, 1), (5, 1, 7), (5, 6, 7, 2, 2), (5, 6, 7, 1, 2, 3)]
 )
-def test_other_shapes_are_refused(shape):
+def test_other_shapes_are_rejected(shape):
     with pytest.raises(EffaceError, match=r"volume"):
-        nifti.check(made(shape=shape))
+        nifti.check(make_image(shape=shape))
 
 
 def test_an_image_that_is_not_scalar_is_rejected():
@@ -337,7 +340,7 @@ def test_an_image_that_is_not_scalar_is_rejected():
         nifti.check(nib.Nifti1Image(np.zeros(SHAPE, np.int16), None))
 
 
-def test_an_array_under_a_header_of_the_other_byte_order():
+def test_an_array_keeps_its_values_under_a_header_of_the_other_byte_order():
     head = nib.Nifti1Header(endianness=">")
     head.set_data_dtype(np.dtype(">i2"))
     voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)

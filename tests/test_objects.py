@@ -1,4 +1,4 @@
-"""Objects that are no images of the head: all stay in."""
+"""DICOM objects that are not MR images are withheld."""
 
 import pytest
 from small_dicom import MR, mr, write
@@ -62,14 +62,14 @@ OTHER = {
 def cases():
     for name, (sop, modality) in OBJECTS.items():
         yield pytest.param({"SOPClassUID": STORAGE + sop, "Modality": modality}, id=name)
-        # a class that lies about its modality stays in by its class
-        yield pytest.param({"SOPClassUID": STORAGE + sop}, id=name + ", said to be MR")
+        # the class alone withholds an object that is labelled MR
+        yield pytest.param({"SOPClassUID": STORAGE + sop}, id=name + ", with modality MR")
     for name, changes in OTHER.items():
         yield pytest.param(changes, id=name)
 
 
 @pytest.mark.parametrize("changes", list(cases()))
-def test_each_stays_in_with_a_reason(changes, tmp_path):
+def test_each_object_is_withheld_with_a_reason(changes, tmp_path):
     folder = tmp_path / "source" / "a"
     write(folder)
     path = folder / "object"
@@ -90,14 +90,14 @@ def test_each_stays_in_with_a_reason(changes, tmp_path):
     assert (good["status"], good["kind"], len(good["files"])) == ("pass", "image", 4)
     assert (bad["status"], bad["kind"]) == ("fail", "object")
     assert bad["reasons"]
-    # the scrub decides by itself, and the same
+    # the scrub makes the same decision independently
     with pytest.raises(WithheldError):
         scrub_file(path, tmp_path / "out.dcm", KEY, "sub-a", "ses-b")
     assert not (tmp_path / "out.dcm").exists()
 
 
-def test_objects_of_a_series_do_not_hide_in_it(tmp_path):
-    """A capture with the series UID of images stays in, and the images go on."""
+def test_an_object_in_a_series_of_images_is_withheld_alone(tmp_path):
+    """A capture with the series UID of images is withheld; the images are not."""
     folder = tmp_path / "source" / "a"
     write(folder)
     capture = mr(9, SOPClassUID=STORAGE + "7")

@@ -68,66 +68,66 @@ def contents(folder):
     }
 
 
-def refused(arguments, capsys, *words):
+def assert_rejected(arguments, capsys, *words):
     assert main([str(a) for a in arguments]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
     for word in words:
-        assert word in said.err
+        assert word in output.err
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize(("write_role", "other_role"), PAIRS)
-def test_no_output_of_deface_is_another_of_its_files(
+def test_deface_rejects_an_output_that_is_another_of_its_files(
     tmp_path, capsys, write_role, other_role, spelling
 ):
     work = tmp_path / "work"
     work.mkdir()
     (work / "in.nii.gz").write_bytes(b"the only copy")
-    given = {
+    arguments = {
         "IN": work / "in.nii.gz",
         "OUT": work / "out.nii.gz",
         "--labels": work / "l.nii.gz",
         "--mask": work / "m.nii.gz",
     }
-    given[write_role] = spelling(given[other_role], tmp_path)
+    arguments[write_role] = spelling(arguments[other_role], tmp_path)
     before = contents(tmp_path)
-    options = [w for role in ("--labels", "--mask") for w in (role, given[role])]
+    options = [w for role in ("--labels", "--mask") for w in (role, arguments[role])]
     words = (write_role, other_role, "overwrit")
-    refused(["deface", given["IN"], given["OUT"], *options], capsys, *words)
+    assert_rejected(["deface", arguments["IN"], arguments["OUT"], *options], capsys, *words)
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("given", [".hdr", ".img", ".HDR", ".img.gz", ".hdr.gz"])
+@pytest.mark.parametrize("suffix", [".hdr", ".img", ".HDR", ".img.gz", ".hdr.gz"])
 @pytest.mark.parametrize("target", [".hdr", ".img"])
-def test_both_files_of_a_pair_are_the_original(tmp_path, capsys, given, target):
-    upper, gz = given.isupper(), given.endswith(".gz")
+def test_both_files_of_an_input_pair_are_rejected_as_output(tmp_path, capsys, suffix, target):
+    upper, gz = suffix.isupper(), suffix.endswith(".gz")
     names = {e: "a" + (e.upper() if upper else e) + ".gz" * gz for e in (".hdr", ".img")}
     for name in names.values():
         (tmp_path / name).write_bytes(b"the only copy")
     (tmp_path / "out.nii.gz").symlink_to(names[target])
     out = tmp_path / "out.nii.gz"
-    refused(["deface", tmp_path / f"a{given}", out], capsys, "OUT", names[target])
+    assert_rejected(["deface", tmp_path / f"a{suffix}", out], capsys, "OUT", names[target])
 
 
-def test_names_that_differ_in_case_alone(tmp_path):
+def test_outputs_whose_names_differ_only_in_case_are_rejected(tmp_path):
     one, other = tmp_path / "Mask.nii.gz", tmp_path / "mask.nii.gz"
     with pytest.raises(UsageError, match="the same"):
         paths.check([], [Argument("--mask", one), Argument("--labels", other)])
     one.touch()
-    if not other.exists():  # this file system tells them apart
+    if not other.exists():  # this file system is case-sensitive
         paths.check([Argument("IN", one)], [Argument("OUT", other)])
 
 
-def test_different_files_are_left_alone(tmp_path):
+def test_different_files_are_accepted(tmp_path):
     (tmp_path / "a.hdr").touch()
     (tmp_path / "a.img").touch()
     writes = [Argument(n, tmp_path / n) for n in ("a.nii.gz", "ab.nii.gz", "b.nii")]
     paths.check([Argument("IN", tmp_path / "a.hdr")], writes)
 
 
-def test_an_output_that_is_no_file(tmp_path, capsys):
+def test_an_output_that_is_not_a_file_is_rejected(tmp_path, capsys):
     image = tmp_path / "in.nii.gz"
     image.write_bytes(b"the only copy")
     (tmp_path / "folder.nii.gz").mkdir()
@@ -135,10 +135,12 @@ def test_an_output_that_is_no_file(tmp_path, capsys):
     (tmp_path / "loop.nii.gz").symlink_to("loop.nii.gz")
     for name, word in (("folder", "folder"), ("pipe", "pipe"), ("loop", "loop")):
         out = tmp_path / f"{name}.nii.gz"
-        refused(["deface", image, out], capsys, word)
-        refused(["deface", image, tmp_path / "o.nii.gz", "--mask", out], capsys, word)
-    refused(["deface", image, tmp_path / "o.hdr"], capsys, ".nii.gz")
-    refused(["deface", image, tmp_path / "a.nii", "--mask", tmp_path / "a.nii" / "m.nii"], capsys)
+        assert_rejected(["deface", image, out], capsys, word)
+        assert_rejected(["deface", image, tmp_path / "o.nii.gz", "--mask", out], capsys, word)
+    assert_rejected(["deface", image, tmp_path / "o.hdr"], capsys, ".nii.gz")
+    assert_rejected(
+        ["deface", image, tmp_path / "a.nii", "--mask", tmp_path / "a.nii" / "m.nii"], capsys
+    )
 
 
 @pytest.fixture
@@ -177,24 +179,24 @@ PLACES = (into_source, deep, around, through_link, through_dots, itself)
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("command", ["run", "scrub"])
-def test_source_and_results_do_not_lie_inside_each_other(
+def test_source_and_results_inside_each_other_are_rejected(
     tmp_path, capsys, source, command, place, tmp_path_factory
 ):
     out = place(source, tmp_path)
     key = tmp_path_factory.mktemp("key") / "key"
     new_key(key)
     before = contents(tmp_path)
-    refused([command, source, out, "--key", key], capsys)
+    assert_rejected([command, source, out, "--key", key], capsys)
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("part", ["release", "release/bids", "audit", "restricted/convert"])
-def test_a_part_of_the_results_that_is_a_link_into_the_source(tmp_path, capsys, source, part):
+def test_results_with_a_link_into_the_source_are_rejected(tmp_path, capsys, source, part):
     link = tmp_path / "out" / part
     link.parent.mkdir(parents=True)
     link.symlink_to(source)
     before = contents(source)
-    refused(["run", source, tmp_path / "out"], capsys, part)
+    assert_rejected(["run", source, tmp_path / "out"], capsys, part)
     assert contents(source) == before
 
 
@@ -202,10 +204,12 @@ def test_a_part_of_the_results_that_is_a_link_into_the_source(tmp_path, capsys, 
 @pytest.mark.parametrize(
     "part", ["release", "release/key", "audit/a.tsv", "restricted/audit/a", "restricted/files.tsv"]
 )
-def test_what_a_run_would_clear_away_is_no_place_for_its_input(
+def test_an_input_in_a_folder_that_a_run_deletes_is_rejected(
     tmp_path, capsys, source, option, part
 ):
-    refused(["run", source, tmp_path / "out", option, tmp_path / "out" / part], capsys, part)
+    assert_rejected(
+        ["run", source, tmp_path / "out", option, tmp_path / "out" / part], capsys, part
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -216,17 +220,17 @@ def test_key_and_accepted_scans_may_lie_beside_the_results(tmp_path, source):
         settings.compare_paths(config)
 
 
-def test_a_key_is_not_within_what_scrub_writes(tmp_path, capsys, source):
+def test_a_key_inside_the_output_of_scrub_is_rejected(tmp_path, capsys, source):
     key = tmp_path / "out" / "key"
     new_key(key)
-    refused(["scrub", source, tmp_path / "out", "--key", key], capsys, "--key")
+    assert_rejected(["scrub", source, tmp_path / "out", "--key", key], capsys, "--key")
     assert key.exists()
 
 
-def test_scrub_into_a_link_to_an_empty_folder(tmp_path, source):
+def test_scrub_writes_through_a_link_to_an_empty_folder(tmp_path, source):
     (tmp_path / "empty").mkdir()
     (tmp_path / "out").symlink_to("empty")
     new_key(tmp_path / "key")
-    words = ["scrub", source, tmp_path / "out", "--key", tmp_path / "key"]
-    assert main([str(w) for w in words]) == 0
+    arguments = ["scrub", source, tmp_path / "out", "--key", tmp_path / "key"]
+    assert main([str(w) for w in arguments]) == 0
     assert list((tmp_path / "empty").rglob("*.dcm"))

@@ -1,4 +1,4 @@
-"""Phantoms: anatomy that obeys the labels' law, the same on every grid, and honest DICOM."""
+"""Phantoms: plausible anatomy, the same head on every grid, and valid DICOM."""
 
 import hashlib
 import subprocess
@@ -19,14 +19,14 @@ from efface.segment.labels import LABELS
 MM = 2.5
 
 
-def made(seed=3, contrast="T1w", **how):
+def make(seed=3, contrast="T1w", **how):
     return phantom(seed, contrast, **{"spacing": (MM, MM, MM), **how})
 
 
 @pytest.fixture(scope="module")
 def pair():
     """T1w of one person and its labels, 2.5 mm, RAS."""
-    return made()
+    return make()
 
 
 def world(labels, value):
@@ -36,8 +36,8 @@ def world(labels, value):
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
-def test_organs_have_the_size_and_number_of_organs(seed):
-    labels = np.asarray(made(seed)[1].dataobj)
+def test_organs_have_plausible_sizes_and_numbers(seed):
+    labels = np.asarray(make(seed)[1].dataobj)
     litres = {k: (labels == v).sum() * MM**3 / 1e6 for k, v in LABELS.items()}
     assert 1.1 < litres["brain"] < 1.9
     assert 0.012 < litres["eyes"] < 0.030
@@ -45,15 +45,15 @@ def test_organs_have_the_size_and_number_of_organs(seed):
     assert 0.03 < litres["ears"] < 0.10
     assert 0.03 < litres["mouth"] < 0.12
     for name, parts in {"eyes": 2, "ears": 2, "brain": 1, "nose": 1, "mouth": 1}.items():
-        found, n = ndimage.label(labels == LABELS[name], np.ones((3, 3, 3)))
-        sizes = np.sort(np.bincount(found.ravel())[1:])[::-1]
+        components, n = ndimage.label(labels == LABELS[name], np.ones((3, 3, 3)))
+        sizes = np.sort(np.bincount(components.ravel())[1:])[::-1]
         assert n >= parts
         assert sizes[:parts].sum() > 0.98 * sizes.sum(), name
         if parts == 2:
             assert sizes[1] > 0.85 * sizes[0], name
 
 
-def test_organs_lie_where_faces_have_them(pair):
+def test_organs_have_plausible_positions(pair):
     labels = pair[1]
     at = {k: world(labels, v) for k, v in LABELS.items()}
     assert at["nose"][1] > at["eyes"][1] > at["ears"][1] + 60
@@ -67,8 +67,8 @@ def test_organs_lie_where_faces_have_them(pair):
 
 
 @pytest.mark.parametrize("contrast", ["T1w", "T2w", "FLAIR", "PDw"])
-def test_labels_lie_in_the_head_and_contrasts_differ(contrast, pair):
-    img, labels = made(3, contrast)
+def test_labels_are_the_same_in_every_contrast_and_contrasts_differ(contrast, pair):
+    img, labels = make(3, contrast)
     v, k = np.asarray(img.dataobj, float), np.asarray(labels.dataobj)
     air = np.median(v[k == 0])
     assert np.median(v[k == LABELS["brain"]]) > 8 * air
@@ -83,7 +83,7 @@ def test_labels_lie_in_the_head_and_contrasts_differ(contrast, pair):
     ("axcodes", "oblique"), [("PIL", (0, 0, 0)), ("LPS", (0, 0, 0)), ("ASR", (12, -8, 15))]
 )
 def test_the_head_has_the_same_position_on_any_grid(pair, axcodes, oblique):
-    labels = made(axcodes=axcodes, oblique=oblique)[1]
+    labels = make(axcodes=axcodes, oblique=oblique)[1]
     if oblique == (0, 0, 0):
         assert nib.aff2axcodes(labels.affine) == tuple(axcodes)
     for name, value in LABELS.items():
@@ -93,7 +93,7 @@ def test_the_head_has_the_same_position_on_any_grid(pair, axcodes, oblique):
 
 
 def test_a_flip_of_the_axes_only_reorders_labels(pair):
-    flipped = made(axcodes="LPI")[1]
+    flipped = make(axcodes="LPI")[1]
     back = nib.as_closest_canonical(flipped)
     np.testing.assert_allclose(back.affine, pair[1].affine, atol=1e-6)
     a, b = np.asarray(back.dataobj), np.asarray(pair[1].dataobj)
@@ -103,13 +103,13 @@ def test_a_flip_of_the_axes_only_reorders_labels(pair):
 def test_pose_moves_the_head(pair):
     pose = np.eye(4)
     pose[:3, 3] = 6, -4, 3
-    moved = made(pose=pose)[1]
+    moved = make(pose=pose)[1]
     shift = world(moved, LABELS["nose"]) - world(pair[1], LABELS["nose"])
     np.testing.assert_allclose(shift, (6, -4, 3), atol=0.6)
 
 
-def test_field_of_view_cuts_and_does_not_move(pair):
-    labels = made(shape=(76, 60, 64), centre=(0, -20, 30))[1]
+def test_a_smaller_field_of_view_does_not_move_the_head(pair):
+    labels = make(shape=(76, 60, 64), centre=(0, -20, 30))[1]
     assert labels.shape == (76, 60, 64)
     assert not (np.asarray(labels.dataobj) == LABELS["nose"]).any()
     np.testing.assert_allclose(
@@ -117,8 +117,8 @@ def test_field_of_view_cuts_and_does_not_move(pair):
     )
 
 
-def test_thick_slices_average(pair):
-    img, labels = made(spacing=(MM, MM, 5.0))
+def test_thick_slices_have_the_mean_of_thin_slices(pair):
+    img, labels = make(spacing=(MM, MM, 5.0))
     assert labels.shape == img.shape
     fine = np.asarray(pair[0].dataobj, float)
     coarse = np.asarray(img.dataobj, float)
@@ -128,15 +128,15 @@ def test_thick_slices_average(pair):
     )
 
 
-def test_same_arguments_same_bytes_and_seeds_are_people(pair):
-    again = made()
+def test_same_arguments_give_the_same_bytes_and_each_seed_another_head(pair):
+    again = make()
     for one, other in zip(pair, again, strict=True):
         assert one.header.binaryblock == other.header.binaryblock
         np.testing.assert_array_equal(one.dataobj, other.dataobj)
-    rescan = made(scan=1)
+    rescan = make(scan=1)
     np.testing.assert_array_equal(rescan[1].dataobj, pair[1].dataobj)
     assert (np.asarray(rescan[0].dataobj) != np.asarray(pair[0].dataobj)).mean() > 0.5
-    other = np.asarray(made(4)[1].dataobj)
+    other = np.asarray(make(4)[1].dataobj)
     mine = np.asarray(pair[1].dataobj)
     for value in LABELS.values():
         both = ((mine == value) & (other == value)).sum()
@@ -145,7 +145,7 @@ def test_same_arguments_same_bytes_and_seeds_are_people(pair):
     assert HeadShape.from_seed(1).nose_length != HeadShape.from_seed(2).nose_length
 
 
-def test_unknown_contrast_is_one_sentence():
+def test_an_unknown_contrast_or_orientation_is_rejected():
     with pytest.raises(EffaceError, match="T1q"):
         phantom(1, "T1q")
     with pytest.raises(EffaceError, match="RRS"):
@@ -161,7 +161,7 @@ def test_unknown_contrast_is_one_sentence():
     ],
 )
 def test_dicom_round_trip_by_dcm2niix(tmp_path, vendor, contrast, axcodes, oblique):
-    img, _ = made(5, contrast, spacing=(3.0, 3.0, 4.0), axcodes=axcodes, oblique=oblique)
+    img, _ = make(5, contrast, spacing=(3.0, 3.0, 4.0), axcodes=axcodes, oblique=oblique)
     identifiers = write_dicom(
         img, tmp_path / "in", Identity.from_seed(5), contrast, vendor=vendor, number=7
     )
@@ -185,9 +185,9 @@ def test_dicom_round_trip_by_dcm2niix(tmp_path, vendor, contrast, axcodes, obliq
         assert identifier.encode() in one, identifier
 
 
-def test_dicom_is_readable_and_repeats(tmp_path):
+def test_dicom_is_readable_and_reproducible(tmp_path):
     who = Identity.from_seed(9)
-    img, _ = made(9, spacing=(6.0, 6.0, 6.0))
+    img, _ = make(9, spacing=(6.0, 6.0, 6.0))
     for folder in ("a", "b"):
         write_dicom(img, tmp_path / folder, who)
         write_capture(tmp_path / folder / "sc", who)
@@ -209,10 +209,10 @@ def test_dicom_is_readable_and_repeats(tmp_path):
 
 def test_identities_do_not_share_identifiers():
     people = [set(Identity.from_seed(s).identifiers) for s in (11, 24, 77)]
-    hospital = 4  # institution, street, physician, operator may be the same
+    shared = 4  # institution, street, physician, operator may be the same
     for i in range(3):
         for j in range(i):
-            assert len(people[i] & people[j]) <= hospital
+            assert len(people[i] & people[j]) <= shared
     assert all(len(n) >= 5 for p in people for n in p)
 
 
@@ -231,7 +231,7 @@ def test_demo_source(tmp_path):
     assert kinds == {"MR", "OT", "SR"}
 
 
-def test_bids(tmp_path):
+def test_bids_images_have_sidecars(tmp_path):
     images = write_bids(tmp_path / "b", (1, 2), ("T1w", "FLAIR"), spacing=(6.0, 6.0, 6.0))
     assert [p.name for p in images[:2]] == ["sub-01_T1w.nii.gz", "sub-01_FLAIR.nii.gz"]
     assert all(p.with_name(p.name.replace(".nii.gz", ".json")).exists() for p in images)

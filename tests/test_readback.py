@@ -363,15 +363,15 @@ def test_dicom_that_converts_differently_is_withheld_and_the_nifti_kept(damage, 
     assert str(tmp_path) not in form.reasons[-1]
 
 
-def test_a_crash_of_dcm2niix_is_the_reason(tmp_path, monkeypatch):
+def test_a_crash_of_dcm2niix_withholds_the_dicom_form(tmp_path, monkeypatch):
     from small_dicom import write
 
     write(tmp_path / "source" / "a", slices=6)
     real = readback.dcm2niix.convert
 
     def crash(files, folder, timeout):
-        made = real(files, folder, timeout)
-        return dataclasses.replace(made, code=-11) if "distort" in str(folder) else made
+        result = real(files, folder, timeout)
+        return dataclasses.replace(result, code=-11) if "distort" in str(folder) else result
 
     monkeypatch.setattr(readback.dcm2niix, "convert", crash)
     (image,), (form,) = stages(tmp_path / "source", tmp_path)

@@ -40,7 +40,7 @@ def walk(data):
 
 
 @given(st.lists(st.binary(max_size=20), max_size=5), st.binary(max_size=20))
-def test_items_are_found_where_they_are(contents, after):
+def test_items_are_located(contents, after):
     data = b"".join(map(item, contents)) + DELIMITER + after
     items = walk(data)
     assert [data[at : at + length] for at, length in items.places] == contents
@@ -48,13 +48,13 @@ def test_items_are_found_where_they_are(contents, after):
     assert items.delimited
 
 
-def test_items_without_a_delimiter():
+def test_items_without_a_delimiter_are_not_delimited():
     items = walk(item(b"ab"))
     assert not items.delimited
     assert items.end == 10
 
 
-def test_broken_items():
+def test_broken_items_are_rejected():
     with pytest.raises(TruncatedItemsError):
         walk(item(b"abcd")[:-1])
     with pytest.raises(BrokenItemsError, match="broken"):
@@ -74,24 +74,24 @@ def compressed(syntax=JPEG2000Lossless, frame=b"\xff\x4f stream"):
     return out.getvalue()
 
 
-def test_compressed_pixels():
+def test_bytes_after_compressed_pixels_are_findings():
     assert findings("x.dcm", compressed(), NAME) == set()
-    after = findings("x.dcm", compressed() + b"\0\0Quillfeather", NAME)
-    assert {k for k, _ in after} == {"patient name", "structure: something after the pixels"}
+    with_tail = findings("x.dcm", compressed() + b"\0\0Quillfeather", NAME)
+    assert {k for k, _ in with_tail} == {"patient name", "structure: something after the pixels"}
 
 
-def test_an_element_among_the_fragments_is_no_pixel_data():
-    """In pixels only long identifiers are searched: short ones could be there."""
+def test_an_element_among_the_fragments_is_not_searched_as_pixels():
+    """In pixels only long identifiers are searched: short ones occur there by chance."""
     data = compressed()
     assert data.endswith(DELIMITER)
     other = b"\x10\x00\x10\x00" + struct.pack("<I", 4) + b"Kim "
     hidden = data.removesuffix(DELIMITER) + other + DELIMITER
-    found = findings("x.dcm", hidden, Identifier("patient name", "Kim"))
-    assert ("structure: cannot be read (BrokenItemsError)", "the file") in found
-    assert "patient name" in {k for k, _ in found}
+    result = findings("x.dcm", hidden, Identifier("patient name", "Kim"))
+    assert ("structure: cannot be read (BrokenItemsError)", "the file") in result
+    assert "patient name" in {k for k, _ in result}
 
 
-def test_fragments_without_an_end_and_cut_pixels():
+def test_fragments_without_a_delimiter_and_truncated_pixels_are_unreadable():
     assert UNREADABLE in findings("x.dcm", compressed().removesuffix(DELIMITER))
     assert UNREADABLE in findings("x.dcm", clean()[:-1])
 
@@ -140,20 +140,20 @@ def test_a_nifti_header_that_could_be_read_in_two_ways_is_rejected(at, form, val
     assert any(k.startswith("structure: cannot be read") for k in kinds)
 
 
-def test_a_truncated_image():
+def test_a_truncated_image_is_unreadable():
     assert UNREADABLE in findings("x.nii", image()[:-1])
     assert findings("x.nii", b"") != set()
 
 
-def test_big_endian_and_nifti_2():
+def test_big_endian_and_nifti_2_headers_are_read():
     big = nib.Nifti1Image(np.zeros((4, 4, 4), ">i2"), np.eye(4))
     big = nib.Nifti1Image(big.dataobj, np.eye(4), big.header.as_byteswapped(">"))
     assert findings("x.nii", big.to_bytes(), NAME) == set()
     second = nib.Nifti2Image(np.zeros((4, 4, 4), np.int16), np.eye(4))
     assert findings("x.nii", second.to_bytes(), NAME) == set()
     second.header["aux_file"] = b"Quillfeather"
-    found = findings("x.nii", second.to_bytes(), NAME)
-    assert ("structure: text in the NIfTI header", "aux_file") in found
+    result = findings("x.nii", second.to_bytes(), NAME)
+    assert ("structure: text in the NIfTI header", "aux_file") in result
     second.header["aux_file"] = b""
     second.header["unused_str"] = b"x"
     assert findings("x.nii", second.to_bytes()) == {
@@ -161,7 +161,7 @@ def test_big_endian_and_nifti_2():
     }
 
 
-# --- the matcher against the plain way
+# --- the matcher, compared with a plain search
 
 
 @given(
@@ -169,8 +169,8 @@ def test_big_endian_and_nifti_2():
     st.binary(max_size=60),
     st.data(),
 )
-def test_the_automaton_finds_what_find_does(keys, data, draw):
-    """Overlapping matches too: the library's prefilter drops none."""
+def test_the_automaton_has_the_matches_of_a_plain_search(keys, data, draw):
+    """The prefilter of the library drops no overlapping match."""
     from daachorse import DoubleArrayAhoCorasick
 
     for key in draw.draw(st.lists(st.sampled_from(keys), max_size=4)):

@@ -1,4 +1,4 @@
-"""Tests on real data fail where data are missing; none passes because there is nothing to test."""
+"""Tests on real data fail if data are missing; none passes on an empty folder."""
 
 import os
 import subprocess
@@ -12,8 +12,8 @@ from real_data import NEEDED, lacking
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def hollow(folder, without=None):
-    """A folder with a file of every name that is needed, and nothing in the files."""
+def empty_files(folder, without=None):
+    """Make a folder with every file that is needed, each of them empty."""
     for pattern, number in NEEDED.items():
         for n in range(number if pattern != without else number - 1):
             path = folder / pattern.replace("*", f"x{n}")
@@ -23,13 +23,13 @@ def hollow(folder, without=None):
 
 
 @pytest.mark.parametrize("pattern", NEEDED)
-def test_a_folder_that_lacks_one_kind_of_file_says_which(tmp_path, pattern):
-    (line,) = lacking(hollow(tmp_path, without=pattern))
+def test_a_folder_with_too_few_files_of_a_pattern_is_reported(tmp_path, pattern):
+    (line,) = lacking(empty_files(tmp_path, without=pattern))
     assert line.startswith(f"{tmp_path / pattern}: {NEEDED[pattern] - 1} files")
 
 
-def test_a_complete_folder_lacks_nothing(tmp_path):
-    assert lacking(hollow(tmp_path)) == []
+def test_a_complete_folder_lacks_no_file(tmp_path):
+    assert lacking(empty_files(tmp_path)) == []
     assert lacking(tmp_path / "none") == [f"{tmp_path / 'none'}: no such folder"]
 
 
@@ -44,14 +44,14 @@ def outcomes(folder, tmp_path):
         cwd=ROOT, capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
     cases = ElementTree.parse(report).getroot().iter("testcase")
-    found = {}
+    results = {}
     for case in cases:
         result = next((x for x in case if x.tag in ("error", "failure", "skipped")), None)
-        found[f"{case.get('classname')}.{case.get('name')}"] = (
+        results[f"{case.get('classname')}.{case.get('name')}"] = (
             ("passed", "") if result is None else (result.tag, result.get("message", ""))
         )
-    assert len(found) > 25, done.stdout[-2000:]
-    return found
+    assert len(results) > 25, done.stdout[-2000:]
+    return results
 
 
 MISSING_PROGRAM = ("tesseract is not installed", "dicom3tools are not installed")
@@ -71,7 +71,7 @@ def test_no_test_passes_on_an_empty_folder(tmp_path):
 
 @pytest.mark.slow
 def test_no_test_passes_on_empty_files(tmp_path):
-    for name, (outcome, message) in outcomes(hollow(tmp_path / "hollow"), tmp_path).items():
+    for name, (outcome, message) in outcomes(empty_files(tmp_path / "files"), tmp_path).items():
         if outcome == "skipped":
             assert message in MISSING_PROGRAM, name
         else:
@@ -79,11 +79,11 @@ def test_no_test_passes_on_empty_files(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_the_variable_every_such_test_is_skipped(tmp_path):
+def test_without_the_variable_every_test_on_real_data_is_skipped(tmp_path):
     assert {outcome for outcome, _ in outcomes(None, tmp_path).values()} == {"skipped"}
 
 
-def test_no_test_finds_real_data_in_another_way():
-    """All of them use the fixture, which looks first whether the data are complete."""
+def test_only_the_fixture_reads_the_variable():
+    """All of them use the fixture, which first checks that the data are complete."""
     named = {p.name for p in (ROOT / "tests").glob("*.py") if "EFFACE_DATA" in p.read_text()}
     assert named == {"conftest.py", "real_data.py", Path(__file__).name}

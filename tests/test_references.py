@@ -107,7 +107,7 @@ FUNC = "ses-1/func/sub-mara_ses-1_task-rest_echo-1_bold.nii.gz"
         ([FUNC, f"bids:other:sub-mara/{FUNC}", "/home/mara/x.nii.gz", 7], 2),
     ],
 )
-def test_what_names_another_file_gets_its_new_name(tmp_path, intended, dropped):
+def test_references_to_files_get_their_new_names(tmp_path, intended, dropped):
     (session,) = sessions_of(source(tmp_path / "in", intended))
     scans = convert.run(session, tmp_path / "out", KEY)
     assert {s.status for s in scans} == {"pass"}
@@ -133,11 +133,11 @@ def test_what_names_another_file_gets_its_new_name(tmp_path, intended, dropped):
     assert b"pepolar" not in everything
 
 
-def test_tables_come_through_by_allow_list(tmp_path):
+def test_tables_keep_allowed_columns_and_values(tmp_path):
     (session,) = sessions_of(source(tmp_path / "in", FUNC))
     scans = convert.run(session, tmp_path / "out", KEY)
     events = [s.files["events"] for s in scans if "events" in s.files]
-    # both echoes have one table, by a name that is theirs
+    # both echoes share one table, whose name has no echo
     assert events == [f"{session['session']}_task-rest_events.tsv"]
     text = (tmp_path / "out" / events[0]).read_text()
     assert text == "onset\tduration\ttrial_type\n0.5\t1\tgo\n2\tn/a\tn/a\n"
@@ -148,7 +148,7 @@ def test_tables_come_through_by_allow_list(tmp_path):
 @pytest.mark.parametrize(
     "context", ["volume_type\ncontrol\n", "volume_type\ncontrol\nof Mara\n", "control\nlabel\n", ""]
 )
-def test_asl_without_a_usable_context_waits(tmp_path, context):
+def test_asl_without_a_usable_context_goes_to_review(tmp_path, context):
     root = source(tmp_path / "in", FUNC)
     write(root, "sub-mara/ses-1/perf/sub-mara_ses-1_aslcontext.tsv", context)
     (session,) = sessions_of(root)
@@ -166,7 +166,7 @@ def test_asl_without_a_usable_context_waits(tmp_path, context):
         ({"PostLabelingDelay": None}, "PostLabelingDelay"),
     ],
 )
-def test_asl_without_what_bids_asks_for_waits(tmp_path, change, missing):
+def test_asl_without_a_required_key_goes_to_review(tmp_path, change, missing):
     root = source(tmp_path / "in", FUNC)
     raw = {k: v for k, v in {**ASL, **change}.items() if v is not None}
     write(root, "sub-mara/ses-1/perf/sub-mara_ses-1_asl.json", raw)
@@ -179,7 +179,7 @@ CELLS = st.text(st.characters(blacklist_characters="\t\r\n", codec="utf-8"), max
 
 
 @given(st.lists(st.tuples(*[CELLS | st.sampled_from(["1.5", "go", "n/a"])] * 4), max_size=5))
-def test_a_cleaned_table_is_clean(rows):
+def test_a_cleaned_table_has_no_findings(rows):
     lines = [("onset", "duration", "trial_type", "name"), *rows]
     text = "".join("\t".join(line) + "\n" for line in lines)
     cleaned = companions.cleaned("events", text)
@@ -205,7 +205,7 @@ def test_a_cleaned_table_is_clean(rows):
         7,
     ],
 )
-def test_only_names_of_a_release_may_stand_in_a_sidecar(value):
+def test_a_sidecar_keeps_only_references_to_names_of_a_release(value):
     assert "IntendedFor" not in sidecar.allowed({"IntendedFor": value})
     good = f"bids::{SUB}/{SES}/func/{SESSION}_task-rest_bold.nii.gz"
     assert sidecar.allowed({"IntendedFor": [good]}) == {"IntendedFor": [good]}
@@ -228,23 +228,23 @@ def test_the_release_is_valid_bids(tmp_path, layout, bids_errors):
         Manifest("convert", session["session"], convert.run(session, folder, KEY)),
         folder,
     )
-    made = read_manifest(tmp_path / "convert.json")
-    # what the stages between hand on, as if every image had passed
-    passed = tuple(
+    converted = read_manifest(tmp_path / "convert.json")
+    # the results of the stages between, as if every image had passed
+    distorted = tuple(
         replace(
             s,
             files={"nifti": s.files["nifti"], "mask": s.files["nifti"]},
             measures={**s.measures, "form": "nifti", "method": "noise"},
         )
-        for s in made.scans
+        for s in converted.scans
     )
-    checked = tuple(replace(s, files={}) for s in passed)
+    checked = tuple(replace(s, files={}) for s in distorted)
     out = tmp_path / "out" / "restricted" / "audit" / session["session"]
     scans = audit.run(
         session,
-        (folder, made),
-        (folder, replace(made, scans=passed)),
-        (folder, replace(made, scans=checked)),
+        (folder, converted),
+        (folder, replace(converted, scans=distorted)),
+        (folder, replace(converted, scans=checked)),
         out,
         layout=layout,
     )
@@ -260,8 +260,8 @@ def test_the_release_is_valid_bids(tmp_path, layout, bids_errors):
     named = [p.name for p in bids.rglob("*_T1w.nii.gz")]
     assert ["desc-defaced" in n for n in named] == [layout == "derivative"]
     for path in bids.rglob("*.json"):
-        for wanted in json.loads(path.read_text()).get("IntendedFor", []):
-            assert (bids / wanted.removeprefix("bids::")).is_file()
+        for reference in json.loads(path.read_text()).get("IntendedFor", []):
+            assert (bids / reference.removeprefix("bids::")).is_file()
 
 
 def scan(suffix, datatype, status="pass", **measures):
@@ -305,14 +305,14 @@ def test_references_to_withheld_images_are_removed_and_reported(tmp_path):
     manifest = read_manifest(written)
     target = out / "release" / "bids" / SUB / SES
 
-    def released(said):
-        release.copy(folder, manifest, said, "bids", target)
-        rows = release.cohort(out / "release", [manifest], said, {})
+    def released(reviews):
+        release.copy(folder, manifest, reviews, "bids", target)
+        rows = release.cohort(out / "release", [manifest], reviews, {})
         name = f"bids/{SUB}/{SES}/fmap/{SESSION}_epi.json"
         (digest,) = [r.sha256 for r in rows if r.path == name]
         content = (out / "release" / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == digest
-        notes = {d.scan.modality: d.note for d in release.decide(manifest, said)}
+        notes = {d.scan.modality: d.note for d in release.decide(manifest, reviews)}
         return json.loads(content), notes["epi"]
 
     sidecar_, note = released({})
@@ -322,7 +322,7 @@ def test_references_to_withheld_images_are_removed_and_reported(tmp_path):
     sidecar_, note = released(accepted)
     assert sidecar_ == texts["epi"]
     assert note == ""
-    # the field map itself stays in: nobody may name its field
+    # if the field map itself is withheld, no sidecar may name its field
     rejected = {(SESSION, f"{SESSION}_epi"): release.Judgement(False, "A", "face")}
     release.copy(folder, manifest, rejected, "bids", target)
     bold = json.loads((target / "func" / f"{SESSION}_bold.json").read_text())
@@ -362,18 +362,18 @@ def test_a_table_that_is_left_out_is_reported(tmp_path, text):
     bold = [s for s in convert.run(session, tmp_path / "out", KEY) if s.modality == "bold"]
     assert all("events" not in s.files for s in bold)
     assert [s.measures["tables_dropped"] for s in bold] == [["events"]] * 2
-    told = scan("bold", "func", tables_dropped=["events"])
-    (decision,) = release.decide(Manifest("audit", SESSION, (told,)), {})
+    dropped = scan("bold", "func", tables_dropped=["events"])
+    (decision,) = release.decide(Manifest("audit", SESSION, (dropped,)), {})
     assert decision.released
     assert "_events.tsv left out" in decision.note
 
 
-def test_numbers_of_events_are_those_of_tsv():
+def test_events_keep_only_decimal_numbers():
     rows = ["1.5\t2", "-1\t+2e-3", "1_000\tinf", "0x1\t\u0661"]
     cleaned = companions.cleaned("events", "\n".join(["onset\tduration", *rows]))
     assert cleaned.splitlines()[1:] == [rows[0], rows[1], "n/a\tn/a", "n/a\tn/a"]
 
 
-def test_a_sidecar_without_references_is_left_alone():
+def test_a_sidecar_without_references_is_unchanged():
     plain = {"EchoTime": 0.03}
     assert references.released(plain, [], []) == plain

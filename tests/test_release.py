@@ -5,7 +5,7 @@ import stat as modes
 from dataclasses import replace
 
 import pytest
-from small_session import SERIES, SESSION, STEM, session
+from small_session import SERIES, SESSION, STEM
 from test_audit import ABOUT, audited, raw
 
 from efface import audit, release, status
@@ -34,9 +34,9 @@ def scan(name=STEM, status="pass", form="nifti", own="pass", files=None, series=
     )
 
 
-def released(scans, said=None, digests=None):
+def released(scans, reviews=None, digests=None):
     manifest = Manifest("audit", SESSION, tuple(scans), digests or {})
-    return {d.scan.scan: d.released for d in release.decide(manifest, said or {})}
+    return {d.scan.scan: d.released for d in release.decide(manifest, reviews or {})}
 
 
 def accepts(*names, sha256="", verdict=True):
@@ -61,7 +61,7 @@ def test_an_accepted_scan_is_released_and_a_failed_one_never():
     assert not released([scan()], accepts(STEM, verdict=False))[STEM]
 
 
-def test_an_accept_holds_for_one_image():
+def test_an_accept_is_valid_for_one_image_only():
     one = scan(status="review")
     digests = {one.files["nifti"]: "abc"}
     assert released([one], accepts(STEM, sha256="abc"), digests)[STEM]
@@ -83,7 +83,7 @@ def test_a_dicom_series_is_released_with_its_images():
     assert not released([scan(), scan(SERIES, "pass", "dicom")], rejected)[SERIES]
 
 
-def test_of_a_scan_without_a_place_in_bids_only_the_dicom_is_released():
+def test_a_scan_without_a_place_in_bids_is_released_only_as_dicom():
     image = scan(files={"nifti": f"rest/{SUB}/{SES}/none/{STEM}.nii.gz"})
     out = released([image, scan(SERIES, "pass", "dicom")])
     assert out == {STEM: False, SERIES: True}
@@ -114,11 +114,11 @@ def test_a_malformed_table_of_accepted_scans_is_rejected(tmp_path, text):
         release.judgements(path)
 
 
-def test_the_table_of_accepted_scans(tmp_path):
+def test_the_table_of_accepted_scans_is_read(tmp_path):
     path = tmp_path / "accept.tsv"
     path.write_text(f"session\tscan\treviewer\treason\n{SESSION}\t{STEM}\tR. Viewer\tchin cut\n\n")
-    said = release.judgements(path)
-    assert said == {(SESSION, STEM): release.Judgement(True, "R. Viewer", "chin cut")}
+    reviews = release.judgements(path)
+    assert reviews == {(SESSION, STEM): release.Judgement(True, "R. Viewer", "chin cut")}
     assert release.judgements(None) == {}
     with pytest.raises(EffaceError):
         release.judgements(tmp_path / "none.tsv")
@@ -145,14 +145,14 @@ def audits(out):
     return read_manifest(out / "restricted" / "audit" / f"{SESSION}.json")
 
 
-def through(out, said=None):
+def make_release(out, reviews=None):
     manifest = audits(out)
     for form in release.FORMS:
-        if form in release.gate_row(manifest, said or {}).forms:
+        if form in release.gate_row(manifest, reviews or {}).forms:
             target = out / "release" / form / SUB / SES
             folder = out / "restricted" / "audit" / SESSION
-            release.copy(folder, manifest, said or {}, form, target)
-    finish(out, [manifest], said or {}, ABOUT, [], out)
+            release.copy(folder, manifest, reviews or {}, form, target)
+    finish(out, [manifest], reviews or {}, ABOUT, [], out)
 
 
 def content(folder):
@@ -160,38 +160,38 @@ def content(folder):
 
 
 def test_a_release_verifies_and_is_reproducible(out):
-    through(out)
+    make_release(out)
     first = content(out / "release") | content(out / "audit")
     assert f"bids/{SUB}/{SES}/anat/{STEM}.nii.gz" in first
     assert f"dicom/{SUB}/{SES}/{SERIES}/000001.dcm" in first
     report = verify(out / "release", ["Quillfeather", "Mara"])
     assert report.problems == ()
-    through(out)
+    make_release(out)
     assert content(out / "release") | content(out / "audit") == first
 
 
 def test_all_released_files_have_one_time(out):
-    through(out)
+    make_release(out)
     for name in content(out / "release"):
         if name != release.MANIFEST:
             assert (out / "release" / name).stat().st_mtime == release.MTIME
 
 
 def test_pictures_from_before_distorting_are_not_released(out):
-    through(out)
+    make_release(out)
     names = content(out / "audit").keys() | content(out / "release").keys()
     assert any("after_front" in n for n in names)
     assert not any("before" in n for n in names)
 
 
 def test_files_that_no_manifest_lists_are_deleted(out):
-    through(out)
+    make_release(out)
     stray = out / "release" / "bids" / "sub-zzzzzzzzzz" / "ses-y" / "anat" / "x.nii.gz"
     stray.parent.mkdir(parents=True)
     stray.write_bytes(b"")
     (out / "release" / "dicom" / SUB / SES / ".snakemake_timestamp").touch()
     (out / "audit" / "pictures" / "old.png").write_bytes(b"")
-    through(out)
+    make_release(out)
     assert not stray.parent.parent.parent.exists()
     assert not list(out.rglob("*timestamp*"))
     assert not (out / "audit" / "pictures" / "old.png").exists()
@@ -211,7 +211,7 @@ def test_a_file_changed_after_the_audit_is_not_released(out):
 
 
 def test_a_missing_file_stops_the_release(out):
-    through(out)
+    make_release(out)
     (out / "release" / "bids" / SUB / SES / "anat" / f"{STEM}.nii.gz").unlink()
     with pytest.raises(EffaceError, match="missing from the release"):
         finish(out, [audits(out)], {}, ABOUT, [], out)
@@ -220,24 +220,24 @@ def test_a_missing_file_stops_the_release(out):
 def test_a_report_with_an_identifier_is_not_written(out):
     manifest = audits(out)
     bad = replace(manifest.scans[0], reasons=("low confidence: quillfeather",), status="review")
-    told = replace(manifest, scans=(bad, *manifest.scans[1:]))
+    edited = replace(manifest, scans=(bad, *manifest.scans[1:]))
     blocked = replace(ABOUT, code="quillfeather")
     with pytest.raises(
         EffaceError, match=r"contains an identifier.*audit/index.html: patient name"
-    ) as caught:
-        finish(out, [told], {}, blocked, [], out)
-    assert "uillfeather" not in str(caught.value).lower()
+    ) as error:
+        finish(out, [edited], {}, blocked, [], out)
+    assert "uillfeather" not in str(error.value).lower()
     assert not (out / "audit").exists()
     assert not (out / "release").exists()
 
 
-def through_of(out, manifest, said=None, about=ABOUT):
-    """As :func:`through`, of another manifest."""
+def make_release_of(out, manifest, reviews=None, about=ABOUT):
+    """Release another manifest; returns the report."""
     folder = out / "restricted" / "audit" / SESSION
     for form in release.FORMS:
         target = out / "release" / form / SUB / SES
-        release.copy(folder, manifest, said or {}, form, target)
-    finish(out, [manifest], said or {}, about, [], out)
+        release.copy(folder, manifest, reviews or {}, form, target)
+    finish(out, [manifest], reviews or {}, about, [], out)
     texts = {k: v for k, v in content(out).items() if k.startswith(("audit/", "release/"))}
     assert not any(b"quillfeather" in v.lower() for v in texts.values())
     assert not any("quillfeather" in k.lower() for k in texts)
@@ -253,15 +253,15 @@ def changed(manifest, **changes):
 def test_texts_with_identifiers_are_left_out_of_the_report_and_listed(out):
     manifest = audits(out)
     one = next(s for s in manifest.scans if s.scan == STEM)
-    told = changed(
+    edited = changed(
         manifest,
         status="review",
         reasons=("low confidence: like Quillfeather", "low confidence: chin"),
         measures={**one.measures, "method": "Quillfeather", "brain_ml": 1400},
     )
-    said = {(SESSION, STEM): release.Judgement(True, "R. Viewer", "is Mara Quillfeather")}
+    reviews = {(SESSION, STEM): release.Judgement(True, "R. Viewer", "is Mara Quillfeather")}
     about = replace(ABOUT, settings={"method": "noise", "device": "quillfeather"})
-    data = through_of(out, told, said, about)
+    data = make_release_of(out, edited, reviews, about)
     row = next(s for s in data["scans"] if s["scan"] == STEM)
     assert row["reasons"] == ["low confidence: left out: patient name", "low confidence: chin"]
     assert row["note"] == "accepted (left out: patient name)"
@@ -281,8 +281,8 @@ def test_texts_with_identifiers_are_left_out_of_the_report_and_listed(out):
 
 def test_a_scan_with_an_identifier_in_its_name_is_withheld(out):
     manifest = audits(out)
-    told = changed(manifest, scan=f"{SESSION}_acq-Quillfeather_T1w")
-    data = through_of(out, told)
+    edited = changed(manifest, scan=f"{SESSION}_acq-Quillfeather_T1w")
+    data = make_release_of(out, edited)
     by_name = {(s["scan"], s["form"]): s for s in data["scans"]}
     assert by_name[SERIES, "dicom"]["released"] == "yes"
     assert by_name[SERIES, "source"]["released"] == "no"
@@ -295,7 +295,7 @@ def test_a_scan_with_an_identifier_in_its_name_is_withheld(out):
 
 
 def test_nothing_is_left_out_of_a_clean_report(out):
-    through(out)
+    make_release(out)
     data = json.loads((out / "audit" / "audit.json").read_text())
     assert data["left_out"] == []
     assert "Left out" not in (out / "audit" / "index.html").read_text()
@@ -312,21 +312,21 @@ def tables_of(out):
 
 
 def test_tables_without_an_option_have_only_names(out):
-    through(out)
+    make_release(out)
     scans, people = tables_of(out)
     assert scans == ["filename", f"anat/{STEM}.nii.gz"]
     assert people == ["participant_id", SUB]
     assert not (out / "release" / "bids" / "scans.json").exists()
-    told = json.loads((out / "release" / "bids" / "participants.json").read_text())
-    assert list(told) == ["participant_id"]
+    described = json.loads((out / "release" / "bids" / "participants.json").read_text())
+    assert list(described) == ["participant_id"]
 
 
 def test_tables_with_age_sex_and_times(out, bids_errors):
     manifest = audits(out)
     one = next(s for s in manifest.scans if s.scan == STEM)
-    more = {"person": {"age": "89", "sex": "F"}, "acq_time": "1816-03-07T10:11:12"}
-    told = changed(manifest, measures={**one.measures, **more})
-    through_of(out, told)
+    added = {"person": {"age": "89", "sex": "F"}, "acq_time": "1816-03-07T10:11:12"}
+    edited = changed(manifest, measures={**one.measures, **added})
+    make_release_of(out, edited)
     scans, people = tables_of(out)
     assert scans == ["filename\tacq_time", f"anat/{STEM}.nii.gz\t1816-03-07T10:11:12"]
     assert people == ["participant_id\tage\tsex", f"{SUB}\t89\tF"]
@@ -338,7 +338,7 @@ def test_tables_with_age_sex_and_times(out, bids_errors):
 
 
 def test_a_person_with_several_sessions_has_one_row():
-    def of(visit, age, sex):
+    def manifest_of(visit, age, sex):
         files = {"nifti": f"bids/{SUB}/{visit}/anat/{SUB}_{visit}_T1w.nii.gz"}
         one = replace(
             scan(f"{SUB}_{visit}_T1w", files=files),
@@ -346,25 +346,33 @@ def test_a_person_with_several_sessions_has_one_row():
         )
         return Manifest("audit", f"{SUB}_{visit}", (one,), {files["nifti"]: "aa"})
 
-    made = release.cohort_tables([of("ses-c", "41", "F"), of("ses-b", "39", "F")], {})
-    assert made["bids/participants.tsv"].decode() == (f"participant_id\tage\tsex\n{SUB}\t39\tF\n")
-    made = release.cohort_tables([of("ses-c", "89", "F"), of("ses-b", "88", "M")], {})
-    assert made["bids/participants.tsv"].decode() == f"participant_id\tage\n{SUB}\t88\n"
-    made = release.cohort_tables([of("ses-c", "9", "F"), of("ses-b", "10", "F")], {})
-    assert made["bids/participants.tsv"].decode() == f"participant_id\tage\tsex\n{SUB}\t9\tF\n"
+    tables = release.cohort_tables(
+        [manifest_of("ses-c", "41", "F"), manifest_of("ses-b", "39", "F")], {}
+    )
+    assert tables["bids/participants.tsv"].decode() == (f"participant_id\tage\tsex\n{SUB}\t39\tF\n")
+    tables = release.cohort_tables(
+        [manifest_of("ses-c", "89", "F"), manifest_of("ses-b", "88", "M")], {}
+    )
+    assert tables["bids/participants.tsv"].decode() == f"participant_id\tage\n{SUB}\t88\n"
+    tables = release.cohort_tables(
+        [manifest_of("ses-c", "9", "F"), manifest_of("ses-b", "10", "F")], {}
+    )
+    assert tables["bids/participants.tsv"].decode() == f"participant_id\tage\tsex\n{SUB}\t9\tF\n"
     assert release.cohort_tables([], {}) == {}
 
 
 def test_the_reviewer_is_in_the_audit(out):
     manifest = audits(out)
     one = next(s for s in manifest.scans if s.scan == STEM)
-    waits = replace(one, status="review", reasons=("part of the face not found: nose",))
-    told = replace(manifest, scans=tuple(waits if s.scan == STEM else s for s in manifest.scans))
-    said = accepts(STEM)
+    pending = replace(one, status="review", reasons=("part of the face not found: nose",))
+    edited = replace(
+        manifest, scans=tuple(pending if s.scan == STEM else s for s in manifest.scans)
+    )
+    reviews = accepts(STEM)
     for form in release.FORMS:
         folder = out / "restricted" / "audit" / SESSION
-        release.copy(folder, told, said, form, out / "release" / form / SUB / SES)
-    finish(out, [told], said, ABOUT, [], out)
+        release.copy(folder, edited, reviews, form, out / "release" / form / SUB / SES)
+    finish(out, [edited], reviews, ABOUT, [], out)
     data = json.loads((out / "audit" / "audit.json").read_text())
     row = next(s for s in data["scans"] if s["scan"] == STEM)
     assert row["note"] == "accepted by R. Viewer: looks fine"
@@ -383,7 +391,7 @@ def test_the_reviewer_is_in_the_audit(out):
         (scan(SERIES, form="dicom", files={}), {}, "NO_FILES"),
     ],
 )
-def test_what_the_release_itself_withholds_has_a_code(tmp_path, one, reviews, code):
+def test_reasons_of_the_release_have_a_code(tmp_path, one, reviews, code):
     (decision,) = release.decide(Manifest("audit", SESSION, (one,)), reviews)
     assert not decision.released
     assert decision.note
@@ -399,7 +407,7 @@ def test_what_the_release_itself_withholds_has_a_code(tmp_path, one, reviews, co
     assert status.ALL[code] in data["reasons"]
 
 
-def test_the_gate_table(tmp_path):
+def test_the_gate_table_is_read_as_written(tmp_path):
     manifest = Manifest("audit", SESSION, (scan(),), {scan().files["nifti"]: "aa"})
     row = release.gate_row(manifest, {})
     path = tmp_path / "gate.tsv"
@@ -415,7 +423,7 @@ def test_the_gate_table(tmp_path):
 
 
 def test_bids_is_valid(out, bids_errors):
-    through(out)
+    make_release(out)
     assert bids_errors(out / "release" / "bids") == []
 
 
@@ -435,7 +443,7 @@ def test_every_source_file_is_listed_once(out, tmp_path, monkeypatch):
     (source / "notes.txt").write_text("no image")
     key = new_key(tmp_path / "key")
     entries = [inventory.run_entry(source, n, key) for n in inventory.entries(source, key).values()]
-    through(out)
+    make_release(out)
     calls = []
     check = inventory.cross_check
     monkeypatch.setattr(sessions, "cross_check", None)
@@ -446,24 +454,23 @@ def test_every_source_file_is_listed_once(out, tmp_path, monkeypatch):
     paths = [line.split("\t")[0] for line in lines]
     assert sorted(paths) == ["QUILLFEATHER_MARA/IM1", "notes.txt"]
     assert modes.S_ISREG((out / "restricted" / "files.tsv").stat().st_mode)
-    assert session()["session"] == SESSION
 
 
 def test_the_description_names_code_and_container(monkeypatch):
     from email.message import Message
 
-    said = Message()
-    said["Project-URL"] = "Source, https://example.org/efface"
-    monkeypatch.setattr(bids, "metadata", lambda name: said)
+    metadata = Message()
+    metadata["Project-URL"] = "Source, https://example.org/efface"
+    monkeypatch.setattr(bids, "metadata", lambda name: metadata)
     monkeypatch.setenv("APPTAINER_CONTAINER", "/home/quillfeather/efface.sif")
     files = release.cohort_files([], {})
     described = json.loads(files["bids/dataset_description.json"])
     assert described["BIDSVersion"] == "1.11.1"
-    (made,) = described["GeneratedBy"]
-    assert made["CodeURL"] == "https://example.org/efface"
-    assert made["Container"] == {"Type": "apptainer", "Tag": f"efface:{made['Version']}"}
+    (program,) = described["GeneratedBy"]
+    assert program["CodeURL"] == "https://example.org/efface"
+    assert program["Container"] == {"Type": "apptainer", "Tag": f"efface:{program['Version']}"}
     assert b"quillfeather" not in b"".join(files.values())
-    said.replace_header("Project-URL", "Homepage, https://example.org")
+    metadata.replace_header("Project-URL", "Homepage, https://example.org")
     monkeypatch.delenv("APPTAINER_CONTAINER")
     monkeypatch.delenv("SINGULARITY_CONTAINER", raising=False)
     described = json.loads(release.cohort_files([], {})["bids/dataset_description.json"])

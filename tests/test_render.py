@@ -89,7 +89,7 @@ def test_a_shared_threshold_shows_the_removed_nose(head):
     assert abs(np.nonzero(changed)[1].mean() - middle) < 8
 
 
-def test_empty_and_broken_volumes():
+def test_empty_volumes_give_blank_pictures_and_invalid_ones_are_rejected():
     r = render.views(np.zeros((8, 9, 10)), np.eye(4))
     assert all(not p.any() for p in r.values())
     render.slices(np.zeros((8, 9, 10)), np.eye(4))

@@ -1,4 +1,4 @@
-"""Which rules Snakemake runs again after an edit, asked of a real run in a copy of the checkout."""
+"""Rules that Snakemake runs again after an edit, in a copy of the checkout after a real run."""
 
 import json
 import os
@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "profiles", "models", "efface")
 STAGES = ("scrub", "convert", "segment", "distort", "qc", "audit")
 
-# Run by every Python process of the workflow: a script of Snakemake writes what it imported, and
-# which files of efface it opened.
+# Run by every Python process of the workflow: a script of Snakemake records the modules that it
+# imported and the files that it opened.
 RECORDER = """
 import atexit, json, os, sys
 opened = set()
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A copy of the checkout, the results that it made of one person, and the records."""
+    """Folder with a copy of the checkout, its results for one person, and the records."""
     from efface.phantom import demo_source
 
     folder = tmp_path_factory.mktemp("reruns")
@@ -91,7 +91,7 @@ def planned(folder):
 
 
 def after_edit(folder, name, old, new):
-    """Rules planned after an edit of one file of the copy, which is undone."""
+    """Rules planned after an edit of one file of the copy. The edit is undone."""
     path = folder / "checkout" / name
     content = path.read_bytes()
     assert old in content
@@ -128,19 +128,19 @@ def test_an_edit_runs_the_stages_that_depend_on_it(run, name, edit, first, untou
     if first is None:
         assert rules == set()
         return
-    # and what reads the stage's results
-    follows = {
+    # the stage and those that read its results
+    expected = {
         "scrub": {"scrub", "distort", "qc", "audit", "gate"},
         "segment": {"segment", "distort", "qc", "audit", "gate"},
         "qc": {"qc", "audit", "gate"},
         "audit": {"audit", "gate"},
     }[first]
-    assert rules >= follows
+    assert rules >= expected
     assert not rules & {*untouched, "inventory_entry", "inventory"}
 
 
-def test_the_scripts_used_nothing_that_does_not_count(run):
-    """The modules that each script imported, and the files that it opened, while it worked."""
+def test_scripts_use_only_files_that_their_rules_depend_on(run):
+    """The modules that each script imported, and the files that it opened, are dependencies."""
     checkout = run / "checkout"
     scripts = set()
     for path in (run / "records").glob("*.json"):
@@ -166,8 +166,8 @@ def test_the_scripts_used_nothing_that_does_not_count(run):
     assert scripts == set(dependencies.PIPELINE)
 
 
-def test_a_stage_that_gives_the_same_bytes_does_not_run_the_release_again(run):
-    """An edit that changes nothing: the session goes through the stage, not through the release."""
+def test_a_stage_with_unchanged_results_does_not_run_the_release_again(run):
+    """After an edit without effect the gate runs again, and the release does not."""
     release = {p: p.stat().st_mtime_ns for p in (run / "out" / "release").rglob("*.dcm")}
     assert release
     path = run / "checkout" / "scripts" / "gate.py"
@@ -180,7 +180,7 @@ def test_a_stage_that_gives_the_same_bytes_does_not_run_the_release_again(run):
     assert release == {p: p.stat().st_mtime_ns for p in (run / "out" / "release").rglob("*.dcm")}
 
 
-def test_the_layout_names_all_that_a_run_writes(run):
+def test_the_layout_lists_everything_that_a_run_writes(run):
     out = run / "out"
     paths = [*out.iterdir(), *(out / "restricted").iterdir()]
     names = {p.relative_to(out).as_posix() for p in paths}

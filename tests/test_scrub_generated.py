@@ -1,7 +1,7 @@
-"""Data sets that pydicom writes, in every character set and at any depth, with a person in them.
+"""Well-formed data sets by pydicom with a person's name, in every character set and at any depth.
 
-tests/test_scrub_properties.py builds raw bytes of any kind; here each value is well formed, as a
-scanner in Tokyo, Athens or Beijing writes it, so that nothing is removed for looking odd.
+tests/test_scrub_properties.py builds raw bytes of any kind; here each value is well formed, so that
+nothing is removed because it is malformed.
 """
 
 import io
@@ -64,10 +64,10 @@ def data_sets(draw, person, depth=3):
     ds = Dataset()
     for tag in draw(st.lists(st.sampled_from(TEXTS), max_size=5, unique=True)):
         vr = dictionary_VR(tag)
-        said = draw(sentences).format(draw(st.sampled_from([person, IDENTIFIER])))
-        # a backslash would part a text that cannot have two values
-        said = said.replace("\\", "/") if vr in ("ST", "LT", "UT") else said
-        ds.add_new(tag, vr, said[: _LONGEST.get(vr, 999)])
+        text = draw(sentences).format(draw(st.sampled_from([person, IDENTIFIER])))
+        # a backslash would split a text that cannot have two values
+        text = text.replace("\\", "/") if vr in ("ST", "LT", "UT") else text
+        ds.add_new(tag, vr, text[: _LONGEST.get(vr, 999)])
     for tag in draw(st.lists(st.sampled_from(UIDS), max_size=2, unique=True)):
         ds.add_new(tag, "UI", UID)
     for tag in draw(st.lists(st.sampled_from(BYTES), max_size=1)) if BYTES else []:
@@ -91,7 +91,7 @@ def data_sets(draw, person, depth=3):
 
 @st.composite
 def files(draw):
-    """The bytes of a whole image, the name in it, and the image that it was."""
+    """The bytes of an image, the name in it, and the data set that was written."""
     charset, person = draw(st.sampled_from(sorted(PEOPLE.items())))
     ds = mr(1, SOPInstanceUID=UID + ".5", PatientName=f"{person}^Ida", PatientID=IDENTIFIER,
             SeriesDescription=None, InstitutionName=person, ImageComments=person)  # fmt: skip
@@ -102,22 +102,22 @@ def files(draw):
     out = io.BytesIO()
     try:
         pydicom.dcmwrite(out, ds, enforce_file_format=True)
-    except (TypeError, UnicodeError):  # this character set does not reach that far
+    except (TypeError, UnicodeError):  # the character set lacks these letters
         assume(False)
     return out.getvalue(), person, ds
 
 
 def holds(data, person):
-    """In which encoding the bytes hold the person or the person's ids, if any."""
+    """Encoding and text of the first identifier in the bytes; empty if there is none."""
     low = data.lower()
     for encoding in ENCODINGS:
-        for needle in (person, IDENTIFIER, UID):
+        for identifier in (person, IDENTIFIER, UID):
             try:
-                sought = needle.lower().encode(encoding)
+                sought = identifier.lower().encode(encoding)
             except UnicodeError:
                 continue
-            if len(sought) > 4 and (sought in low or needle.encode(encoding) in data):
-                return f"{encoding}: {needle!r}"
+            if len(sought) > 4 and (sought in low or identifier.encode(encoding) in data):
+                return f"{encoding}: {identifier!r}"
     return ""
 
 
@@ -130,28 +130,28 @@ quick = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @quick
 @given(files())
 @pytest.mark.filterwarnings("ignore")
-def test_nobody_is_left_in_any_character_set(file):
-    data, person, was = file
+def test_identifiers_are_removed_in_any_character_set(file):
+    data, person, original = file
     out = scrub_bytes(data, *WHO)
     assert not holds(out, person)
     ds = pydicom.dcmread(io.BytesIO(out))
-    found = list(ds.iterall())  # decodes every value
-    assert not [e for e in found if e.tag.is_private]
+    elements = list(ds.iterall())  # decodes every value
+    assert not [e for e in elements if e.tag.is_private]
     assert ds.SOPInstanceUID == ds.file_meta.MediaStorageSOPInstanceUID == KEY.uid(UID + ".5")
-    assert ds.pixel_array.tobytes() == was.pixel_array.tobytes()
+    assert ds.pixel_array.tobytes() == original.pixel_array.tobytes()
     for name in GEOMETRY:
-        assert ds[name].value == was[name].value, name
+        assert ds[name].value == original[name].value, name
 
 
 @quick
 @given(files())
 @pytest.mark.filterwarnings("ignore")
-def test_a_uid_becomes_the_same_one_wherever_it_stands(file):
-    data, _, was = file
+def test_a_uid_is_mapped_to_the_same_uid_at_any_depth(file):
+    data, _, original = file
     ds = pydicom.dcmread(io.BytesIO(scrub_bytes(data, *WHO)))
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"):
-        assert ds[name].value == KEY.uid(was[name].value)
-    known = {KEY.uid(str(e.value)) for e in was.iterall() if e.VR == "UI"}
+        assert ds[name].value == KEY.uid(original[name].value)
+    known = {KEY.uid(str(e.value)) for e in original.iterall() if e.VR == "UI"}
     for e in ds.iterall():
         if e.VR == "UI" and e.value:
             assert e.value.startswith("1.2.840.10008.") or e.value in known
@@ -162,9 +162,9 @@ def test_a_uid_becomes_the_same_one_wherever_it_stands(file):
                                          "dates-full", "descriptors"])))  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
 def test_every_option_removes_the_name(file, retain):
-    data, person, was = file
+    data, person, original = file
     # a device's own UID stays with the device (Table E.1-1, Rtn. Dev. Id. Opt.), as asked
-    assume("device" not in retain or all(e.keyword != "DeviceUID" for e in was.iterall()))
+    assume("device" not in retain or all(e.keyword != "DeviceUID" for e in original.iterall()))
     assert not holds(scrub_bytes(data, *WHO, tuple(sorted(retain))), person)
 
 
@@ -172,7 +172,7 @@ def test_every_option_removes_the_name(file, retain):
     ("charset", "person"),
     [*PEOPLE.items(), ("GB18030", "王伟"), ("\\ISO 2022 IR 149", "김철"), ("ISO_IR 192", "李娜")],
 )
-def test_text_that_an_option_keeps_names_nobody_in_any_character_set(charset, person):
+def test_text_that_an_option_keeps_has_no_name_in_any_character_set(charset, person):
     ds = mr(1, PatientName=f"{person}^Ida", InstitutionName=person)
     ds.InstitutionalDepartmentName = "MR 2"
     ds.SpecificCharacterSet = charset.split("\\") if "\\" in charset else charset

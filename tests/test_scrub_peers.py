@@ -1,4 +1,4 @@
-"""What efface keeps and a peer removes: each must stand in a table with the reason.
+"""Attributes that efface keeps and a peer removes: a table lists each with the reason.
 
 The peer is dicom-anonymizer (requirements-dev.txt). Both tools get the same data set, which holds
 every attribute that DICOM has and in each a value that could stay.
@@ -34,7 +34,7 @@ VALUES = {
     "UI": b"1.2.3.77", "UL": b"\1\0\0\0", "UN": b"t1", "UR": b"http://a.b", "US": b"\1\0",
     "UT": b"t1", "UV": b"\1\0\0\0\0\0\0\0",
 }  # fmt: skip
-"""A value of each VR that names nobody and is well formed."""
+"""A well-formed value of each VR without a name."""
 ITEM = [
     Element(0x00080070, "LO", b"SIEMENS"),
     Element(0x00081150, "UI", MR.encode() + b"\0"),
@@ -54,14 +54,14 @@ def table():
 def every_attribute():
     """An MR image with each public attribute of the dictionary, as raw elements."""
     core = read_file(as_file(mr()))[1]
-    there = {e.tag for e in core}
+    present = {e.tag for e in core}
     more = []
-    for tag, (said, _, name, _, _) in DicomDictionary.items():
+    for tag, (vrs, _, name, _, _) in DicomDictionary.items():
         group = tag >> 16
-        # what tells it to be no MR image, pixels and groups that are not part of a data set
-        if tag in there or group in (0, 2, 4, 0x7FE0, 0xFFFC, 0xFFFE):
+        # not the pixels, and no group that is not part of a data set
+        if tag in present or group in (0, 2, 4, 0x7FE0, 0xFFFC, 0xFFFE):
             continue
-        vr = said.split(" or ", maxsplit=1)[0]
+        vr = vrs.split(" or ", maxsplit=1)[0]
         if vr == "SQ":
             more.append(Element(tag, vr, items=[ITEM]))
             continue
@@ -108,15 +108,15 @@ def by_peer(data):
 
 def kept_beyond(data, retain=()):
     """Paths of tags (``0008,1140>0008,1150``) whose value efface keeps and the peer does not."""
-    was = dict(values(pydicom.dcmread(io.BytesIO(data))))
+    original = dict(values(pydicom.dcmread(io.BytesIO(data))))
     ours = dict(values(pydicom.dcmread(io.BytesIO(scrub_bytes(data, *WHO, tuple(retain))))))
     theirs = by_peer(data)
-    kept = (path for path in was if ours.get(path) == was[path] != theirs.get(path))
+    kept = (path for path in original if ours.get(path) == original[path] != theirs.get(path))
     return {re.sub(r"\[\d+\]\.", ">", path) for path in kept}
 
 
 def unlisted(kept):
-    """Those of which the table says nothing, neither of themselves nor of what holds them."""
+    """Paths without a row in the table, neither for the tag nor for a sequence around it."""
     listed = table().keys()
     return {path for path in kept if not listed & set(path.split(">"))}
 
@@ -124,7 +124,7 @@ def unlisted(kept):
 @cache
 def generated():
     elements = every_attribute()
-    # also within a sequence that a MR image keeps: (0018,9226) in (5200,9230) is one
+    # also within a sequence that an MR image keeps: (0018,9226) in (5200,9230) is one
     inner = [e for e in elements if e.tag not in (0x7FE00010, 0x52009229, 0x52009230)]
     frame = Element(0x00189226, "SQ", items=[inner])
     nested = Element(0x52009230, "SQ", items=[[frame]])
@@ -136,10 +136,10 @@ def test_what_is_kept_beyond_the_peer_is_listed():
     kept = kept_beyond(generated())
     assert not unlisted(kept)
     used = {tag for path in kept for tag in path.split(">")}
-    assert not table().keys() - used  # no line without a cause
+    assert not table().keys() - used  # every row is needed
 
 
-def test_the_table_is_true():
+def test_rows_of_the_table_have_the_right_keyword_and_a_reason():
     for tag, row in table().items():
         assert pydicom.datadict.keyword_for_tag(tag.replace(",", "")) == row["keyword"], tag
         assert row["reason"], tag
@@ -147,26 +147,26 @@ def test_the_table_is_true():
 
 def test_the_table_quotes_the_profile():
     for tag, row in table().items():
-        said = _profile().get(int(tag.replace(",", ""), 16))
-        assert row["profile"] == (said["basic"] if said else ""), tag
+        row_of_profile = _profile().get(int(tag.replace(",", ""), 16))
+        assert row["profile"] == (row_of_profile["basic"] if row_of_profile else ""), tag
 
 
 def test_real_series_keep_nothing_unlisted(data):
     series = sorted({p.parent for p in (data / "dicom").glob("SITE_*/**/*") if p.is_file()})
-    seen = 0
+    compared = 0
     for folder in series:
         path = min(p for p in folder.iterdir() if p.is_file())
         try:
             kept = kept_beyond(path.read_bytes())
         except (WithheldError, ValueError, InvalidDicomError):  # the peer refuses some
             continue
-        seen += 1
+        compared += 1
         assert not unlisted(kept), path.parent.name
-    assert seen
+    assert compared
 
 
 @pytest.mark.parametrize("option", ["uids", "device", "institution", "patient-characteristics",
                                     "dates-full", "descriptors"])  # fmt: skip
 def test_an_option_keeps_what_the_peer_removes(option):
-    """The comparison can fail: it sees what an option keeps."""
+    """The comparison can fail: it detects what an option keeps."""
     assert unlisted(kept_beyond(generated(), [option]))

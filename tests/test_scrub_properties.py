@@ -33,7 +33,7 @@ odd_tags = st.builds(lambda g, e: (g | 1) << 16 | e, st.integers(9, 0x7FDD), st.
 unknown_tags = st.builds(
     lambda g, e: (g & ~1) << 16 | e, st.integers(0x0008, 0x7FDE), st.integers(1, 0xFFFF)
 ).filter(lambda t: t not in _frame and t >> 16 not in (0x0028,))
-needles = st.sampled_from(
+identifiers = st.sampled_from(
     [NAME, NAME.upper(), NAME.lower() + b" ", b"Dr. " + NAME + b" saw", b"x\\" + NAME + b"\\y",
      NAME.decode().encode("utf-16-le"), b"1.5\\" + NAME, b"12\0" + NAME, NAME * 8]
 )  # fmt: skip
@@ -41,19 +41,19 @@ numbers = st.sampled_from([b"1", b"2.5\\3", b"ABC", b"", b"20190307", b"1.2.3.4.
 
 
 def values(tag):
-    """Elements of a tag: with the VR it should have, or any other, and a needle or not."""
+    """Elements of a tag: with its own VR or any other, with an identifier or a harmless value."""
     vrs = [standard_vr(tag).split(" or ")[0], *TEXT, *BINARY]
     return st.builds(
         lambda vr, value: Element(tag, "UN" if vr == "SQ" else vr, value + b" " * (len(value) % 2)),
         st.sampled_from(vrs),
-        st.one_of(needles, needles, numbers),
+        st.one_of(identifiers, identifiers, numbers),
     )
 
 
 def items(children):
-    """Sequences of any tag around what was made before."""
+    """Sequences of any tag around other elements."""
     return st.builds(
-        lambda tag, found: Element(tag, "SQ", items=found),
+        lambda tag, content: Element(tag, "SQ", items=content),
         st.one_of(known_tags, odd_tags, unknown_tags),
         st.lists(st.lists(children, max_size=4), max_size=2),
     )
@@ -64,9 +64,9 @@ elements = st.recursive(
 )
 
 
-def fitting(found):
-    """The elements without bytes under a sequence's tag: implicit VR cannot say that."""
-    for e in found:
+def fitting(elements_):
+    """The elements that implicit VR can store: none with bytes under the tag of a sequence."""
+    for e in elements_:
         if e.items is not None:
             yield Element(e.tag, e.vr, items=[list(fitting(item)) for item in e.items])
         elif standard_vr(e.tag) != "SQ":
@@ -74,7 +74,7 @@ def fitting(found):
 
 
 def body(uid, sop, extra):
-    """What makes it an image, and the extra elements."""
+    """The bytes of an image with further elements."""
     little = uid != SYNTAXES[2]
 
     def short(tag, n):
@@ -111,13 +111,13 @@ def holds(data):
 
 def plain(data):
     """The bytes of a file with its data set inflated."""
-    form, found = read_file(data)
-    return data if not form.deflated else write_file(syntax(SYNTAXES[1]), [], found)
+    form, content = read_file(data)
+    return data if not form.deflated else write_file(syntax(SYNTAXES[1]), [], content)
 
 
-def uids(found):
+def uids(content):
     """Every UID of the elements in order, at every depth."""
-    for e in found:
+    for e in content:
         if e.items is not None:
             for item in e.items:
                 yield from uids(item)
@@ -141,23 +141,23 @@ def test_identifiers_are_removed_and_the_result_is_dicom(uid, sop, extra, tail):
     assert not holds(plain(out))
     assert out[:128] == bytes(128)
     ds = pydicom.dcmread(io.BytesIO(out))
-    found = list(ds.iterall())  # decodes every value
-    assert not [e for e in found if e.tag.is_private]
+    decoded = list(ds.iterall())  # decodes every value
+    assert not [e for e in decoded if e.tag.is_private]
     assert ds.PixelData == bytes(range(32))
     assert ds.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID == KEY.uid("1.2.3.4")
-    made = [u.decode() for u in uids(read_file(out)[1])]
+    mapped = [u.decode() for u in uids(read_file(out)[1])]
     assert all(
-        u.startswith(("1.2.840.10008.", "2.25.")) for part in made for u in part.split("\\") if u
+        u.startswith(("1.2.840.10008.", "2.25.")) for part in mapped for u in part.split("\\") if u
     )
 
 
 @quick
 @given(st.sampled_from(SYNTAXES), st.lists(elements, max_size=8))
-def test_same_input_same_bytes_and_twice_is_once(uid, extra):
+def test_the_scrub_is_reproducible_and_idempotent(uid, extra):
     source = body(uid, MR, extra)
     once = scrub_bytes(source, *WHO)
     assert scrub_bytes(source, *WHO) == once
-    # UIDs are mapped again by whoever scrubs again; nothing else may change
+    # a second scrub maps the UIDs again; nothing else may change
     kept = scrub_bytes(source, *WHO, ("uids",))
     assert scrub_bytes(kept, *WHO, ("uids",)) == kept
     again = read_file(scrub_bytes(once, *WHO))[1]
@@ -182,7 +182,7 @@ private_blocks = st.builds(
     st.sampled_from(safe),
     st.integers(0x10, 0xFF),
     st.sampled_from(["", "UN", "LO", "FD", "OB"]),
-    st.one_of(needles, numbers).map(lambda v: v + b" " * (len(v) % 2)),
+    st.one_of(identifiers, numbers).map(lambda v: v + b" " * (len(v) % 2)),
 )
 
 
@@ -226,7 +226,7 @@ def test_every_option_removes_the_person(extra, retain):
 
 @quick
 @given(st.lists(elements, max_size=4), st.data())
-def test_a_cut_or_changed_file_never_fails_in_another_way(extra, data):
+def test_a_truncated_or_changed_file_is_scrubbed_or_withheld(extra, data):
     source = bytearray(body(data.draw(st.sampled_from(SYNTAXES)), MR, extra))
     if data.draw(st.booleans()):
         source = source[: data.draw(st.integers(0, len(source) - 1))]
@@ -243,6 +243,6 @@ def test_a_cut_or_changed_file_never_fails_in_another_way(extra, data):
 
 
 @pytest.mark.parametrize("cut", [0, 4, 100, 132, 140, 300])
-def test_cut_files_are_withheld(cut):
+def test_truncated_files_are_withheld(cut):
     with pytest.raises(WithheldError):
         scrub_bytes(body(SYNTAXES[1], MR, [])[:cut], *WHO)

@@ -1,4 +1,4 @@
-"""What a scrubbed header says of itself: its history, and values that become a term."""
+"""The record of de-identification in a scrubbed header, and image types."""
 
 import io
 
@@ -34,8 +34,8 @@ def code(value, scheme="DCM", meaning="Clean Pixel Data Option"):
 
 
 def values(ds, keyword):
-    found = ds[keyword].value
-    return [found] if isinstance(found, str) else list(found)
+    value = ds[keyword].value
+    return [value] if isinstance(value, str) else list(value)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def values(ds, keyword):
         ("OSTRANDER", ("dates-full",), "MODIFIED"),
     ],
 )
-def test_dates_that_were_changed_before_are_not_called_whole(before, retain, after):
+def test_dates_that_were_changed_before_are_not_called_unmodified(before, retain, after):
     out = scrubbed(retain, LongitudinalTemporalInformationModified=before)
     assert out.LongitudinalTemporalInformationModified == after
 
@@ -74,7 +74,7 @@ KNOWN = [
 
 
 @pytest.mark.parametrize("former", KNOWN)
-def test_a_former_method_is_kept_before_ours(former):
+def test_a_former_method_is_kept_before_that_of_efface(former):
     assert values(scrubbed(DeidentificationMethod=former), "DeidentificationMethod") == [
         former,
         *OURS,
@@ -96,26 +96,26 @@ def test_names_in_an_earlier_method_are_removed(lead, who):
     assert values(out, "DeidentificationMethod") == ["CTP Default", *OURS]
 
 
-def test_former_codes_are_kept_once_with_the_words_of_the_standard():
+def test_former_codes_are_kept_once_with_the_meaning_of_the_standard():
     former = [code("113100", meaning="for Mrs Ostrander"), code("113107"), code("113101")]
     former += [code("113111", "99SITE"), code("OSTRANDER"), code("121327", meaning="x")]
     out = scrubbed(("uids",), DeidentificationMethodCodeSequence=Sequence(former))
-    said = {c.CodeValue: c.CodeMeaning for c in out.DeidentificationMethodCodeSequence}
-    assert list(said) == ["113100", "113101", "113107", "113110"]
-    assert said["113100"] == "Basic Application Confidentiality Profile"
-    assert said["113107"] == OPTIONS["dates-shifted"][1]
+    meanings = {c.CodeValue: c.CodeMeaning for c in out.DeidentificationMethodCodeSequence}
+    assert list(meanings) == ["113100", "113101", "113107", "113110"]
+    assert meanings["113100"] == "Basic Application Confidentiality Profile"
+    assert meanings["113107"] == OPTIONS["dates-shifted"][1]
     assert len(out.DeidentificationMethodCodeSequence) == 4
     assert out.PatientIdentityRemoved == "YES"
 
 
-def test_the_record_of_a_second_scrub_is_that_of_the_first():
+def test_a_second_scrub_gives_the_same_bytes():
     out = io.BytesIO()
     mr(1, DeidentificationMethod="CTP Default").save_as(out, enforce_file_format=True)
     once = scrub_bytes(out.getvalue(), *WHO, ("uids",))
     assert scrub_bytes(once, *WHO, ("uids",)) == once
 
 
-# as Canon, UIH, GE, Siemens and Philips write it
+# image types of Canon, UIH, GE, Siemens and Philips
 REAL = [
     "ORIGINAL\\PRIMARY\\GDC",
     "ORIGINAL\\PRIMARY\\GDC\\NONE\\MAGNITUDE",
@@ -132,23 +132,23 @@ REAL = [
 ]
 
 
-@pytest.mark.parametrize("said", REAL)
-def test_image_types_of_makers_stay(said):
-    assert "\\".join(scrubbed(ImageType=said.split("\\")).ImageType) == said
+@pytest.mark.parametrize("image_type", REAL)
+def test_image_types_of_manufacturers_are_kept(image_type):
+    assert "\\".join(scrubbed(ImageType=image_type.split("\\")).ImageType) == image_type
 
 
 @pytest.mark.parametrize(
     "typed",
     ["OSTRANDER", "MRS LONG", "WARD 7 BED 2", "17 04 63", "0411 555 44", "J K", "B12 C4", "17"],
 )
-def test_an_unknown_kind_of_image_becomes_other(typed):
+def test_an_unknown_image_type_becomes_other(typed):
     assert not is_term(IMAGE_TYPE, typed)
     out = scrubbed(ImageType=["ORIGINAL", "PRIMARY", typed, "ND"])
     assert list(out.ImageType) == ["ORIGINAL", "PRIMARY", "OTHER", "ND"]
 
 
 @pytest.mark.parametrize("offset", ["", "+0100", "-0330"])
-def test_moved_dates_lose_their_time_zone(offset):
+def test_shifted_dates_have_no_time_zone(offset):
     moment = "20190307101112.5" + offset
     out = scrubbed(("dates-shifted",), AcquisitionDateTime=moment, TimezoneOffsetFromUTC="+0100")
     assert out.AcquisitionDateTime.endswith("101112.5")

@@ -17,7 +17,7 @@ KEY = Key(b"k" * 32)
 WHO = (KEY, "sub-aaaaaaaaaa", "ses-bbbbbbbbbb")
 DOCS = Path(__file__).parents[1] / "docs" / "headers.md"
 
-ASKED = {
+REQUIRED = {
     "bold": {"RepetitionTime", "TaskName"},
     "epi": {"PhaseEncodingDirection", "TotalReadoutTime"},
     "phasediff": {"EchoTime1", "EchoTime2"},
@@ -29,7 +29,7 @@ ASKED = {
 }
 """What a sidecar of this suffix must hold (BIDS 1.10), or cannot be used without."""
 
-# as scanners and dcm2niix say it; and a key of the same kind with a person in it
+# values as scanners and dcm2niix write them
 EXAMPLES = {
     "MagneticFieldStrength": 3,
     "SliceTiming": [0, 0.5, 1],
@@ -70,7 +70,7 @@ EXAMPLES = {
 }
 
 
-def promised():
+def documented():
     """Rows of the table: DICOM keywords, sidecar keys, suffixes."""
     text = DOCS.read_text().split("## Attributes kept for research", 1)[1].split("\n\n")[2]
     for line in text.splitlines()[2:]:
@@ -82,28 +82,28 @@ def promised():
 
 
 def keys_of(suffix):
-    return {k for _, keys, of in promised() for k in keys if suffix in of or of == ["all"]}
+    return {k for _, keys, of in documented() for k in keys if suffix in of or of == ["all"]}
 
 
-def test_the_table_is_read():
-    rows = list(promised())
+def test_the_documented_table_is_parsed():
+    rows = list(documented())
     assert len(rows) > 15
     assert {"EchoTime", "SliceTiming", "TotalReadoutTime"} <= keys_of("bold")
 
 
-@pytest.mark.parametrize("suffix", [*ASKED, "dwi", "asl"])
-def test_a_sidecar_of_each_suffix_keeps_what_is_promised(suffix):
+@pytest.mark.parametrize("suffix", [*REQUIRED, "dwi", "asl"])
+def test_a_sidecar_of_each_suffix_keeps_the_documented_keys(suffix):
     keys = keys_of(suffix)
-    assert ASKED.get(suffix, set()) <= keys
+    assert REQUIRED.get(suffix, set()) <= keys
     raw = {k: EXAMPLES.get(k, 1) for k in keys} | {"SeriesDescription": "Zarquon"}
     kept = sidecar.allowed(raw)
     assert kept == {k: v for k, v in raw.items() if k != "SeriesDescription"}
 
 
 def kept_of(source, folder):
-    """For each scan of a source: suffix, what dcm2niix said of it, what is in its sidecar."""
-    found = [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
-    for session in inventory.merge(found, KEY):
+    """For each scan of a source: suffix, sidecar by dcm2niix, and the released sidecar."""
+    entries = [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
+    for session in inventory.merge(entries, KEY):
         out = folder / session["session"]
         for scan in convert.run(session, out, KEY):
             if scan.status == "fail" or not scan.files:
@@ -111,12 +111,14 @@ def kept_of(source, folder):
             (series,) = [s for s in session["series"] if s["series"] == scan.series]
             again = out / "again" / scan.scan
             again.mkdir(parents=True)
-            said = [dict(i.sidecar) for i in dcm2niix.convert(series["files"], again, 600).images]
+            sidecars = [
+                dict(i.sidecar) for i in dcm2niix.convert(series["files"], again, 600).images
+            ]
             own = json.loads((out / scan.files["sidecar"]).read_text())
-            # a series may give several images: the one whose times and kind are these
+            # a series may give several images: the one with the same times and image type
             same = [
                 raw
-                for raw in said
+                for raw in sidecars
                 if all(raw.get(k) == own.get(k) for k in ("EchoTime", "EchoTime1"))
                 and set(own.get("ImageType", [])) <= set(raw.get("ImageType", []))
             ]
@@ -124,44 +126,44 @@ def kept_of(source, folder):
             yield scan.modality, same[0], own
 
 
-def check(found):
-    seen = set()
-    for suffix, raw, own in found:
-        seen.add(suffix)
-        assert ASKED.get(suffix, set()) - {"FlipAngle"} <= set(own), suffix
+def check(scans):
+    suffixes = set()
+    for suffix, raw, own in scans:
+        suffixes.add(suffix)
+        assert REQUIRED.get(suffix, set()) - {"FlipAngle"} <= set(own), suffix
         for key in keys_of(suffix) & raw.keys() - {"TaskName", "Units", "ImageType"}:
             if key in ("SliceTiming", "MatrixCoilMode") and key not in own:
-                # times that contradict the image; a mode that is no term
+                # times that contradict the image; a mode that is not a defined term
                 assert sidecar.consistent(raw, len(raw.get("SliceTiming", []))) != raw or raw[
                     key
                 ] not in ("SENSE", "GRAPPA")
                 continue
             assert own.get(key) == raw[key], (suffix, key)
-    return seen
+    return suffixes
 
 
-def test_phantoms_keep_it(demo, tmp_path):
+def test_sidecars_of_phantoms_keep_the_documented_keys(demo, tmp_path):
     source, _ = demo
     assert {"T1w", "T2w", "FLAIR"} <= check(kept_of(source, tmp_path))
 
 
-def test_real_series_keep_it(data, tmp_path):
-    seen = set()
+def test_sidecars_of_real_series_keep_the_documented_keys(data, tmp_path):
+    suffixes = set()
     for site in ("SITE_A", "SITE_B"):
-        seen |= check(kept_of(data / "dicom" / site, tmp_path / site))
-    assert {"T1w", "T2w"} <= seen
+        suffixes |= check(kept_of(data / "dicom" / site, tmp_path / site))
+    assert {"T1w", "T2w"} <= suffixes
 
 
-def test_the_dicom_form_keeps_it(data):
-    keywords = {k for dicom, _, _ in promised() for k in dicom}
+def test_the_dicom_form_keeps_the_documented_attributes(data):
+    keywords = {k for dicom, _, _ in documented() for k in dicom}
 
-    def pairs(was, now):
-        for e in was:
-            if e.VR == "SQ" and e.tag in now:
-                for a, b in zip(e.value, now[e.tag].value, strict=False):
+    def pairs(before, after):
+        for e in before:
+            if e.VR == "SQ" and e.tag in after:
+                for a, b in zip(e.value, after[e.tag].value, strict=False):
                     yield from pairs(a, b)
             elif e.keyword in keywords and e.value not in ("", None):
-                yield e, now.get(e.tag)
+                yield e, after.get(e.tag)
 
     compared = set()
     files = [p for p in sorted((data / "dicom").rglob("*")) if p.is_file()]
@@ -170,11 +172,11 @@ def test_the_dicom_form_keeps_it(data):
             out = scrub_bytes(path.read_bytes(), *WHO)
         except WithheldError:
             continue
-        was = pydicom.dcmread(path, stop_before_pixels=True)
-        for e, now in pairs(was, pydicom.dcmread(io.BytesIO(out), stop_before_pixels=True)):
+        before = pydicom.dcmread(path, stop_before_pixels=True)
+        for e, after in pairs(before, pydicom.dcmread(io.BytesIO(out), stop_before_pixels=True)):
             if e.VR in ("LO", "SH"):
-                continue  # texts are cleaned; one that names the person goes
-            assert now is not None, e.keyword
-            assert now.value == e.value, e.keyword
+                continue  # texts are cleaned; one that names the person is removed
+            assert after is not None, e.keyword
+            assert after.value == e.value, e.keyword
             compared.add(e.keyword)
     assert len(compared) > 30

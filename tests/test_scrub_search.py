@@ -20,8 +20,8 @@ SR = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11", "Modality": "SR"}
 
 
 @pytest.fixture
-def slip(monkeypatch):
-    """A scrub that writes a text of ours into every file."""
+def leaky_scrub(monkeypatch):
+    """Make the scrub write a given text into every file."""
     real = folder.scrub_elements
 
     def planting(text):
@@ -38,7 +38,7 @@ def slip(monkeypatch):
 
 
 def put(folder, name, **attributes):
-    """A file in the folder, of a SOP instance of its own."""
+    """Write a file with its own SOP Instance UID into the folder."""
     folder.mkdir(exist_ok=True, parents=True)
     number = len(list(folder.iterdir()))
     ds = image(**{"SOPInstanceUID": f"1.2.3.4.{number}"} | PERSON | attributes)
@@ -57,8 +57,8 @@ def put(folder, name, **attributes):
         *(("hx77431", "patient id"), ("17.4.63", "birth date"), ("7-Mar-2019", "date")),
     ],
 )
-def test_an_identifier_that_the_scrub_left_withholds_the_file(tmp_path, slip, written, kind):
-    slip(written)
+def test_a_file_with_a_remaining_identifier_is_withheld(tmp_path, leaky_scrub, written, kind):
+    leaky_scrub(written)
     put(tmp_path / "in", "a")
     report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
     assert (report.written, report.series) == (0, 0)
@@ -71,15 +71,17 @@ def test_an_identifier_that_the_scrub_left_withholds_the_file(tmp_path, slip, wr
 @pytest.mark.parametrize(
     "other",
     [
-        # of the same study without an id, of the same person in another study
+        # the same study without a patient id; the same person in another study
         {"PatientID": "", "SeriesInstanceUID": "1.2.3.3"},
         {"StudyInstanceUID": "1.2.9", "SeriesInstanceUID": "1.2.9.1"},
         # a report, which is withheld itself
         SR,
     ],
 )
-def test_a_file_is_searched_for_all_people_of_its_study_and_person(tmp_path, slip, other):
-    slip("mara_ostrander")
+def test_a_file_is_searched_for_the_names_in_files_of_its_study_or_person(
+    tmp_path, leaky_scrub, other
+):
+    leaky_scrub("mara_ostrander")
     put(tmp_path / "in", "a")
     put(tmp_path / "in", "b", **{"OperatorsName": "Ostrander^Mara", **other})
     report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
@@ -90,8 +92,8 @@ def test_a_file_is_searched_for_all_people_of_its_study_and_person(tmp_path, sli
     assert report.written == 0
 
 
-def test_names_of_folders_count(tmp_path, slip):
-    slip("ostrander 31")
+def test_names_of_folders_are_searched_for(tmp_path, leaky_scrub):
+    leaky_scrub("ostrander 31")
     put(tmp_path / "in" / "Ostrander_MARA_31", "a")
     report = scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
     assert [reason for _, reason in report.withheld] == [
@@ -99,8 +101,8 @@ def test_names_of_folders_count(tmp_path, slip):
     ]
 
 
-def test_values_kept_by_an_option_are_not_findings(tmp_path, slip):
-    slip("Saint Wendel")
+def test_values_kept_by_an_option_are_not_findings(tmp_path, leaky_scrub):
+    leaky_scrub("Saint Wendel")
     put(tmp_path / "in", "a", InstitutionName="Saint Wendel")
     assert scrub_folder(tmp_path / "in", tmp_path / "out", KEY, ["device"]).written == 0
     assert scrub_folder(tmp_path / "in", tmp_path / "out2", KEY, ["institution"]).written == 1
@@ -135,20 +137,18 @@ def test_a_file_without_readable_identity_is_not_written(tmp_path, monkeypatch):
 
 
 @given(st.lists(st.tuples(st.sampled_from(["", *"abcdef"]), st.sampled_from(["", *"uvwxyz"]))))
-def test_groups_share_no_study_and_no_person(whose):
-    made = search.groups(
-        [FileIdentity(SourceFile(str(n)), *one) for n, one in enumerate(whose)], []
-    )
-    places = [[int(f.path) for f in group.files] for group in made]
-    assert sorted(n for some in places for n in some) == list(range(len(whose)))
-    assert all(some == sorted(some) for some in places)
-    for one in range(2):
-        owners = [(whose[n][one], k) for k, some in enumerate(places) for n in some]
-        told = {(key, k) for key, k in owners if key}
-        assert len({key for key, _ in told}) == len(told)
+def test_groups_share_no_study_and_no_person(owners):
+    identities = [FileIdentity(SourceFile(str(n)), *keys) for n, keys in enumerate(owners)]
+    groups = [[int(f.path) for f in group.files] for group in search.groups(identities, [])]
+    assert sorted(n for files in groups for n in files) == list(range(len(owners)))
+    assert all(files == sorted(files) for files in groups)
+    for kind in range(2):
+        pairs = [(owners[n][kind], k) for k, files in enumerate(groups) for n in files]
+        known = {(key, k) for key, k in pairs if key}
+        assert len({key for key, _ in known}) == len(known)
 
 
-def test_a_deflated_file_is_searched_as_others_are(tmp_path, monkeypatch):
+def test_a_deflated_file_is_searched(tmp_path, monkeypatch):
     deflated = "1.2.840.10008.1.2.1.99"
     put(tmp_path / "in", "a")
     ds = pydicom.dcmread(tmp_path / "in" / "a")

@@ -1,4 +1,4 @@
-"""A scanner's own text: what real scanners write stays, what a person types goes."""
+"""Technical texts: what scanners write is kept, what people type is removed."""
 
 import io
 import re
@@ -149,7 +149,7 @@ def test_every_attribute_has_a_form_and_every_form_an_attribute():
 
 
 @pytest.mark.parametrize("keyword", KEYWORDS)
-def test_what_scanners_write_stays(keyword):
+def test_values_of_scanners_are_technical(keyword):
     for value in REAL[keyword]:
         assert is_technical(tag_for_keyword(keyword), value.split("\\")), value
 
@@ -157,12 +157,12 @@ def test_what_scanners_write_stays(keyword):
 @pytest.mark.parametrize(
     "keyword", ["Manufacturer", "ManufacturerModelName", "SoftwareVersions", "SequenceName",
                 "ReceiveCoilName", "PositionReferenceIndicator"])  # fmt: skip
-def test_it_stays_in_the_file(keyword):
+def test_values_of_scanners_are_kept_in_the_file(keyword):
     for value in REAL[keyword][::7]:
         assert as_text(scrubbed(**{keyword: value.split("\\")})[keyword].value) == value
 
 
-# what people type: names of several languages, and how a name, a place, a number is given
+# what people type: names in several languages, places, dates and numbers
 NAMES = ["Ostrander", "OSTRANDER", "ostrander", "Li", "LI", "Ng", "Wu", "Fa", "Ma", "Tran",
          "Müller",
          "García", "O'Neill", "Sepp", "Ferrer", "Iris", "Elian", "Seif", "Tfeil", "Epstein",
@@ -239,7 +239,7 @@ quick = settings(max_examples=300, suppress_health_check=list(HealthCheck))
 def test_typed_text_has_no_technical_form(text):
     for tag in TAGS:
         assert not is_technical(tag, [text]), keyword_for_tag(tag)
-        # nor does one such value hide among good ones
+        # also as one of several values
         assert not is_technical(tag, [REAL[keyword_for_tag(tag)][0], text])
 
 
@@ -263,7 +263,7 @@ def with_text(text):
 @given(typed, st.sampled_from([(), ("safe-private",), ("descriptors", "safe-private", "uids")]))
 @pytest.mark.filterwarnings("ignore")
 def test_typed_text_is_removed_from_files(text, retain):
-    # new UIDs have every few digits by chance
+    # new UIDs contain short digits by chance
     assume(len(text) > 3 and not text.isdigit())
     source = with_text(text)
     out = scrub_bytes(source, *WHO, retain)
@@ -278,7 +278,7 @@ def test_typed_text_is_removed_from_files(text, retain):
 
 @pytest.mark.parametrize("name", ["REAL", "Quaxolotl", "Titan"])
 def test_names_of_the_header_are_removed_from_technical_texts(name):
-    """The patient is called as a model, a sequence or a coil is."""
+    """The patient has the name of a model, a sequence or a coil."""
     out = io.BytesIO()
     ds = mr(1, PatientName=f"{name}^Tse", ManufacturerModelName="Vantage Titan", SequenceName="TSE")
     ds.ReceiveCoilName = "Head"
@@ -289,7 +289,7 @@ def test_names_of_the_header_are_removed_from_technical_texts(name):
     assert kept.ReceiveCoilName == "Head"
 
 
-# beside REAL, of makers and models that were lost
+# besides REAL, values that an earlier version removed
 ALSO = {
     "ManufacturerModelName": ["ConnectomA", "G-scan Brio", "MRT200PP3", "MAGNETOM Trio A Tim"],
     "SoftwareVersions": ["syngo MR 2004A 4VA25A", "29\\LX\\SIGNA_LX1.MR29.1_EA_2", "V5.0SP6000"],
@@ -302,9 +302,11 @@ ALSO = {
 
 
 @pytest.mark.parametrize("keyword", ALSO)
-def test_what_further_scanners_and_tools_write_stays(keyword):
-    lost = [v for v in ALSO[keyword] if not is_technical(tag_for_keyword(keyword), v.split("\\"))]
-    assert not lost
+def test_values_of_further_scanners_and_tools_are_technical(keyword):
+    removed = [
+        v for v in ALSO[keyword] if not is_technical(tag_for_keyword(keyword), v.split("\\"))
+    ]
+    assert not removed
 
 
 @quick
@@ -313,7 +315,7 @@ def test_what_further_scanners_and_tools_write_stays(keyword):
     st.sampled_from(["%d%m%Y", "%Y%m%d", "%d%m%y", "%d %m %y", "%d,%m;%y", "%d%m", "%Y"]),
     st.sampled_from(["Head {}", "Head{}", "Head_{}", "BO{}", "*fl2d{}", "V1.0SP{}"]),
 )
-def test_numbers_in_a_form_are_too_short_for_a_date(day, form, lead):
+def test_technical_texts_hold_no_date(day, form, lead):
     digits = day.strftime(form)
     assume(not re.fullmatch(r"V1.0SP\d0\d\d", lead.format(digits)))
     for keyword in ("ReceiveCoilName", "SequenceName", "SoftwareVersions", "ManufacturerModelName"):
@@ -341,14 +343,14 @@ def test_texts_with_identifiers_are_removed_and_the_file_is_kept(tmp_path, who, 
 
 
 @pytest.mark.parametrize("keyword", ["PositionReferenceIndicator", "ReceiveCoilName"])
-def test_a_person_with_the_name_of_a_body_part_is_not_withheld(tmp_path, keyword):
+def test_an_image_of_a_person_named_like_a_body_part_is_written(tmp_path, keyword):
     (tmp_path / "in").mkdir()
     ds = mr(1, PatientName="Head^Ann", **{keyword: "Head"})
     ds.save_as(tmp_path / "in" / "a.dcm", enforce_file_format=True)
     assert scrub_folder(tmp_path / "in", tmp_path / "out", WHO[0]).written == 1
 
 
-def test_names_of_two_letters_count_in_free_text_and_not_in_terms():
+def test_names_of_two_letters_are_removed_from_free_text_and_not_from_terms():
     ds = mr(1, PatientName="Se^Ap", SeriesDescription="ap t1", ScanningSequence="SE")
     ds.SequenceName = "SE"
     out = io.BytesIO()

@@ -54,28 +54,28 @@ def test_fold_and_unfold_are_inverse():
     assert torch.equal(unfold(fold(x)), x)
 
 
-def test_gates_are_on():
+def test_attention_gates_change_the_output():
     torch.manual_seed(0)
     net = Coarse((8, 16, 16), 6).eval()
     x = torch.rand(1, 1, 16, 16, 16)
     before = net(x)
     with torch.no_grad():
-        net.gates[-1].weight.bias.fill_(-50.0)  # closed: nothing of the skip comes through
+        net.gates[-1].weight.bias.fill_(-50.0)  # closed: the gate blocks the skip connection
     assert not torch.allclose(net(x), before)
     assert net(x).shape == (1, 6, 16, 16, 16)
 
 
-def wild(net):
-    """The network with random weights of float16, none of which has its initial value."""
+def randomised(net):
+    """The network with random weights that float16 can store; none keeps its initial value."""
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.3)
     return net.half().float().eval()
 
 
 @pytest.mark.parametrize("attention", [True, False])
-def test_the_exported_graph_is_the_network(attention):
+def test_the_exported_graph_gives_the_output_of_the_network(attention):
     torch.manual_seed(1)
-    net = wild(Coarse((8, 16, 16), 6, attention))
+    net = randomised(Coarse((8, 16, 16), 6, attention))
     graph = runtime.on_cpu(export.graph(net, "coarse"), precision="f32")
     ours = predictor(net, "cpu")
     for shape in ((16, 24, 32), (20, 28, 36), (32, 16, 16), (16, 24, 32)):
@@ -86,7 +86,10 @@ def test_the_exported_graph_is_the_network(attention):
 def exported(folder, attention):
     """Both networks with random weights, and the folder of their exported model."""
     torch.manual_seed(1)
-    coarse, refine = wild(Coarse((8, 16), 6, attention)), wild(Refine((4, 8), 6, attention))
+    coarse, refine = (
+        randomised(Coarse((8, 16), 6, attention)),
+        randomised(Refine((4, 8), 6, attention)),
+    )
     raw = yaml.safe_load(Path("models/training.yaml").read_text())
     sizes = {"coarse_widths": (8, 16), "refine_widths": (4, 8), "mm": 8.0, "attention": attention}
     export.weights(coarse, refine, Settings.of(raw | sizes), folder, {})
@@ -94,7 +97,7 @@ def exported(folder, attention):
 
 
 @pytest.mark.parametrize("attention", [True, False])
-def test_the_exported_model_is_both_networks(tmp_path, attention):
+def test_the_exported_model_gives_the_output_of_both_networks(tmp_path, attention):
     coarse, refine = exported(tmp_path, attention)
     plan, graph = runtime.load(tmp_path, "cpu", precision="f32")
     assert plan == Plan(8.0, (8, 16), attention, (4, 8))
@@ -115,7 +118,7 @@ def test_torch_loads_the_weights_of_the_exported_model(tmp_path):
             assert torch.equal(a, b)
 
 
-def test_without_gates_both_forms_are_the_network_without_attention(tmp_path):
+def test_without_gates_the_exported_model_equals_a_network_without_attention(tmp_path):
     coarse, _ = exported(tmp_path, True)
     plain = Coarse((8, 16), 6, attention=False)
     load_weights(plain, {k: v.numpy() for k, v in coarse.state_dict().items()})
@@ -125,7 +128,7 @@ def test_without_gates_both_forms_are_the_network_without_attention(tmp_path):
     assert np.abs(graph.coarse(v) - predictor(coarse, "cpu")(v)).max() > 0.01
 
 
-def test_a_truncated_model_is_refused(tmp_path):
+def test_a_truncated_model_is_rejected(tmp_path):
     exported(tmp_path, True)
     whole = (tmp_path / runtime.WEIGHTS).read_bytes()
     (tmp_path / runtime.WEIGHTS).write_bytes(whole[: len(whole) // 2])
@@ -161,30 +164,30 @@ def test_paste_is_the_inverse_of_crop(start, shape, mirrored):
 
 
 def test_boxes_hold_the_organs_and_right_ears_are_mirrored():
-    _, known = phantom(3, spacing=(2, 2, 2))
-    labels = np.asanyarray(nib.as_closest_canonical(known).dataobj)
-    kept = np.stack([labels == k for k in range(6)])
-    found = boxes.boxes(kept, 2.0)
-    assert [b.labels for b in found] == [(4,), (4,), (2, 3, 5)]
-    assert {b.mirrored: b.start[0] > labels.shape[0] / 3 for b in found[:2]} == {
+    _, truth = phantom(3, spacing=(2, 2, 2))
+    labels = np.asanyarray(nib.as_closest_canonical(truth).dataobj)
+    masks_of_labels = np.stack([labels == k for k in range(6)])
+    result = boxes.boxes(masks_of_labels, 2.0)
+    assert [b.labels for b in result] == [(4,), (4,), (2, 3, 5)]
+    assert {b.mirrored: b.start[0] > labels.shape[0] / 3 for b in result[:2]} == {
         True: True,
         False: False,
     }
     for organ, name in zip(((4,), (2, 3, 5)), ("ears", "face"), strict=True):
         within = np.zeros(labels.shape, bool)
-        for box in found:
+        for box in result:
             if box.labels == organ:
                 spot = tuple(
                     slice(max(s, 0), s + n) for s, n in zip(box.start, box.shape, strict=True)
                 )
                 within[spot] = True
         assert not (np.isin(labels, organ) & ~within).any(), name
-    kept[1:] = False
-    assert boxes.boxes(kept, 2.0) == []
+    masks_of_labels[1:] = False
+    assert boxes.boxes(masks_of_labels, 2.0) == []
 
 
 @given(st.tuples(*[st.integers(0, 60)] * 3), st.tuples(*[st.integers(4, 40)] * 3))
-def test_only_air_is_left_out(start, size):
+def test_the_box_without_air_contains_all_signal(start, size):
     v = np.zeros((64, 80, 96), np.float32)
     v[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = 0.9
     grid = grids.Grid(v.shape, np.diag([2.0, 2.0, 2.0, 1.0]))
@@ -192,14 +195,14 @@ def test_only_air_is_left_out(start, size):
     inside = grids.subgrid(grid, box)
     assert all(n % grids.BLOCK == 0 and n >= grids.MIN_VOXELS for n in inside.shape)
     assert v[box].shape == inside.shape
-    # blocks hardly touched may count as air, but the margin holds them
+    # a block with little signal may count as air, but it is within the margin
     assert np.count_nonzero(v[box]) == np.count_nonzero(v)
     corner = apply_affine(inside.affine, [0, 0, 0])
     assert np.allclose(corner, [2.0 * s.start for s in box])
 
 
 @given(st.integers(0, 2**32 - 1), st.tuples(*[st.floats(0.7, 5.0)] * 3))
-def test_the_brain_leaves_room_for_the_organs(seed, spacing):
+def test_brain_labels_near_an_organ_are_removed(seed, spacing):
     rng = np.random.default_rng(seed)
     coarse = rng.choice([0, 1, 1, 2, 5], size=(4, 4, 4)).astype(np.uint8)
     labels = np.asfortranarray(np.kron(coarse, np.ones((4, 4, 4), np.uint8)))
@@ -211,34 +214,34 @@ def test_the_brain_leaves_room_for_the_organs(seed, spacing):
 
 
 @given(st.permutations("RAS"), st.tuples(*[st.booleans()] * 3))
-def test_the_network_sees_the_same_in_any_orientation(order, flips):
+def test_the_input_of_the_network_is_the_same_in_any_orientation(order, flips):
     opposite = {"R": "L", "A": "P", "S": "I"}
     codes = [opposite[c] if f else c for c, f in zip(order, flips, strict=True)]
     img = blob()
     other = reoriented(img, codes)
-    seen = []
+    inputs = []
     for i in (img, other):
         g = grids.covering(i.shape, i.affine, 3.0, 4)
-        seen.append((g.affine, grids.resample(i.get_fdata(dtype=np.float32), i.affine, g)[0]))
-    assert np.allclose(seen[0][0], seen[1][0])
-    assert np.allclose(seen[0][1], seen[1][1], atol=1e-3)
+        inputs.append((g.affine, grids.resample(i.get_fdata(dtype=np.float32), i.affine, g)[0]))
+    assert np.allclose(inputs[0][0], inputs[1][0])
+    assert np.allclose(inputs[0][1], inputs[1][1], atol=1e-3)
 
 
 @given(st.permutations("RAS"), st.sampled_from("xyz"), st.floats(-30, 30))
-def test_what_leans_little_keeps_its_axes_and_what_leans_much_is_set_upright(order, axis, degrees):
-    lean = np.eye(4)
-    lean[:3, :3] = Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
+def test_the_grid_follows_a_small_tilt_and_is_upright_for_a_large_one(order, axis, degrees):
+    tilt = np.eye(4)
+    tilt[:3, :3] = Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
     img = reoriented(blob(), order)
-    affine = lean @ img.affine
+    affine = tilt @ img.affine
     g = grids.covering(img.shape, affine, 3.0, 4)
     assert np.allclose(g.affine[:3, :3].T @ g.affine[:3, :3], 9 * np.eye(3))
     assert np.linalg.det(g.affine) > 0
     upright = np.allclose(g.affine[:3, :3], 3 * np.eye(3))
-    own = np.allclose(g.affine[:3, :3], 3 * lean[:3, :3])
-    # at the limit itself rounding decides, and either will do
+    own = np.allclose(g.affine[:3, :3], 3 * tilt[:3, :3])
+    # at the limit rounding decides, and both are right
     at_limit = abs(abs(degrees) - grids.MAX_TILT) < 1e-6
     assert own or upright if at_limit else own if abs(degrees) < grids.MAX_TILT else upright
-    # whichever it is, all of the field of view lies within
+    # in both cases the grid contains the field of view
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in img.shape])).reshape(3, -1).T
     at = apply_affine(np.linalg.inv(g.affine) @ affine, corners)
     assert (at > -0.51).all()
@@ -246,7 +249,7 @@ def test_what_leans_little_keeps_its_axes_and_what_leans_much_is_set_upright(ord
 
 
 @given(st.floats(0.1, 50), st.floats(-100, 100))
-def test_normalised_whatever_the_scale(slope, inter):
+def test_normalised_values_do_not_depend_on_the_scale(slope, inter):
     v = blob().get_fdata(dtype=np.float32)
     inside = np.ones(v.shape, bool)
     assert np.allclose(
@@ -254,7 +257,7 @@ def test_normalised_whatever_the_scale(slope, inter):
     )
 
 
-def test_labels_return_to_where_they_were():
+def test_labels_resampled_to_the_image_keep_place_and_volume():
     img = reoriented(blob(), "PIR")
     g = grids.covering(img.shape, img.affine, 2.0, 8)
     at = np.stack(np.meshgrid(*map(np.arange, g.shape), indexing="ij"), -1)
@@ -263,13 +266,13 @@ def test_labels_return_to_where_they_were():
     p[1] = np.linalg.norm(world - [30, 40, 60], axis=-1) < 12
     p[0] = 1 - p[1]
     labels = grids.resample_labels(p, p > 0.5, g, img.shape, img.affine)
-    found = apply_affine(img.affine, np.argwhere(labels == 1)).mean(0)
+    centre = apply_affine(img.affine, np.argwhere(labels == 1)).mean(0)
     volume = (labels == 1).sum() * abs(np.linalg.det(img.affine[:3, :3]))
-    assert np.allclose(found, [30, 40, 60], atol=1)
+    assert np.allclose(centre, [30, 40, 60], atol=1)
     assert volume == pytest.approx(4 / 3 * np.pi * 12**3, rel=0.12)
 
 
-def test_nan_and_time_and_scaling():
+def test_a_4d_image_with_nan_gives_a_scaled_finite_volume():
     v = np.ones((4, 4, 4, 3), np.float32)
     v[0, 0, 0, 1] = np.nan
     out = grids.volume(v, 2.0, 1.0)
@@ -297,7 +300,7 @@ def test_values_of_a_grid_at_the_voxels_of_an_image():
 
 @pytest.mark.parametrize("edge", ["nearest", "constant"])
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_interpolation_axis_by_axis_is_that_of_scipy(order, edge):
+def test_interpolation_axis_by_axis_equals_that_of_scipy(order, edge):
     random = np.random.default_rng(sum(order) + order[0])
     for flips in product((1, -1), repeat=3):
         v = random.random((21, 30, 17)).astype(np.float32)
@@ -311,7 +314,7 @@ def test_interpolation_axis_by_axis_is_that_of_scipy(order, edge):
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
-def test_the_cpu_s_own_precision_gives_the_same_labels():
+def test_the_default_precision_on_a_cpu_gives_almost_the_same_labels():
     img, _ = phantom(4, spacing=(2, 2, 2))
     model = Segmenter.load(None, "cpu", 2)
     _, exact = runtime.load(resources.models(), "cpu", 2, "f32")
@@ -330,21 +333,21 @@ def test_the_orientation_of_a_head_is_estimated_without_its_mouth_too(name, with
 
 @pytest.mark.parametrize("name", ["RAS", "LPS", "PRS"])
 @pytest.mark.parametrize("thick", [1, 3])
-def test_the_orientation_of_a_slab_is_found_by_labelling_it_in_others(name, thick):
+def test_the_orientation_of_a_slab_is_found_by_segmenting_it_in_other_orientations(name, thick):
     img, truth = phantom(5, spacing=(2, 2, 2))
     eyes = np.argwhere(np.asarray(truth.dataobj) == 2)[:, 2]
     slab = img.slicer[:, :, int(eyes.min()) - 10 :: thick]
-    lies = nib.Nifti1Image(
+    reoriented_slab = nib.Nifti1Image(
         np.asanyarray(slab.dataobj), orientation.undo(slab.affine, orientation.inverse(name))
     )
-    seen = Segmenter.load(None, "cpu", 2).segment(lies)
-    assert seen.orientation == name
-    assert seen.settled
+    result = Segmenter.load(None, "cpu", 2).segment(reoriented_slab)
+    assert result.orientation == name
+    assert result.settled
 
 
 @pytest.mark.parametrize("seed", [3, 5, 8])
-def test_a_slab_shows_what_the_whole_head_shows_there(seed):
-    """No air above the crown, no mouth below: what is not in view is not seen in what is."""
+def test_labels_of_a_slab_agree_with_those_of_the_whole_head(seed):
+    """The mouth, outside the field of view, is not labelled."""
     img, _ = phantom(seed, spacing=(2, 2, 2))
     model = Segmenter.load(None, "cpu", 2)
     whole = model.segment(img).labels
@@ -357,7 +360,7 @@ def test_a_slab_shows_what_the_whole_head_shows_there(seed):
 
 
 @given(st.tuples(*[st.integers(1, 40)] * 3), st.sampled_from([2.0, 4.0]))
-def test_room_is_made_about_a_volume_and_nothing_lost(blocks, mm):
+def test_padding_reaches_the_smallest_extent_and_keeps_all_values(blocks, mm):
     v = np.random.default_rng(0).random([grids.BLOCK * n for n in blocks], np.float32)
     out, own = grids.padded(v, mm)
     assert np.array_equal(out[own], v)
@@ -366,7 +369,7 @@ def test_room_is_made_about_a_volume_and_nothing_lost(blocks, mm):
     assert all(n * mm >= room for n, room in zip(out.shape, grids.MIN_EXTENT_MM, strict=True))
 
 
-def test_nothing_is_sent_to_the_makers_of_the_runtime(tmp_path):
+def test_the_runtime_sends_no_telemetry(tmp_path):
     code = """
 import os, sys
 os.fork = None  # telemetry would be sent by a fork from a thread
@@ -380,5 +383,5 @@ assert sys.modules["openvino_telemetry"] is None
         [sys.executable, "-c", code], env=home, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    # where its client's number would be kept
+    # telemetry would store its client number here
     assert not (tmp_path / "intel").exists()

@@ -1,4 +1,4 @@
-"""Settings: checked before anything runs; the places that follow from them."""
+"""Settings: checks before anything runs, folders of a run, and its sessions."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def test_shipped_config_is_valid():
         {"participants": [" "]},
     ],
 )
-def test_wrong_setting_is_named(wrong):
+def test_a_wrong_setting_is_rejected(wrong):
     with pytest.raises(EffaceError, match=r"setting|option"):
         settings.check(config(**wrong))
 
@@ -45,13 +45,13 @@ def test_lists_may_be_typed_with_commas():
     assert c["features"] == ["eyes", "nose"]
 
 
-def test_results_inside_the_source_are_refused(tmp_path):
+def test_results_inside_the_source_are_rejected(tmp_path):
     (tmp_path / "s").mkdir()
     with pytest.raises(EffaceError, match="inside each other"):
         restricted.prepare(config(source=tmp_path / "s", out=tmp_path / "s" / "out"))
 
 
-def test_restricted_zone_is_private_and_the_key_stays(tmp_path):
+def test_the_restricted_zone_is_private_and_the_key_is_kept(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "a").write_text("x")
     c = config(source=tmp_path / "s", out=tmp_path / "o")
@@ -61,12 +61,12 @@ def test_restricted_zone_is_private_and_the_key_stays(tmp_path):
     assert restricted.prepare(c, lock=False) == run
 
 
-def test_a_lost_key_is_not_silently_made_anew(tmp_path):
+def test_a_lost_key_is_not_replaced_by_a_new_one(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "a").write_text("x")
     c = config(source=tmp_path / "s", out=tmp_path / "o")
     key = Path(restricted.prepare(c, lock=False).key)
-    (tmp_path / "o" / "restricted" / "inventory").mkdir()  # as a run that began leaves it
+    (tmp_path / "o" / "restricted" / "inventory").mkdir()  # a run had begun
     key.unlink()
     with pytest.raises(EffaceError, match="another pseudonym"):
         restricted.prepare(c, lock=False)
@@ -103,7 +103,7 @@ def test_conda_names_the_packages_of_pyproject():
 
 
 @pytest.mark.parametrize(
-    ("typed", "whom"),
+    ("typed", "expected"),
     [
         ("DOE^JANE  7", {"sub-aa"}),
         (" DOE^JANE 7 ", {"sub-aa"}),
@@ -116,7 +116,7 @@ def test_conda_names_the_packages_of_pyproject():
         ("SUB-1", set()),
     ],
 )
-def test_labels_of_people_are_compared_as_wholes(tmp_path, typed, whom):
+def test_labels_of_people_match_as_a_whole(tmp_path, typed, expected):
     from efface.inventory.identity import Statement, cross_check
 
     people = {"sub-aa": "DOE^JANE  7", "sub-bb": "sub-1", "sub-cc": "10", "sub-dd": '"quoted'}
@@ -126,8 +126,8 @@ def test_labels_of_people_are_compared_as_wholes(tmp_path, typed, whom):
     table.parent.mkdir()
     rows = "".join(f"{s}_ses-x\t{s}\t0\n" for s in people)
     table.write_text("session\tsubject\tfingerprint\n" + rows)
-    if not whom:
+    if not expected:
         with pytest.raises(EffaceError, match="nobody in the source has this label"):
             sessions.sessions(table, [typed])
     else:
-        assert {s.split("_")[0] for s in sessions.sessions(table, [typed])} == whom
+        assert {s.split("_")[0] for s in sessions.sessions(table, [typed])} == expected

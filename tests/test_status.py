@@ -26,7 +26,7 @@ def test_the_code_of_a_written_reason(code, phrase):
     assert status.code_of(f"{phrase} (volume 2)") == code
 
 
-def test_a_text_of_no_known_kind_has_a_code_of_its_own():
+def test_an_unknown_reason_has_the_code_other():
     assert status.code_of("something else: not MR") == status.OTHER
     assert status.OTHER not in status.ALL
 

@@ -1,4 +1,4 @@
-"""Tab-separated tables: strict where they decide, lenient where they are searched."""
+"""Tab-separated tables: strict if efface acts on them, lenient if they are only searched."""
 
 import pytest
 
@@ -6,14 +6,14 @@ from efface import tables
 from efface.errors import EffaceError
 
 
-def written(tmp_path, text):
+def write(tmp_path, text):
     path = tmp_path / "table.tsv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
 def test_cells_are_text_and_rows_are_indexed_by_their_line(tmp_path):
-    path = written(tmp_path, "\ufeffa\tb\n 01 \tNA\n\n\t\n1e3\t\n")
+    path = write(tmp_path, "\ufeffa\tb\n 01 \tNA\n\n\t\n1e3\t\n")
     assert tables.read(path, ["a", "b"]).to_dict("index") == {
         2: {"a": "01", "b": "NA"},
         5: {"a": "1e3", "b": ""},
@@ -35,7 +35,7 @@ def test_cells_are_text_and_rows_are_indexed_by_their_line(tmp_path):
 )
 def test_a_malformed_table_is_rejected(tmp_path, text, message):
     with pytest.raises(EffaceError, match=message):
-        tables.read(written(tmp_path, text), ["a", "b"])
+        tables.read(write(tmp_path, text), ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,10 @@ def test_a_malformed_table_is_rejected(tmp_path, text, message):
     ],
 )
 def test_no_row_of_a_source_is_lost(tmp_path, text, rows):
-    assert tables.read_source(written(tmp_path, text)) == rows
+    assert tables.read_source(write(tmp_path, text)) == rows
 
 
-def test_a_source_without_the_table(tmp_path):
+def test_a_missing_table_of_a_source_has_no_rows(tmp_path):
     assert tables.read_source(tmp_path / "none.tsv") == []
 
 

@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
     return heads
 
 
-def test_heads_come_onto_the_grid_with_their_labels(folder, tmp_path):
+def test_heads_and_labels_are_resampled_and_cached(folder, tmp_path):
     heads = data.cached(folder, tmp_path, 6.0)
     assert [h.name for h in heads] == ["P1_T1w", "P2_T1w"]
     assert all(set(np.unique(h.labels)) == set(range(6)) for h in heads)
@@ -68,7 +68,7 @@ def test_heads_come_onto_the_grid_with_their_labels(folder, tmp_path):
     assert all(np.array_equal(a.image, b.image) for a, b in zip(heads, again, strict=True))
 
 
-def test_wrong_data_is_named(folder, tmp_path):
+def test_invalid_training_data_are_rejected(folder, tmp_path):
     with pytest.raises(EffaceError, match="no heads"):
         data.find(tmp_path)
     img, labels = phantom(1, spacing=(8, 8, 8))
@@ -90,10 +90,10 @@ def test_split_keeps_a_person_together():
     assert not people[0] & people[1]
 
 
-def test_augmentation_repeats_by_seed_and_varies(folder, tmp_path):
+def test_augmentation_is_reproducible_by_seed_and_varies(folder, tmp_path):
     head = data.cached(folder, tmp_path, 6.0)[0]
     first, again, other = (example(head, (32, 32, 32), s) for s in (5, 5, 6))
-    # to the last bits: how threads share a sum is theirs
+    # not to the last bit: the order of sums depends on the threads
     torch.testing.assert_close(first[0], again[0], atol=1e-4, rtol=0)
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
@@ -126,7 +126,7 @@ def test_a_stopped_training_continues_with_the_same_result(folder, tmp_path):
 
 
 class OffByOne(torch.nn.Module):
-    """A coarse network for :func:`label_images`, with every label shifted by a voxel."""
+    """A coarse network for :func:`label_images` that shifts every label by a voxel."""
 
     def forward(self, x):
         values = torch.arange(6).view(1, 6, 1, 1, 1) / 5
@@ -170,7 +170,7 @@ def test_a_stopped_training_of_the_refining_network_continues_too(folder, tmp_pa
 
 
 @pytest.mark.slow
-def test_exported_model_is_loaded_and_evaluated(folder, tmp_path):
+def test_the_exported_model_is_loaded_and_evaluated(folder, tmp_path):
     heads = data.cached(folder, tmp_path, 6.0)
     curve = tmp_path / "c.csv"
     coarse = loop.train(heads, TINY, tmp_path / "c.pt", curve, report=lambda _: None)
@@ -194,12 +194,12 @@ def test_exported_model_is_loaded_and_evaluated(folder, tmp_path):
     ]
 
 
-def test_missing_model_is_one_sentence(tmp_path):
+def test_a_missing_model_is_rejected(tmp_path):
     with pytest.raises(EffaceError, match="no face model"):
         Segmenter.load(Path(tmp_path))
 
 
-def test_drafts_of_labels_leave_what_is_there_and_name_what_cannot_be_read(tmp_path):
+def test_drafts_keep_existing_labels_and_list_unreadable_images(tmp_path):
     img, known = phantom(5, spacing=(3, 3, 3))
     data.save_head(tmp_path, "done_T1w", img, known)
     before = (tmp_path / "done_labels.nii.gz").read_bytes()
@@ -209,52 +209,52 @@ def test_drafts_of_labels_leave_what_is_there_and_name_what_cannot_be_read(tmp_p
     assert [r.head for r in rows] == ["new_T1w", "torn_T1w"]
     assert "truncated or damaged" in rows[1].note
     assert (tmp_path / "done_labels.nii.gz").read_bytes() == before
-    made = np.asanyarray(nib.load(tmp_path / "new_labels.nii.gz").dataobj)
+    draft = np.asanyarray(nib.load(tmp_path / "new_labels.nii.gz").dataobj)
     truth = np.asanyarray(known.dataobj)
     for k in range(1, 6):
-        both = ((made == k) & (truth == k)).sum()
-        assert 2 * both / ((made == k).sum() + (truth == k).sum()) > 0.6
+        both = ((draft == k) & (truth == k)).sum()
+        assert 2 * both / ((draft == k).sum() + (truth == k).sum()) > 0.6
     assert label.table(rows).splitlines()[1].startswith("torn_T1w")
 
 
-def test_models_that_agree_put_lumps_right_and_leave_borders():
+def test_models_that_agree_correct_isolated_labels_and_keep_borders():
     labels = np.zeros((20, 20, 20), np.uint8)
     labels[2:10, 2:18, 2:18] = 1
     labels[16:19, 8:12, 8:12] = 1  # a lump far from the brain
-    seen = np.zeros_like(labels)
-    seen[2:9, 2:18, 2:18] = 1  # one voxel less at the border
-    out, wrong = agree.corrected(labels, [seen, seen])
+    predicted = np.zeros_like(labels)
+    predicted[2:9, 2:18, 2:18] = 1  # one voxel less at the border
+    out, wrong = agree.corrected(labels, [predicted, predicted])
     assert wrong.tolist() == [0, 48, 0, 0, 0, 0]
     assert (out[2:10] == labels[2:10]).all()
     assert not out[16:].any()
-    other = seen.copy()
-    other[17, 9, 9] = 1  # they do not agree: nothing is known about this place
-    assert agree.corrected(labels, [seen, other])[1].sum() < 48
+    other = predicted.copy()
+    other[17, 9, 9] = 1  # the models do not agree about this place
+    assert agree.corrected(labels, [predicted, other])[1].sum() < 48
 
 
-def test_certainty_is_calibrated_by_how_often_it_was_right():
+def test_certainty_is_calibrated_to_the_share_of_correct_labels():
     rng = np.random.default_rng(0)
-    sure = rng.uniform(0.55, 0.99, 4000)
-    right = rng.random(4000) < sure**4  # far too sure of itself
-    offset, slope = calibrate.fit(sure, right)
+    certainty = rng.uniform(0.55, 0.99, 4000)
+    correct = rng.random(4000) < certainty**4  # overconfident
+    offset, slope = calibrate.fit(certainty, correct)
     for s in (0.7, 0.8, 0.9):
         assert abs(calibration.Curve(offset, slope).confidence(s) - s**4) < 0.06
     assert calibrate.fit(np.array([]), np.array([], bool)) == (0.0, 1.0)
 
 
 @pytest.mark.slow
-def test_several_things_at_once_leave_labels_where_the_organs_are():
+def test_combined_transformations_keep_labels_on_the_organs():
     img, labels = phantom(1, spacing=(4, 4, 4))
     head = transform.head(img, np.asarray(labels.dataobj))
-    made = list(combine.cases(head, 40))
+    cases = list(combine.cases(head, 40))
     again = list(combine.cases(head, 40))
-    for case, same in zip(made, again, strict=True):
+    for case, same in zip(cases, again, strict=True):
         assert case.image.shape == case.truth.shape
         assert np.array_equal(case.image.dataobj, same.image.dataobj)
         assert {1, 2} <= set(np.unique(case.truth)), case.name
-        # the true eyes lie in front of the true brain, as far as the header knows
+        # the true eyes are in front of the true brain, unless the header has a wrong orientation
         at = {k: apply_affine(case.image.affine, np.argwhere(case.truth == k)) for k in (1, 2)}
         if "unknown to the header" not in case.name:
             assert at[2].mean(0)[1] > at[1].mean(0)[1] + 20, case.name
-    words = " ".join(case.name for case in made)
+    words = " ".join(case.name for case in cases)
     assert all(w in words for w in ("T2w-like", "enhanced", "tumour", "x0.78", "tilted", "slice"))

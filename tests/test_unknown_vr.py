@@ -16,7 +16,7 @@ UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
 
 
-def mark(number, length=0):
+def item_header(number, length=0):
     return struct.pack("<HHI", 0xFFFE, number, length)
 
 
@@ -28,18 +28,20 @@ def element(tag, vr, value, explicit):
 
 
 def sequence(tag, vr, items, item_open, open_):
-    """A sequence of explicit head ``vr``; open: of undefined length, with a delimiter."""
+    """A sequence of VR ``vr`` with explicit VR; open: of undefined length, with a delimiter."""
     body = b"".join(
-        mark(ITEM, UNDEFINED) + i + mark(ITEM_END) if item_open else mark(ITEM, len(i)) + i
+        item_header(ITEM, UNDEFINED) + i + item_header(ITEM_END)
+        if item_open
+        else item_header(ITEM, len(i)) + i
         for i in items
     )
     length = UNDEFINED if open_ else len(body)
     head = struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, vr, 0, length)
-    return head + body + (mark(SEQUENCE_END) if open_ else b"")
+    return head + body + (item_header(SEQUENCE_END) if open_ else b"")
 
 
 def code(explicit):
-    """An item of a coded entry that the standard knows, and its name of a person."""
+    """An item with a code of the standard, whose meaning contains a name."""
     return b"".join(
         element(tag, vr, value, explicit)
         for tag, vr, value in (
@@ -76,7 +78,7 @@ def scrubbed(folder, tag, content):
     ids=["coded", "references", "private"],
 )
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_they_are_read_as_if_their_vr_was_known(
+def test_sequences_with_vr_un_are_read_as_vr_sq(
     tmp_path, tag, item, count, explicit, item_open, open_
 ):
     known = scrubbed(tmp_path, tag, sequence(tag, b"SQ", [item(True)] * count, False, False))
@@ -87,7 +89,7 @@ def test_they_are_read_as_if_their_vr_was_known(
 
 
 @pytest.mark.parametrize("outer", [b"SQ", b"UN"])
-def test_they_are_read_within_others(tmp_path, outer):
+def test_nested_sequences_with_vr_un_are_read(tmp_path, outer):
     inner = sequence(0x00082218, b"UN", [code(True)], False, True)
     content = sequence(0x00081140, outer, [reference(True) + inner], False, True)
     same = sequence(0x00082218, b"SQ", [code(True)], False, False)
@@ -96,8 +98,12 @@ def test_they_are_read_within_others(tmp_path, outer):
 
 
 @pytest.mark.parametrize("tag", [0x00082218, 0x00211001], ids=["known", "private"])
-def test_what_cannot_be_read_is_withheld_with_its_reason(tmp_path, tag):
+def test_an_unreadable_sequence_is_withheld_with_a_reason(tmp_path, tag):
     content = struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"UN", 0, UNDEFINED)
-    content += mark(ITEM, 40) + b"no elements at all, in any of both forms" + mark(SEQUENCE_END)
+    content += (
+        item_header(ITEM, 40)
+        + b"no elements at all, in any of both forms"
+        + item_header(SEQUENCE_END)
+    )
     with pytest.raises(WithheldError, match=f"{status.UNREADABLE}: a sequence with VR UN"):
         scrubbed(tmp_path, Tag(tag), content)

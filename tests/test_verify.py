@@ -1,11 +1,11 @@
-"""Verification reports everything that is wrong with a release, by place."""
+"""Verification reports every problem of a release and its place."""
 
 import calendar
 import gzip
 import os
 
 import pytest
-from test_release import out, through  # noqa: F401 - the fixture
+from test_release import make_release, out  # noqa: F401 - the fixture
 
 from efface.errors import EffaceError
 from efface.verify import verify
@@ -13,7 +13,7 @@ from efface.verify import verify
 
 @pytest.fixture
 def sound(out):  # noqa: F811
-    through(out)
+    make_release(out)
     return out / "release"
 
 
@@ -21,14 +21,14 @@ def first(release, pattern):
     return sorted(release.rglob(pattern))[0]
 
 
-def test_sound(sound):
+def test_an_intact_release_is_sound(sound):
     report = verify(sound, ["Quillfeather", "19710423", ""])
     assert report.problems == ()
     assert report.summary().startswith("sound: ")
     assert report.identifiers == 2
 
 
-def test_a_changed_a_missing_and_a_further_file(sound):
+def test_a_changed_a_missing_and_an_additional_file_are_reported(sound):
     image = first(sound, "*_T1w.nii.gz")
     data = bytearray(gzip.decompress(image.read_bytes()))
     data[-1] ^= 1
@@ -52,7 +52,7 @@ def test_an_identifier_is_reported_by_its_line_not_by_its_value(sound):
     assert "1971" not in text
 
 
-def test_structure_needs_no_list(sound):
+def test_structure_is_checked_without_identifiers(sound):
     path = first(sound, "*.dcm")
     data = bytearray(path.read_bytes())
     data[3] = 65
@@ -64,7 +64,7 @@ def test_structure_needs_no_list(sound):
     assert "not on the allow-list" in text
 
 
-def test_names_of_folders_targets_of_links_and_times(sound):
+def test_names_of_folders_targets_of_links_and_times_are_searched(sound):
     (sound / "bids" / "Quillfeather").mkdir()
     (sound / "bids" / "here").symlink_to("/home/mara", target_is_directory=True)
     (sound / "pipe").mkdir()
@@ -92,7 +92,7 @@ def test_a_link_is_a_problem(sound):
 
 
 @pytest.mark.parametrize("text", [None, "", "path\tsize\n", "\xff"])
-def test_a_missing_or_malformed_manifest(tmp_path, text):
+def test_a_missing_or_malformed_manifest_is_rejected(tmp_path, text):
     if text is not None:
         (tmp_path / "manifest.tsv").write_bytes(text.encode("latin-1"))
     with pytest.raises(EffaceError, match="manifest"):

@@ -1,4 +1,4 @@
-"""``efface.deface`` as a developer calls it, on images that never were files."""
+"""``efface.deface`` as a developer calls it, on images that were not read from files."""
 
 import subprocess
 import sys
@@ -24,38 +24,39 @@ def test_an_image_made_of_an_array_is_defaced_and_passes(head, dtype):
     img, labels = head
     v = img.get_fdata(dtype=np.float32)
     tilt = np.eye(4)
-    tilt[:3, :3] = Rotation.from_euler("x", 7, degrees=True).as_matrix()  # no sums of powers of two
-    made = nib.Nifti1Image((v / v.max() * 200).astype(dtype), tilt @ img.affine)
-    result = efface.deface(made)
+    # an affine whose numbers are no exact binary fractions
+    tilt[:3, :3] = Rotation.from_euler("x", 7, degrees=True).as_matrix()
+    tilted = nib.Nifti1Image((v / v.max() * 200).astype(dtype), tilt @ img.affine)
+    result = efface.deface(tilted)
     assert result.report.status == "pass", result.report.reasons
     after = np.asanyarray(result.image.dataobj)
     assert after.dtype == dtype
-    changed = after != np.asanyarray(made.dataobj)
+    changed = after != np.asanyarray(tilted.dataobj)
     assert not changed[~result.mask].any()
     truth = np.asanyarray(labels.dataobj)
     for organ in range(2, 6):
         assert result.mask[truth == organ].mean() > 0.95
     assert not changed[result.labels == 1].any()
-    # the phantom's brain reaches to the skull: of the fluid at its rim the model takes less
+    # the phantom's brain reaches to the skull: the model labels less of the fluid at its rim
     assert changed[truth == 1].mean() < 0.02
 
 
 @pytest.mark.parametrize("name", ["LPS", "ALS", "PRS", "LAI", "SRA"])
-def test_a_wrong_patient_position_in_the_header_moves_nothing(head, straight, name):
+def test_a_wrong_orientation_in_the_header_gives_almost_the_same_mask(head, straight, name):
     img, _ = head
-    lies = nib.Nifti1Image(
+    reoriented = nib.Nifti1Image(
         np.asanyarray(img.dataobj), orientation.undo(img.affine, orientation.inverse(name))
     )
-    result = efface.deface(lies)
+    result = efface.deface(reoriented)
     assert result.report.status == "pass", result.report.reasons
     assert result.report.measures["head_lies"] == name
-    assert np.array_equal(result.image.affine, lies.affine)
+    assert np.array_equal(result.image.affine, reoriented.affine)
     # not the same to the voxel: the pose is fitted with a weak prior on the header's axes
     assert _dice(result.mask, straight.mask) > 0.97
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32])
-def test_a_head_in_bright_air_is_seen_as_its_negative_is(head, straight, dtype):
+def test_an_inverted_image_gives_almost_the_same_labels_and_mask(head, straight, dtype):
     img, _ = head
     v = np.asanyarray(img.dataobj).astype(np.float32)
     bright = nib.Nifti1Image((v.max() - v).astype(dtype), img.affine)
@@ -112,7 +113,7 @@ def _dice(a, b):
     return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
-def test_what_is_no_volume_is_refused_in_a_sentence(head):
+def test_invalid_images_and_features_are_rejected(head):
     with pytest.raises(EffaceError, match="3D or 4D"):
         efface.deface(nib.Nifti1Image(np.zeros((4, 4), np.int16), np.eye(4)))
     with pytest.raises(EffaceError, match="unknown feature"):
@@ -120,16 +121,16 @@ def test_what_is_no_volume_is_refused_in_a_sentence(head):
 
 
 def test_no_connection_is_opened(head, tmp_path):
-    """Images must not leave, and neither must the news that there are any."""
+    """Neither images nor data about their use are sent."""
     nib.save(head[0], tmp_path / "head.nii.gz")
     script = """
 import sys
-asked = []
+connections = []
 out = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo")
-sys.addaudithook(lambda event, _: asked.append(event) if event in out else None)
+sys.addaudithook(lambda event, _: connections.append(event) if event in out else None)
 import efface, nibabel
 efface.deface(nibabel.load(sys.argv[1]))
-assert not asked, asked
+assert not connections, connections
 """
     command = [sys.executable, "-c", script, tmp_path / "head.nii.gz"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

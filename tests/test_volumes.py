@@ -130,8 +130,8 @@ def assert_defaced(before, after, moves, spacing=3.0):
         assert min(share.values()) > 0.9, (move, share)
 
 
-def test_positions_of_a_thin_slab_are_read_as_written(tmp_path):
-    """Three slices leave one in the image of voxels that may be brain."""
+def test_the_segmentation_of_a_thin_slab_is_read_as_written(tmp_path):
+    """From three slices, the image of possible brain has one."""
     img = nib.Nifti1Image(np.zeros((3, 40, 40), np.int16), np.diag([5.0, 1, 1, 1]))
     labels = np.zeros(img.shape, np.uint8)
     labels[1, 10:20, 10:20] = LABELS["brain"]
@@ -189,8 +189,8 @@ def test_volumes_beyond_the_largest_number_of_positions_need_review(monkeypatch)
 def test_contrasts_that_look_like_motion_share_one_position():
     """Groups of an unmoved head are one position."""
     img = nib.Nifti1Image(stack(volume()[0], volume(contrast="T2w")[0]), volume()[2])
-    seen = positions.segment_groups(img, ((0,), (1,)), Segmenter.load(None, "cpu", 2).segment)
-    assert (seen.volumes, seen.moved) == ((), ())
+    result = positions.segment_groups(img, ((0,), (1,)), Segmenter.load(None, "cpu", 2).segment)
+    assert (result.volumes, result.moved) == ((), ())
 
 
 @pytest.mark.slow
@@ -213,13 +213,13 @@ def test_every_stage_handles_all_positions(tmp_path):
     }
     key = new_key(tmp_path / "key")
     scrub = (tmp_path, Manifest("scrub", "s", ()))
-    (done,) = distort.run(entry, convert, labelled, scrub, tmp_path / "distort", key)
-    assert done.status == "pass", done.reasons
-    after = nib.load(tmp_path / "distort" / done.files["nifti"])
+    (distorted_scan,) = distort.run(entry, convert, labelled, scrub, tmp_path / "distort", key)
+    assert distorted_scan.status == "pass", distorted_scan.reasons
+    after = nib.load(tmp_path / "distort" / distorted_scan.files["nifti"])
     assert_defaced(np.asanyarray(img.dataobj), np.asanyarray(after.dataobj), moves)
-    mask = np.asanyarray(nib.load(tmp_path / "distort" / done.files["mask"]).dataobj) > 0
+    mask = np.asanyarray(nib.load(tmp_path / "distort" / distorted_scan.files["mask"]).dataobj) > 0
     assert not (np.asanyarray(img.dataobj) != np.asanyarray(after.dataobj))[~mask].any()
-    distorted = (tmp_path / "distort", Manifest("distort", "s", (done,)))
+    distorted = (tmp_path / "distort", Manifest("distort", "s", (distorted_scan,)))
     (judged,) = qc.run(entry, convert, labelled, distorted, tmp_path / "qc", segmenter)
     assert judged.status == "pass", judged.reasons
     assert judged.measures["head_positions"] == 2
@@ -227,7 +227,7 @@ def test_every_stage_handles_all_positions(tmp_path):
         assert (tmp_path / "qc" / judged.files[role]).is_file()
 
 
-def test_a_real_head_that_nods_in_one_volume(data):
+def test_a_face_that_moved_in_one_volume_of_a_real_head_is_replaced(data):
     """A real head rotated by 35 degrees in the second volume."""
     from scipy.ndimage import affine_transform
 

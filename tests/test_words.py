@@ -16,7 +16,7 @@ def test_the_table_holds_what_efface_writes_and_nothing_else():
 
 
 def test_a_string_in_the_source_changes_no_list(monkeypatch):
-    """The lists are read from tables; no module is."""
+    """The lists are read from tables and from no module."""
     read = []
     original = Path.read_text
 
@@ -32,21 +32,21 @@ def test_a_string_in_the_source_changes_no_list(monkeypatch):
 
 
 def test_every_own_word_is_needed():
-    """Each word by itself would be found in a file that efface writes."""
+    """Each word alone would be a finding in a file that efface writes."""
     written = "\n".join(text for _, text in make_words.written()).encode()
     table = sorted(words.own_words())
     matcher = Matcher(Identifier(word, word) for word in table)
     assert {match.kind for match in matcher.search(written)} == set(table)
 
 
-def test_few_words_are_excused():
+def test_few_words_and_no_common_names_are_exempt():
     assert len(words.own_words()) < 400
     for person in ("quillfeather", "smith", "garcia", "anna", "maria", "kim"):
         assert person not in words.own_words() | words.closed_words() | words.technical_words()
 
 
 @pytest.mark.parametrize("word", ["Short", "Long", "May", "Own"])
-def test_a_word_of_a_comment_in_a_table_excuses_no_name(word):
+def test_words_in_comments_of_tables_are_not_exempt(word):
     assert word.casefold() not in words.closed_words()
     sought = of_name("patient name", f"{word}^Sally")
     assert Matcher(sought).search(f"seen with {word} today".encode())

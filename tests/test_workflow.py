@@ -67,14 +67,14 @@ def run(demo, tmp_path_factory):
     return source, out, demo[1]
 
 
-def test_every_file_is_accounted_for_once(run):
+def test_every_file_is_listed_once(run):
     source, out, _ = run
     listed = sorted(r["path"] for r in rows(out / "restricted" / "files.tsv"))
-    there = sorted(str(p.relative_to(source)) for p in source.rglob("*") if p.is_file())
-    assert listed == there
+    expected = sorted(str(p.relative_to(source)) for p in source.rglob("*") if p.is_file())
+    assert listed == expected
 
 
-def test_heads_are_released_and_the_rest_says_why(run):
+def test_heads_are_released_and_other_scans_have_a_reason(run):
     _, out, _ = run
     scans = rows(out / "audit" / "scans.tsv")
     assert list(scans[0])[:5] == ["session", "scan", "modality", "status", "reasons"]
@@ -84,18 +84,18 @@ def test_heads_are_released_and_the_rest_says_why(run):
     assert list((out / "release" / "dicom").rglob("*.dcm"))
 
 
-def test_the_workflow_sees_in_a_scan_what_deface_sees(run):
-    """What the gate asks of the voxels must not be lost between the stages' files."""
+def test_the_workflow_and_deface_measure_the_same(run):
+    """The files between the stages keep everything that the gate measures."""
     _, out, _ = run
 
     def scans(stage):
         manifests = (out / "restricted" / stage).glob("*.json")
         return {s["scan"]: s for p in manifests for s in json.loads(p.read_text())["scans"]}
 
-    # one that got no labels of another scan of its session
-    alike = (n for n, s in scans("segment").items() if "propagated" not in s["measures"])
+    # a scan without labels transferred from another scan of its session
+    names = (n for n, s in scans("segment").items() if "propagated" not in s["measures"])
     paths = {p.name: p for p in (out / "restricted" / "convert").rglob("*.nii.gz")}
-    name = next(n for n in alike if f"{n}.nii.gz" in paths)
+    name = next(n for n in names if f"{n}.nii.gz" in paths)
     path, scan = paths[f"{name}.nii.gz"], scans("qc")[name]
     alone = efface.deface(nibabel.load(path)).report
     assert alone.status == scan["status"]
@@ -103,26 +103,26 @@ def test_the_workflow_sees_in_a_scan_what_deface_sees(run):
         assert scan["measures"][measure] == alone.measures[measure]
 
 
-def test_no_needle_leaves(run):
-    _, out, needles = run
-    assert needles
+def test_no_identifier_is_released(run):
+    _, out, identifiers = run
+    assert identifiers
     for zone in (out / "release", out / "audit"):
         for path in zone.rglob("*"):
             data = path.read_bytes() if path.is_file() else b""
             if path.name.endswith(".gz"):
                 data = gzip.decompress(data)
             text = (str(path.relative_to(out)).encode() + b"\0" + data).lower()
-            # the digits of a new UID are those of a hash: one in some hundred runs holds a date
+            # the digits of a new UID come from a hash, and rarely contain a date by chance
             text = re.sub(rb"2\.25\.[0-9]{20,39}", b"", text)
-            for needle in needles:
-                assert needle.lower().encode() not in text, (path, needle)
+            for identifier in identifiers:
+                assert identifier.lower().encode() not in text, (path, identifier)
 
 
 def test_release_verifies(run, command):
     _, out, _ = run
-    needles = out / "restricted" / "test-needles.txt"
-    needles.write_text("\n".join(run[2]))
-    done = command("verify", out / "release", "--needles", needles)
+    identifiers = out / "restricted" / "test-needles.txt"
+    identifiers.write_text("\n".join(run[2]))
+    done = command("verify", out / "release", "--needles", identifiers)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -131,7 +131,7 @@ def test_bids_is_valid(run, bids_errors):
     assert bids_errors(out / "release" / "bids") == []
 
 
-def test_restricted_zone_is_closed_and_audit_has_no_before(run):
+def test_the_restricted_zone_is_private_and_the_audit_has_no_picture_before(run):
     _, out, _ = run
     assert (out / "restricted").stat().st_mode & 0o077 == 0
     assert not [p for p in (out / "audit").rglob("*") if "before" in p.name]
@@ -144,7 +144,7 @@ def test_second_run_does_nothing(run):
     assert contents(out / "release") == before
 
 
-def test_one_deleted_session_is_made_again_alone(run):
+def test_only_a_deleted_session_is_processed_again(run):
     source, out, _ = run
     before = contents(out / "release")
     session = next((out / "release" / "bids").glob("sub-*/ses-*"))
@@ -159,7 +159,7 @@ def test_one_deleted_session_is_made_again_alone(run):
     assert contents(out / "release") == before
 
 
-def test_a_new_person_is_processed_alone(run):
+def test_only_a_new_person_is_processed(run):
     source, out, _ = run
     from efface.phantom import demo_source
 
@@ -188,7 +188,7 @@ def kill(source, out, stage):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    # a stage makes its folder under a temporary name
+    # a stage writes its folder under a temporary name
     while process.poll() is None and not any((out / "restricted" / stage).glob(".*")):
         time.sleep(0.01)
     assert process.poll() is None, "the run ended before it was killed"
@@ -196,7 +196,7 @@ def kill(source, out, stage):
     process.wait()
 
 
-def test_a_run_that_was_killed_again_and_again_finishes_with_the_same_bytes(tmp_path):
+def test_a_run_that_was_killed_three_times_finishes_with_the_same_bytes(tmp_path):
     from efface.phantom import demo_source
 
     source, whole, out = (tmp_path / name for name in ("source", "whole", "out"))

@@ -251,14 +251,16 @@ def test_a_roll_with_no_fewer_organs_is_kept_at_any_certainty(monkeypatch, eyes,
     labels = np.roll(labels, 14, 1)
     parts = {"brain": 1, "eyes": 2, "nose": 1, "ears": 2, "mouth": 1}
 
-    def look(certainty, components):
+    def segmentation_with(certainty, components):
         values = dict.fromkeys(LABELS, certainty)
         pose = fit.estimate(np.roll(labels, -14, 1), affine)
         return Segmentation(labels, values, pose, values, components)
 
-    looks = iter((look(0.95, parts), look(0.90, {**parts, "eyes": eyes})))
+    segmentations = iter(
+        (segmentation_with(0.95, parts), segmentation_with(0.90, {**parts, "eyes": eyes}))
+    )
     model = Segmenter(None, None)
-    monkeypatch.setattr(model, "_label_contrasts", lambda *_: next(looks))
+    monkeypatch.setattr(model, "_label_contrasts", lambda *_: next(segmentations))
     img = nib.Nifti1Image(np.roll(voxels, 14, 1), affine)
     assert (model.segment(img).roll != wrap.NO_ROLL) == rolled
 
@@ -276,13 +278,15 @@ def test_groups_of_a_wrapped_image_are_compared_after_the_roll(monkeypatch):
     monkeypatch.setattr(positions.motion, "between", between)
     values = dict.fromkeys(LABELS, 0.9)
     pose, each = fit.estimate(labels, affine), dict.fromkeys(LABELS, 1)
-    seen = Segmentation(np.roll(labels, n, 1), values, pose, values, each, roll=(0, -n, 0))
-    less = replace(seen, components=dict.fromkeys(LABELS, 0), certainty=dict.fromkeys(LABELS, 0.0))
-    looks = iter((seen, less))
+    first_group = Segmentation(np.roll(labels, n, 1), values, pose, values, each, roll=(0, -n, 0))
+    second_group = replace(
+        first_group, components=dict.fromkeys(LABELS, 0), certainty=dict.fromkeys(LABELS, 0.0)
+    )
+    segmentations = iter((first_group, second_group))
     voxels = np.roll(labels, n, 1).astype(np.int16)
     img = nib.Nifti1Image(np.stack([voxels, voxels], -1), affine)
-    found = positions.segment_groups(img, ((0,), (1,)), lambda _: next(looks))
-    assert (found.volumes, found.moved) == ((), ())
+    result = positions.segment_groups(img, ((0,), (1,)), lambda _: next(segmentations))
+    assert (result.volumes, result.moved) == ((), ())
     (((volume, to), head, points),) = calls
     assert np.array_equal(volume, labels)
     assert not (labels[~head] > 0).any()
