@@ -13,6 +13,7 @@ import pytest
 from efface import nifti
 from efface.errors import EffaceError
 from efface.pseudonym import created, kept_keys, new_key, read_key, rotate_key
+from efface.session import as_dict
 
 
 def ok_image(path, shape=(20, 21, 22), dtype=np.int16):
@@ -335,27 +336,27 @@ def known(tmp_path):
     key = new_key(out / "restricted" / "key")
     entry = inventory.run_entry(source, "QUILLFEATHER", key)
     (session,) = inventory.merge([entry], key)
-    place = out / "restricted" / "inventory" / "sessions" / f"{session['session']}.json"
+    place = out / "restricted" / "inventory" / "sessions" / f"{session.session}.json"
     place.parent.mkdir(parents=True)
-    place.write_text(json.dumps(session))
+    place.write_text(json.dumps(as_dict(session)))
     return out, key, session
 
 
 def test_lookup_tells_who_and_is_logged(command, known):
     out, key, session = known
-    subject, visit = session["session"].split("_")
-    series = session["series"][0]
+    subject, visit = session.session.split("_")
+    series = session.series[0]
     import pydicom
 
-    (instance,) = (pydicom.dcmread(f).SOPInstanceUID for f in series["files"])
-    asked = [subject, visit, session["session"], series["series"]]
-    asked += [key.uid(u) for u in (session["study"], series["uid"], instance)]
+    (instance,) = (pydicom.dcmread(f).SOPInstanceUID for f in series.files)
+    asked = [subject, visit, session.session, series.series]
+    asked += [key.uid(u) for u in (session.study, series.uid, instance)]
     for pseudonym in asked:
         done = command("key", "lookup", pseudonym, out)
         assert done.returncode == 0, done.stderr
         assert "MRN-7741902" in done.stdout
         assert f"{key.weeks(subject)} weeks" in done.stdout
-        assert session["study"] in done.stdout
+        assert session.study in done.stdout
     assert instance in done.stdout
     refused(command("key", "lookup", "sub-zzzzzzzzzz", out), 1, "pseudonym not found")
     log = out / "restricted" / "lookups.tsv"
@@ -371,7 +372,7 @@ def test_lookup_tells_who_and_is_logged(command, known):
 def test_lookup_under_a_key_that_was_rotated_out(command, known):
     out, old, session = known
     rotate_key(out / "restricted" / "key")
-    subject = session["subject"]
+    subject = session.subject
     assert "MRN-7741902" in command("key", "lookup", subject, out).stdout
     # and when the run was made again under the new key
     from efface import inventory
@@ -381,9 +382,9 @@ def test_lookup_under_a_key_that_was_rotated_out(command, known):
     path.unlink()
     source = out.parent / "source"
     (again,) = inventory.merge([inventory.run_entry(source, "QUILLFEATHER", new)], new)
-    path.with_name(f"{again['session']}.json").write_text(json.dumps(again))
-    assert again["subject"] != subject
-    for pseudonym in (subject, again["subject"], old.uid(session["study"])):
+    path.with_name(f"{again.session}.json").write_text(json.dumps(as_dict(again)))
+    assert again.subject != subject
+    for pseudonym in (subject, again.subject, old.uid(session.study)):
         assert "MRN-7741902" in command("key", "lookup", pseudonym, out).stdout
 
 
@@ -391,18 +392,18 @@ def test_lookup_needs_the_key_and_leaves_no_answer_unlogged(command, known, tmp_
     out, _, session = known
     other = tmp_path / "other"
     new_key(other)
-    done = command("key", "lookup", session["subject"], out, "--key", other)
+    done = command("key", "lookup", session.subject, out, "--key", other)
     refused(done, 1, "made with the key", "--key")
     assert "7741902" not in done.stdout + done.stderr
     refused(command("key", "lookup", "Quillfeather", out), 1, "not a pseudonym")
-    refused(command("key", "lookup", session["subject"], tmp_path), 1, "no results")
+    refused(command("key", "lookup", session.subject, tmp_path), 1, "no results")
     (out / "restricted" / "lookups.tsv").mkdir()
-    done = command("key", "lookup", session["subject"], out)
+    done = command("key", "lookup", session.subject, out)
     refused(done, 1, "must be logged")
     assert "7741902" not in done.stdout
     path = next((out / "restricted" / "inventory" / "sessions").iterdir())
     path.write_text("[1]")
-    refused(command("key", "lookup", session["subject"], out), 1, "inventory")
+    refused(command("key", "lookup", session.subject, out), 1, "inventory")
 
 
 def test_an_internal_error_is_one_sentence_or_a_traceback(monkeypatch, capsys, tmp_path):

@@ -446,7 +446,7 @@ def test_every_source_file_is_listed_once(out, tmp_path, monkeypatch):
     paths = [line.split("\t")[0] for line in lines]
     assert sorted(paths) == ["QUILLFEATHER_MARA/IM1", "notes.txt"]
     assert modes.S_ISREG((out / "restricted" / "files.tsv").stat().st_mode)
-    assert session()["session"] == SESSION
+    assert session().session == SESSION
 
 
 def test_the_description_names_code_and_container(monkeypatch):

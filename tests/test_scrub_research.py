@@ -104,14 +104,14 @@ def kept_of(source, folder):
     """For each scan of a source: suffix, what dcm2niix said of it, what is in its sidecar."""
     found = [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
     for session in inventory.merge(found, KEY):
-        out = folder / session["session"]
+        out = folder / session.session
         for scan in convert.run(session, out, KEY):
             if scan.status == "fail" or not scan.files:
                 continue
-            (series,) = [s for s in session["series"] if s["series"] == scan.series]
+            (series,) = [s for s in session.series if s.series == scan.series]
             again = out / "again" / scan.scan
             again.mkdir(parents=True)
-            said = [dict(i.sidecar) for i in dcm2niix.convert(series["files"], again, 600).images]
+            said = [dict(i.sidecar) for i in dcm2niix.convert(series.files, again, 600).images]
             own = json.loads((out / scan.files["sidecar"]).read_text())
             # a series may give several images: the one whose times and kind are these
             same = [
