@@ -11,13 +11,13 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from efface.errors import EffaceError
 from efface.pseudonym import Key, kept_keys, series_label, session_label, subject_label
+from efface.session import Series, Session, read_session
 
 LOG = "lookups.tsv"
 """In ``OUT/restricted``, mode 0600: time (UTC), user, pseudonym, key, outcome."""
@@ -74,8 +74,8 @@ def lookup(pseudonym: str, out: Path, key: Path | None = None) -> list[Match]:
     if not entries:
         raise EffaceError(f"{out}: no results of efface run; give its folder OUT")
     keys = {k.fingerprint: k for k in kept_keys(key or restricted / "key")}
-    sessions = [_session(path) for path in entries]
-    used = {s["key"] for s in sessions}
+    sessions = [read_session(path) for path in entries]
+    used = {s.key for s in sessions}
     if not used & keys.keys():
         raise EffaceError(
             f"{out}: made with the key {', '.join(sorted(used))}, which is not available"
@@ -84,7 +84,7 @@ def lookup(pseudonym: str, out: Path, key: Path | None = None) -> list[Match]:
     matches = [
         match
         for session in sessions
-        if session["key"] in keys
+        if session.key in keys
         for one in keys.values()
         for match in _matches(pseudonym, session, one, restricted)
     ]
@@ -92,24 +92,12 @@ def lookup(pseudonym: str, out: Path, key: Path | None = None) -> list[Match]:
     return matches
 
 
-def _session(path: Path) -> dict[str, Any]:
-    try:
-        session = json.loads(path.read_text())
-        if {"session", "patient", "study", "series", "key"} <= set(session):
-            return dict(session)
-    except (OSError, ValueError, TypeError) as e:
-        raise EffaceError(f"{path}: cannot be read; run efface again") from e
-    raise EffaceError(f"{path}: not an inventory of this version; run efface again")
-
-
-def _matches(
-    pseudonym: str, session: dict[str, Any], key: Key, restricted: Path
-) -> Iterator[Match]:
+def _matches(pseudonym: str, session: Session, key: Key, restricted: Path) -> Iterator[Match]:
     """The match of one session, under the key that made it or one that was rotated out."""
-    patient, issuer = (*map(str, session["patient"]), "", "")[:2]
-    subject = subject_label(key, patient, issuer, session["study"])
-    label = f"{subject}_{session_label(key, session['study'])}"
-    original, series = "", list(session["series"])
+    patient, issuer = session.patient
+    subject = subject_label(key, patient, issuer, session.study)
+    label = f"{subject}_{session_label(key, session.study)}"
+    original, series = "", list(session.series)
     if pseudonym in (subject, label, label.split("_")[1]):
         pass
     elif pseudonym.startswith("2.25."):
@@ -119,18 +107,18 @@ def _matches(
     else:
         name = pseudonym
         if pseudonym.startswith(f"{label}_"):
-            scan = session["session"] + pseudonym.removeprefix(label)
-            name = _series_of(scan, session["session"], restricted)
-        series = [s for s in series if name in (s["series"], series_label(key, s["uid"]))]
+            scan = session.session + pseudonym.removeprefix(label)
+            name = _series_of(scan, session.session, restricted)
+        series = [s for s in series if name in (s.series, series_label(key, s.uid))]
         if not series:
             return
-        original = f"series {series[0]['uid']}"
-    folders = sorted({str(Path(f).parent) for s in series for f in s["files"]})
+        original = f"series {series[0].uid}"
+    folders = sorted({str(Path(f).parent) for s in series for f in s.files})
     yield Match(
         label,
         patient or "(none in the source)",
         issuer,
-        str(session["study"]),
+        session.study,
         key.weeks(subject),
         original,
         tuple(folders),
@@ -150,22 +138,22 @@ def _series_of(scan: str, session: str, restricted: Path) -> str:
     return ""
 
 
-def _uid(uid: str, session: dict[str, Any], key: Key) -> tuple[str, list[Any]]:
+def _uid(uid: str, session: Session, key: Key) -> tuple[str, list[Series]]:
     """The original of a UID in the release, and the series that it belongs to."""
     from efface.audit.sources import of_session
 
-    if key.uid(session["study"]) == uid:
-        return f"study {session['study']}", list(session["series"])
-    for series in session["series"]:
-        if key.uid(series["uid"]) == uid:
-            return f"series {series['uid']}", [series]
-        if series["frame_of_reference"] == uid:
+    if key.uid(session.study) == uid:
+        return f"study {session.study}", list(session.series)
+    for series in session.series:
+        if key.uid(series.uid) == uid:
+            return f"series {series.uid}", [series]
+        if series.frame_of_reference == uid:
             return "the frame of reference of a series", [series]
-    if session.get("source") == "bids":
+    if session.source == "bids":
         return "", []
-    for series in session["series"]:
+    for series in session.series:
         # objects are in no table: their headers are read again
-        for one in of_session({"series": [series]}):
+        for one in of_session(replace(session, series=(series,))):
             if one.kind == "uid" and key.uid(one.text) == uid:
                 return f"UID {one.text}", [series]
     return "", []

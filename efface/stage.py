@@ -5,7 +5,6 @@ A stage writes its whole result or none of it, and the failure of a session does
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 from efface.errors import of_machine
 from efface.manifest import Manifest, Scan, new_folder, read_manifest, write_manifest
 from efface.pseudonym import Key, read_key
+from efface.session import Session, read_session
 from efface.status import STAGE_FAILED
 
 
@@ -40,11 +40,10 @@ class Job:
         """Scans in the manifest of an earlier stage."""
         return self.earlier[stage][1].scans
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Session:
         """The inventory's record of the session."""
         assert self.record_file
-        record: dict[str, Any] = json.loads(self.record_file.read_text())
-        return record
+        return read_session(self.record_file)
 
     def key(self) -> Key:
         """The project key."""

@@ -15,8 +15,8 @@ def work(folder):
 
 
 inputs = tuple(
-    Scan(s["series"], s["series"], s["modality"], s["status"], tuple(s["reasons"]))
-    for s in record["series"]
-    if s["kind"] == "image" and s["status"] != "fail"
+    Scan(s.series, s.series, s.modality, s.status, s.reasons)
+    for s in record.series
+    if s.kind == "image" and s.status != "fail"
 )
 stage.run(job, inputs, work)

@@ -1,18 +1,14 @@
 """Write the record of each session of the source, and the table of sessions."""
 
-import json
 import sys
 from pathlib import Path
 
 from efface import inventory
 from efface.manifest import write_atomic, write_json
 from efface.pseudonym import read_key
+from efface.session import as_dict
 
 sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115 - until the end
-
-
-def read(path):
-    return json.loads(Path(path).read_text())
 
 
 key = read_key(Path(snakemake.input.key))
@@ -25,8 +21,8 @@ rows, people = [], set()
 def entries():
     """Read one entry at a time, so that a large source does not fill the memory."""
     for path in snakemake.input.entries:
-        entry = read(path)
-        people.update(inventory.statements(entry))
+        entry = inventory.read_entry(Path(path))
+        people.update(entry.people)
         yield path, entry
 
 
@@ -34,10 +30,11 @@ groups = inventory.groups(entries())
 # over the whole source, since the studies of a person may lie in several entries
 verdict = inventory.cross_check(people)
 for names in groups:
-    for session in inventory.merge([read(name) for name in names], key, verdict):
+    entries_of_group = [inventory.read_entry(Path(name)) for name in names]
+    for session in inventory.merge(entries_of_group, key, verdict):
         # written only if it changed
-        write_json(folder / f"{session['session']}.json", session)
-        rows.append((session["session"], session["subject"], session["fingerprint"]))
+        write_json(folder / f"{session.session}.json", as_dict(session))
+        rows.append((session.session, session.subject, session.fingerprint))
 
 known = {session for session, _, _ in rows}
 for path in folder.glob("*.json"):

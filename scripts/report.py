@@ -1,16 +1,16 @@
 """Write the files of the cohort: manifest, description, audit, and the table of source files."""
 
-import json
 from pathlib import Path
 
 from efface import release
 from efface.audit.report import About
+from efface.inventory import read_entry
 from efface.manifest import read_manifest
 from efface.pseudonym import read_key
 from efface.release.finish import finish
 
 given, params = snakemake.input, snakemake.params
-entries = [json.loads(Path(p).read_text()) for p in given.entries]
+entries = [read_entry(Path(p)) for p in given.entries]
 about = About(
     key=read_key(Path(given.key)).fingerprint,
     settings=params.settings,

@@ -12,6 +12,7 @@ from efface.manifest import Manifest, Scan, read_manifest, write_manifest
 from efface.segment import anatomy, fit
 from efface.segment.labels import LABELS
 from efface.segment.segmentation import of_labels
+from efface.session import Series, Session
 
 SESSION = "sub-aaaaaaaaaa_ses-bbbbbbbbbb"
 STEM = f"{SESSION}_run-1_T1w"
@@ -71,24 +72,29 @@ def segmented(labels, affine, confidence=None, **more):
     return replace(segmentation, confidence=SURE if confidence is None else confidence, **more)
 
 
+def series_record(name=SERIES, **more):
+    """Record of a series of MR images in the inventory."""
+    given = {"kind": "image", "modality": "MR", "status": "pass", "attributes": {}, **more}
+    texts = dict.fromkeys(("uid", "sop_class", "frame_of_reference", "text"), "")
+    sequences = {k: tuple(given.pop(k, ())) for k in ("reasons", "files")}
+    return Series(**{**texts, "series": name, "number": None, **given, **sequences})
+
+
+def session_record(*series, **more):
+    """Record of a session in the inventory."""
+    given = {"session": SESSION, "subject": SESSION.partition("_")[0], "source": "dicom", **more}
+    texts = dict.fromkeys(("study", "key", "fingerprint"), "")
+    return Session(**{**texts, "patient": ("", ""), "series": tuple(series), **given})
+
+
 def session(status="pass", reasons=(), **more):
-    """Session of the inventory with two series: an image, and a withheld report."""
-    base = {"kind": "image", "modality": "MR", "files": [], "frame_of_reference": ""}
-    return {
-        "session": SESSION,
-        "subject": SESSION.split("_", maxsplit=1)[0],
-        "source": "dicom",
-        "series": [
-            {**base, "series": SERIES, "status": status, "reasons": list(reasons), **more},
-            {
-                **base,
-                "series": "series-dddddddddd",
-                "modality": "SR",
-                "status": "fail",
-                "reasons": ["structured report"],
-            },
-        ],
-    }
+    """Record of a session of two series: one with a head, one withheld."""
+    return session_record(
+        series_record(status=status, reasons=reasons, **more),
+        series_record(
+            "series-dddddddddd", modality="SR", status="fail", reasons=["structured report"]
+        ),
+    )
 
 
 def hand_on(folder: Path, stage: str, scans, files=()):

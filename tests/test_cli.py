@@ -13,6 +13,7 @@ import pytest
 from efface import nifti
 from efface.errors import EffaceError
 from efface.pseudonym import created, kept_keys, new_key, read_key, rotate_key
+from efface.session import as_dict
 
 
 def ok_image(path, shape=(20, 21, 22), dtype=np.int16):
@@ -341,27 +342,27 @@ def restricted_run(tmp_path):
     key = new_key(out / "restricted" / "key")
     entry = inventory.run_entry(source, "QUILLFEATHER", key)
     (session,) = inventory.merge([entry], key)
-    place = out / "restricted" / "inventory" / "sessions" / f"{session['session']}.json"
+    place = out / "restricted" / "inventory" / "sessions" / f"{session.session}.json"
     place.parent.mkdir(parents=True)
-    place.write_text(json.dumps(session))
+    place.write_text(json.dumps(as_dict(session)))
     return out, key, session
 
 
 def test_lookup_prints_the_person_and_is_logged(command, restricted_run):
     out, key, session = restricted_run
-    subject, visit = session["session"].split("_")
-    series = session["series"][0]
+    subject, visit = session.session.split("_")
+    series = session.series[0]
     import pydicom
 
-    (instance,) = (pydicom.dcmread(f).SOPInstanceUID for f in series["files"])
-    pseudonyms = [subject, visit, session["session"], series["series"]]
-    pseudonyms += [key.uid(u) for u in (session["study"], series["uid"], instance)]
+    (instance,) = (pydicom.dcmread(f).SOPInstanceUID for f in series.files)
+    pseudonyms = [subject, visit, session.session, series.series]
+    pseudonyms += [key.uid(u) for u in (session.study, series.uid, instance)]
     for pseudonym in pseudonyms:
         process = command("key", "lookup", pseudonym, out)
         assert process.returncode == 0, process.stderr
         assert "MRN-7741902" in process.stdout
         assert f"{key.weeks(subject)} weeks" in process.stdout
-        assert session["study"] in process.stdout
+        assert session.study in process.stdout
     assert instance in process.stdout
     assert_error(command("key", "lookup", "sub-zzzzzzzzzz", out), 1, "pseudonym not found")
     log = out / "restricted" / "lookups.tsv"
@@ -377,7 +378,7 @@ def test_lookup_prints_the_person_and_is_logged(command, restricted_run):
 def test_lookup_after_a_rotation_of_the_key(command, restricted_run):
     out, old, session = restricted_run
     rotate_key(out / "restricted" / "key")
-    subject = session["subject"]
+    subject = session.subject
     assert "MRN-7741902" in command("key", "lookup", subject, out).stdout
     # and after another run with the new key
     from efface import inventory
@@ -387,9 +388,9 @@ def test_lookup_after_a_rotation_of_the_key(command, restricted_run):
     path.unlink()
     source = out.parent / "source"
     (second,) = inventory.merge([inventory.run_entry(source, "QUILLFEATHER", new)], new)
-    path.with_name(f"{second['session']}.json").write_text(json.dumps(second))
-    assert second["subject"] != subject
-    for pseudonym in (subject, second["subject"], old.uid(session["study"])):
+    path.with_name(f"{second['session']}.json").write_text(json.dumps(as_dict(second)))
+    assert second.subject != subject
+    for pseudonym in (subject, second.subject, old.uid(session.study)):
         assert "MRN-7741902" in command("key", "lookup", pseudonym, out).stdout
 
 
@@ -397,18 +398,18 @@ def test_lookup_needs_the_key_of_the_run_and_a_log(command, restricted_run, tmp_
     out, _, session = restricted_run
     other = tmp_path / "other"
     new_key(other)
-    process = command("key", "lookup", session["subject"], out, "--key", other)
+    process = command("key", "lookup", session.subject, out, "--key", other)
     assert_error(process, 1, "made with the key", "--key")
     assert "7741902" not in process.stdout + process.stderr
     assert_error(command("key", "lookup", "Quillfeather", out), 1, "not a pseudonym")
-    assert_error(command("key", "lookup", session["subject"], tmp_path), 1, "no results")
+    assert_error(command("key", "lookup", session.subject, tmp_path), 1, "no results")
     (out / "restricted" / "lookups.tsv").mkdir()
-    process = command("key", "lookup", session["subject"], out)
+    process = command("key", "lookup", session.subject, out)
     assert_error(process, 1, "must be logged")
     assert "7741902" not in process.stdout
     path = next((out / "restricted" / "inventory" / "sessions").iterdir())
     path.write_text("[1]")
-    assert_error(command("key", "lookup", session["subject"], out), 1, "inventory")
+    assert_error(command("key", "lookup", session.subject, out), 1, "inventory")
 
 
 def test_an_internal_error_gives_one_line_or_a_traceback(monkeypatch, capsys, tmp_path):

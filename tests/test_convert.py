@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_dicom import write
+from small_session import series_record
 
 from efface import convert, inventory, nifti
 from efface.convert import dcm2niix, header, names, sidecar
 from efface.errors import EffaceError
 from efface.pseudonym import Key
+from efface.session import BidsName
 
 KEY = Key(b"k" * 32)
 PLACE = {"SeriesInstanceUID": "1.2.3.4.7", "AcquisitionTime": "111111", "SeriesNumber": 4}
@@ -29,7 +31,7 @@ def converted(source, folder, **more):
     """Convert a source of one session; return its scans by stem, without the session."""
     (session,) = sessions_of(source)
     scans = convert.run(session, folder, KEY, **more)
-    return {s.scan.removeprefix(session["session"] + "_"): s for s in scans}
+    return {s.scan.removeprefix(session.session + "_"): s for s in scans}
 
 
 def image(path, shape=(6, 7, 8), value=1):
@@ -98,7 +100,7 @@ def test_runs_are_numbered_in_the_order_of_acquisition(tmp_path):
     scans = converted(tmp_path / "source", tmp_path / "out")
     assert list(scans) == ["run-1_T1w", "run-2_T1w"]
     (session,) = sessions_of(tmp_path / "source")
-    number = {s["series"]: s["number"] for s in session["series"]}
+    number = {s.series: s.number for s in session.series}
     assert [number[s.series] for s in scans.values()] == [9, 4]
 
 
@@ -207,7 +209,7 @@ FACTS = {"description": "", "part": "mag", "sequence": "SE", "volumes": 1.0, "di
     ],
 )
 def test_names(facts, stem):
-    assert names.name({**FACTS, **facts}, names.read_rules()).stem("") == stem
+    assert names.name(names.Facts(**{**FACTS, **facts}), names.read_rules()).stem("") == stem
 
 
 @given(
@@ -217,7 +219,7 @@ def test_names(facts, stem):
     )
 )
 def test_texts_are_not_copied_into_names(facts):
-    stem = names.name(facts, names.read_rules()).stem("")
+    stem = names.name(names.Facts(**facts), names.read_rules()).stem("")
     entities, suffix = stem.split("_")[1:-1], stem.split("_")[-1]
     assert all(e in ("task-unknown", "task-rest") or e.startswith("part-") for e in entities)
     known = {r.suffix or "unnamed" for r in names.read_rules()} | {"unnamed"}
@@ -449,7 +451,7 @@ def test_bids_source(tmp_path):
     source = bids_source(tmp_path / "source")
     (session,) = sessions_of(source)
     scans = convert.run(session, tmp_path / "out", KEY)
-    status = {s.scan.removeprefix(session["session"] + "_"): s.status for s in scans}
+    status = {s.scan.removeprefix(session.session + "_"): s.status for s in scans}
     (failed,) = [s for s in scans if s.status == "fail"]
     hidden = "acq-" + KEY.label("entity", "acq", "mara19710423") + "_T1w"
     assert status == {
@@ -468,7 +470,7 @@ def test_bids_source(tmp_path):
     assert nifti.load(out / by_suffix["bold"].files["nifti"]).header.get_zooms()[3] == 2.5
     assert (out / by_suffix["dwi"].files["bval"]).read_text() == "0 1000 1000\n"
     first = nib.load(source / "sub-mara/anat/sub-mara_acq-mpr_rec-norm_T1w.nii")
-    mine = nifti.load(out / f"{session['session']}_acq-mpr_rec-norm_T1w.nii.gz")
+    mine = nifti.load(out / f"{session.session}_acq-mpr_rec-norm_T1w.nii.gz")
     np.testing.assert_array_equal(nifti.stored(mine), nifti.stored(first))
     np.testing.assert_array_equal(mine.affine, first.affine)
     everything = bytes_of(out).lower()
@@ -611,7 +613,7 @@ def test_dimensions_of_size_one_give_no_reason(tmp_path, extra):
     shapes = {}
     for scan in scans:
         assert scan.status == "pass", scan.reasons
-        name = scan.scan.removeprefix(session["session"] + "_")
+        name = scan.scan.removeprefix(session.session + "_")
         shapes[f"{scan.measures['datatype']}/sub-a_{name}"] = tuple(scan.measures["shape"])
         assert (
             nifti.load(tmp_path / "out" / scan.files["nifti"]).shape
@@ -636,10 +638,9 @@ def test_a_truncated_image_fails_with_one_reason(tmp_path, zipped):
 
 
 def test_a_suffix_that_may_be_a_name_is_not_reported():
-    series = {"modality": "MR", "bids": {"datatype": "anat", "suffix": "OSTRANDER"}}
-    assert convert.modality(series) == "MR"
-    assert convert.modality({"modality": "MR"}) == "MR"
-    assert convert.modality(series | {"bids": {"datatype": "anat", "suffix": "FLAIR"}}) == "FLAIR"
+    assert convert.modality(series_record()) == "MR"
+    for suffix, modality in (("OSTRANDER", "MR"), ("FLAIR", "FLAIR")):
+        assert convert.modality(series_record(bids=BidsName("anat", suffix, {}))) == modality
 
 
 # real data
@@ -648,13 +649,13 @@ def test_a_suffix_that_may_be_a_name_is_not_reported():
 def tree(sessions, folder, root):
     """Write a BIDS dataset of all converted scans that have a BIDS name."""
     for session, scans in sessions:
-        subject, visit = session["session"].split("_")
+        subject, visit = session.session.split("_")
         for scan in scans:
             if scan.status != "fail" and scan.measures["datatype"]:
                 target = root / subject / visit / scan.measures["datatype"]
                 target.mkdir(parents=True, exist_ok=True)
                 for name in scan.files.values():
-                    shutil.copy(folder / session["session"] / name, target / name)
+                    shutil.copy(folder / session.session / name, target / name)
     (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
     (root / "README").write_text("A test.\n")
     people = sorted(p.name for p in root.glob("sub-*"))
@@ -667,7 +668,7 @@ def test_real_exports_give_valid_bids_without_identifiers(data, tmp_path, bids_e
     results = []
     for site in ("SITE_A", "SITE_B", "SITE_C", "SITE_D"):
         for session in sessions_of(data / "dicom" / site):
-            results.append((session, convert.run(session, tmp_path / session["session"], KEY)))
+            results.append((session, convert.run(session, tmp_path / session.session, KEY)))
     suffixes = {s.modality for _, scans in results for s in scans if s.measures["datatype"]}
     assert {"T1w", "T2w", "PDw", "bold", "phasediff", "magnitude1", "fieldmap"} <= suffixes
     tree(results, tmp_path, tmp_path / "bids")

@@ -1,5 +1,6 @@
 """Mapping of DICOM frames to voxels, DICOM files with replaced pixels, and the distort stage."""
 
+import dataclasses
 import io
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
+from small_session import series_record, session_record
 
 from efface import nifti
 from efface.distort import dicom, frames, run
@@ -323,14 +325,12 @@ def session(tmp_path):
         )
         nifti.save(nib.Nifti1Image(flipped, at), folders["convert"] / f"{stem}.nii.gz")
         nifti.save(nib.Nifti1Image(labels[::-1], at), folders["segment"] / f"{stem}.nii.gz")
-        described.append(
-            {"series": one, "kind": "image", "modality": "MR", "status": "pass", "files": files}
-        )
+        described.append(series_record(one, files=files))
         scans.append(Scan(stem, one, modality, files={"nifti": f"{stem}.nii.gz"}))
         labelled.append(Scan(stem, one, modality, files={"labels": f"{stem}.nii.gz"}))
         scrubbed.append(Scan(one, one, "MR", files={"dicom": one}, measures={"sources": sources}))
     return {
-        "session": {"session": name, "source": "dicom", "series": described},
+        "session": session_record(*described, session=name),
         "convert": (folders["convert"], Manifest("convert", name, tuple(scans))),
         "segment": (folders["segment"], Manifest("segment", name, tuple(labelled))),
         "scrub": (folders["scrub"], Manifest("scrub", name, tuple(scrubbed))),
@@ -396,14 +396,14 @@ def test_a_broken_scan_does_not_stop_the_others(session):
 
 
 def test_unmapped_dicom_is_withheld_and_the_nifti_kept(session):
-    path = Path(session["session"]["series"][0]["files"][20])
+    path = Path(session["session"].series[0].files[20])
     ds = pydicom.dcmread(path)
     data = bytearray(ds.PixelData)
     data[100] ^= 1
     ds.PixelData = bytes(data)
     save(ds, path)
     scans = {s.scan: s for s in run(**session)}
-    name = session["session"]["series"][0]["series"]
+    name = session["session"].series[0].series
     assert scans[name].status == "fail"
     assert scans[name].reasons[0].startswith(DICOM_UNMAPPED)
     assert not (session["folder"] / "dicom" / name).exists()
@@ -440,7 +440,7 @@ def test_blur_needs_review_and_headers_without_a_face_state_no_removal(session):
 
 
 def test_a_bids_session_has_no_dicom_form(session):
-    session["session"]["source"] = "bids"
+    session["session"] = dataclasses.replace(session["session"], source="bids")
     session["scrub"] = (session["scrub"][0], Manifest("scrub", "", ()))
     scans = run(**session)
     assert len(scans) == 2

@@ -22,11 +22,13 @@ from efface.inventory.identity import (
     sex,
     state,
 )
+from efface.inventory.records import Entry
 from efface.inventory.walk import walk
 from efface.pseudonym import Key, subject_label
 from efface.scrub import people
 from efface.scrub.codec import load, read_file
 from efface.scrub.folder import scrub_folder
+from efface.session import as_dict
 
 KEY = Key(b"k" * 32)
 ID = "HX-77431"
@@ -135,14 +137,14 @@ def test_missing_elements_do_not_split_a_study(tmp_path, case, step, same_series
                 SeriesInstanceUID="1.2.826.7.1.1",
             ).save_as(path, enforce_file_format=True)  # fmt: skip
     (session,) = merged(source)
-    assert {s["status"] for s in session["series"]} == {"pass"}
-    assert sum(len(s["files"]) for s in session["series"]) == 4
+    assert {s.status for s in session.series} == {"pass"}
+    assert sum(len(s.files) for s in session.series) == 4
     report = scrub_folder(source, tmp_path / "out", KEY, ["dates-shifted"])
     assert report.written == 4
-    assert [p.name for p in (tmp_path / "out").iterdir()] == [session["subject"]]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [session.subject]
     # the table of files has the same session
     entries = [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
-    assert {r["session"] for r in inventory.files_table(entries)} == {session["session"]}
+    assert {r["session"] for r in inventory.files_table(entries)} == {session.session}
 
 
 def test_an_issuer_in_one_study_of_a_person_joins_the_others():
@@ -172,10 +174,10 @@ def test_placeholders_never_merge_two_people(tmp_path, placeholder):
     study(source / "a", 1, PatientID=placeholder)
     study(source / "b", 2, PatientID=placeholder, **OTHER)
     one, two = merged(source)
-    assert one["subject"] != two["subject"]
-    assert {s["status"] for x in (one, two) for s in x["series"]} == {"pass"}
+    assert one.subject != two.subject
+    assert {s.status for x in (one, two) for s in x.series} == {"pass"}
     report = scrub_folder(source, tmp_path / "out", KEY)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {one["subject"], two["subject"]}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {one.subject, two.subject}
     assert "studies without a usable patient id: 2" in report.summary()
 
 
@@ -215,15 +217,15 @@ def test_contradictions_in_one_patient_id(tmp_path, what):
     study(source / "a", 1)
     study(source / "b", 2, **{keyword: next(iter(CONTRADICTIONS[what].values()))})
     study(source / "c", 3, **OTHER, PatientID="else")
-    sessions = {s["study"][-1]: s for s in merged(source)}
-    assert sessions["1"]["subject"] == sessions["2"]["subject"]
+    sessions = {s.study[-1]: s for s in merged(source)}
+    assert sessions["1"].subject == sessions["2"].subject
     for n in "12":
-        (series,) = sessions[n]["series"]
-        assert series["status"] == "review"
-        assert series["reasons"] == [f"identity in doubt: one patient id with {what}"]
-    assert sessions["3"]["series"][0]["status"] == "pass"
+        (series,) = sessions[n].series
+        assert series.status == "review"
+        assert series.reasons == (f"identity in doubt: one patient id with {what}",)
+    assert sessions["3"].series[0].status == "pass"
     report = scrub_folder(source, tmp_path / "out", KEY)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {sessions["3"]["subject"]}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {sessions["3"].subject}
     assert [reason for _, reason in report.withheld] == [
         f"identity in doubt: one patient id with {what}"
     ] * 4
@@ -240,13 +242,13 @@ def test_two_people_on_one_study_uid(tmp_path):
             source / "a" / f"x{n}", enforce_file_format=True
         )
     one, two = merged(source)
-    assert one["subject"] != two["subject"]
+    assert one.subject != two.subject
     for session in (one, two):
-        (series,) = session["series"]
-        assert series["status"] == "review"
+        (series,) = session.series
+        assert series.status == "review"
         facts = "two patient ids, two names, two birth dates, two sexes"
-        assert series["reasons"] == [f"identity in doubt: one study with {facts}"]
-        assert len(series["files"]) == 2
+        assert series.reasons == (f"identity in doubt: one study with {facts}",)
+        assert len(series.files) == 2
     report = scrub_folder(source, tmp_path / "out", KEY)
     assert report.written == 0
     assert len(report.withheld) == 4
@@ -416,11 +418,11 @@ def test_the_pseudonym_of_a_single_statement_is_that_of_its_id_and_issuer(base):
 def test_a_new_contradiction_changes_the_fingerprints_of_that_person_only(tmp_path):
     study(tmp_path / "a", 1)
     study(tmp_path / "b", 2, **OTHER, PatientID="else")
-    before = {s["session"]: s["fingerprint"] for s in merged(tmp_path)}
+    before = {s.session: s.fingerprint for s in merged(tmp_path)}
     study(tmp_path / "c", 3, PatientSex="M")
-    after = {s["session"]: s["fingerprint"] for s in merged(tmp_path)}
+    after = {s.session: s.fingerprint for s in merged(tmp_path)}
     changed = {s for s in before if after[s] != before[s]}
-    assert changed == {s["session"] for s in merged(tmp_path) if s["study"].endswith(".1")}
+    assert changed == {s.session for s in merged(tmp_path) if s.study.endswith(".1")}
 
 
 def test_a_study_in_two_entries_is_one_session(tmp_path):
@@ -429,7 +431,7 @@ def test_a_study_in_two_entries_is_one_session(tmp_path):
     named = [(n, inventory.run_entry(tmp_path, n, KEY)) for n in ("a", "b")]
     assert [sorted(g) for g in inventory.groups(named)] == [["a", "b"]]
     # entries travel as JSON
-    entries = json.loads(json.dumps([e for _, e in named]))
+    entries = [Entry.from_dict(json.loads(json.dumps(as_dict(e)))) for _, e in named]
     assert len(inventory.merge(entries, KEY)) == 1
 
 
@@ -477,10 +479,10 @@ def test_a_participant_of_bids_with_two_sexes(tmp_path):
         (folder / f"sub-{label}_T1w.nii.gz").write_bytes(b"x")
     table = tmp_path / "participants.tsv"
     table.write_text("participant_id\tsex\nsub-01\tF\n01\tmale\nsub-02\tM\nsub-02\tn/a\n")
-    series = {s["patient"][0]: s["series"][0] for s in merged(tmp_path)}
-    assert series["sub-01"]["status"] == "review"
-    assert series["sub-01"]["reasons"] == ["identity in doubt: one patient id with two sexes"]
-    assert series["sub-02"]["status"] == "pass"
+    series = {s.patient[0]: s.series[0] for s in merged(tmp_path)}
+    assert series["sub-01"].status == "review"
+    assert series["sub-01"].reasons == ("identity in doubt: one patient id with two sexes",)
+    assert series["sub-02"].status == "pass"
 
 
 def test_command_reports_contradictions_and_writes_the_table(command, tmp_path):

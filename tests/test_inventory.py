@@ -17,8 +17,10 @@ from small_dicom import mr, write
 
 from efface import inventory, status
 from efface.errors import EffaceError
-from efface.inventory import bids, objects
+from efface.inventory import Entry, bids, objects
+from efface.manifest import json_text
 from efface.pseudonym import Key
+from efface.session import BidsName, Session, as_dict, read_session
 
 KEY = Key(b"k" * 32)
 
@@ -34,22 +36,23 @@ def reasons(source):
 
 
 def series_of(source):
-    return [s for session in inventory.merge(entries_of(source), KEY) for s in session["series"]]
+    return [s for session in inventory.merge(entries_of(source), KEY) for s in session.series]
 
 
 def test_a_series_becomes_a_session(tmp_path):
     write(tmp_path / "Quillfeather")
     (session,) = inventory.merge(entries_of(tmp_path), KEY)
-    (series,) = session["series"]
-    assert session["session"].startswith(session["subject"] + "_ses-")
-    assert session["source"] == "dicom"
-    assert (series["kind"], series["status"], series["reasons"]) == ("image", "pass", [])
-    assert series["uid"] == "1.2.3.4.5"
-    assert [Path(f).name for f in series["files"]] == ["IM001", "IM002", "IM003", "IM004"]
-    assert series["attributes"]["EchoTime"] == 3.0
-    assert series["frame_of_reference"] == KEY.uid("1.2.3.4.6")
+    (series,) = session.series
+    assert session.session.startswith(session.subject + "_ses-")
+    assert session.source == "dicom"
+    assert (series.kind, series.status, series.reasons) == ("image", "pass", ())
+    assert series.uid == "1.2.3.4.5"
+    assert [Path(f).name for f in series.files] == ["IM001", "IM002", "IM003", "IM004"]
+    assert series.attributes["EchoTime"] == 3.0
+    assert series.frame_of_reference == KEY.uid("1.2.3.4.6")
     # a second inventory gives the same bytes
-    assert json.dumps(inventory.merge(entries_of(tmp_path), KEY)) == json.dumps([session])
+    (second,) = inventory.merge(entries_of(tmp_path), KEY)
+    assert json.dumps(as_dict(second)) == json.dumps(as_dict(session))
 
 
 def test_each_reason(tmp_path):
@@ -103,7 +106,7 @@ def test_each_reason(tmp_path):
     }
     assert {n: by_path[f"a/{n}"] for n in expected} == expected
     assert len(by_path) == len(expected) + 4
-    kinds = {s["uid"]: (s["kind"], s["status"]) for s in series_of(tmp_path)}
+    kinds = {s.uid: (s.kind, s.status) for s in series_of(tmp_path)}
     # a truncated copy of a complete slice does not affect the series
     assert kinds["1.2.3.4.5"] == ("image", "pass")
     assert {v for k, v in kinds.items() if k.startswith("1.8")} == {
@@ -116,9 +119,9 @@ def test_a_truncated_slice_without_a_complete_copy_goes_to_review(tmp_path):
     paths = write(tmp_path / "a")
     paths[2].write_bytes(paths[2].read_bytes()[:-50])
     (series,) = series_of(tmp_path)
-    assert series["status"] == "review"
-    assert series["reasons"] == ["truncated: 1 of 4 images"]
-    assert len(series["files"]) == 3
+    assert series.status == "review"
+    assert series.reasons == ("truncated: 1 of 4 images",)
+    assert len(series.files) == 3
 
 
 def test_encapsulated_pixels_are_checked(tmp_path):
@@ -137,21 +140,21 @@ def test_other_native_syntaxes(tmp_path, syntax):
     ds.file_meta.TransferSyntaxUID = syntax
     ds.save_as(tmp_path / "x", enforce_file_format=True)
     (series,) = series_of(tmp_path)
-    assert series["status"] == "pass"
+    assert series.status == "pass"
 
 
 def test_duplicates(tmp_path):
     first, *_ = write(tmp_path / "a")
     shutil.copy(first, tmp_path / "a" / "ZZ_same")
     shutil.copy(first, tmp_path / "b_same_in_another_entry")
-    assert series_of(tmp_path)[0]["status"] == "pass"
+    assert series_of(tmp_path)[0].status == "pass"
     by_path = reasons(tmp_path)
     assert by_path["a/ZZ_same"] == by_path["b_same_in_another_entry"] == "duplicate"
     mr(1, EchoTime=4).save_as(tmp_path / "a" / "ZZ_other", enforce_file_format=True)
     assert reasons(tmp_path)["a/ZZ_other"] == "duplicate: the content differs"
     (series,) = series_of(tmp_path)
-    assert series["status"] == "review"
-    assert len(series["files"]) == 4
+    assert series.status == "review"
+    assert len(series.files) == 4
 
 
 def test_a_session_may_span_entries(tmp_path):
@@ -159,14 +162,14 @@ def test_a_session_may_span_entries(tmp_path):
     write(tmp_path / "two", SeriesInstanceUID="1.2")
     write(tmp_path / "three", StudyInstanceUID="9.9", SeriesInstanceUID="1.3")
     entries = entries_of(tmp_path)
-    named = [(e["entry"], e) for e in entries]
+    named = [(e.entry, e) for e in entries]
     together = sorted(sorted(g) for g in inventory.groups(named))
     assert sorted(len(g) for g in together) == [1, 2]
     by_name = dict(named)
     split = [s for g in together for s in inventory.merge([by_name[n] for n in g], KEY)]
     whole = inventory.merge(entries, KEY)
-    assert sorted(split, key=lambda s: s["session"]) == whole
-    assert {s["subject"] for s in whole} == {whole[0]["subject"]}
+    assert sorted(split, key=lambda s: s.session) == whole
+    assert {s.subject for s in whole} == {whole[0].subject}
 
 
 def test_merging_does_not_change_its_arguments(tmp_path):
@@ -179,11 +182,52 @@ def test_merging_does_not_change_its_arguments(tmp_path):
     assert entries == before
 
 
+def test_records_are_the_same_after_json(tmp_path):
+    write(tmp_path / "dicom" / "a")
+    shutil.copytree(tmp_path / "dicom" / "a", tmp_path / "dicom" / "b")
+    (tmp_path / "dicom" / "b" / "notes").write_text("x")
+    for source in (tmp_path / "dicom", bids_source(tmp_path)):
+        found = entries_of(source)
+        for entry in found:
+            assert Entry.from_dict(json.loads(json_text(as_dict(entry)))) == entry
+        for session in inventory.merge(found, KEY):
+            assert Session.from_dict(json.loads(json_text(as_dict(session)))) == session
+
+
+def test_optional_fields_without_a_value_are_not_stored(tmp_path):
+    write(tmp_path / "a")
+    (entry,) = map(as_dict, entries_of(tmp_path, ocr="never"))
+    (series,) = entry["series"].values()
+    assert "bids" not in series
+    assert {"text", "doubt", "number"} <= series.keys()
+    assert all(f.keys().isdisjoint({"sha256", "relative"}) for f in entry["files"])
+    assert all("number" in f for f in entry["files"])
+
+
+def test_a_malformed_record_is_rejected(tmp_path):
+    write(tmp_path / "source" / "a")
+    (entry,) = map(as_dict, entries_of(tmp_path / "source"))
+    (session,) = map(as_dict, inventory.merge(entries_of(tmp_path / "source"), KEY))
+    path = tmp_path / "record.json"
+    for read, good in ((inventory.read_entry, entry), (read_session, session)):
+        path.write_text(json.dumps(good))
+        assert as_dict(read(path))
+        bad = [{**good, "unknown": 1}, [good], None, {**good, "series": [1]}]
+        bad += [{k: v for k, v in good.items() if k != name} for name in good]
+        for value in bad:
+            path.write_text(json.dumps(value))
+            with pytest.raises(EffaceError, match=r"record\.json"):
+                read(path)
+        path.unlink()
+        with pytest.raises(EffaceError, match=r"record\.json"):
+            read(path)
+
+
 def test_without_a_patient_id_studies_stay_apart(tmp_path):
     write(tmp_path / "a", PatientID="")
     write(tmp_path / "b", PatientID=None, StudyInstanceUID="9.9", SeriesInstanceUID="9.8")
     one, two = inventory.merge(entries_of(tmp_path), KEY)
-    assert one["subject"] != two["subject"]
+    assert one.subject != two.subject
 
 
 def test_links(tmp_path):
@@ -228,10 +272,11 @@ def test_file_names_that_are_not_text(tmp_path):
     (tmp_path / name).mkdir()
     write(tmp_path / name)
     entries = entries_of(tmp_path)
-    rows = inventory.files_table(json.loads(json.dumps(entries)), {})
+    stored = [Entry.from_dict(json.loads(json.dumps(as_dict(e)))) for e in entries]
+    rows = inventory.files_table(stored, {})
     assert rows[0]["path"].endswith("caf\\xe9\\x09x/IM001")
     (session,) = inventory.merge(entries, KEY)
-    assert Path(session["series"][0]["files"][0]).exists()
+    assert Path(session.series[0].files[0]).exists()
 
 
 def test_disposition(tmp_path):
@@ -239,10 +284,10 @@ def test_disposition(tmp_path):
     (tmp_path / "a" / "notes").write_text("x")
     entries = entries_of(tmp_path)
     (session,) = inventory.merge(entries, KEY)
-    key = (session["session"], session["series"][0]["series"])
+    key = (session.session, session.series[0].series)
     rows = inventory.files_table(entries, {key: ("released", "")})
     assert [r["disposition"] for r in rows] == ["released"] * 4 + ["withheld"]
-    assert rows[0]["session"] == session["session"]
+    assert rows[0]["session"] == session.session
     assert rows[4]["session"] == rows[4]["series"] == ""
 
 
@@ -275,9 +320,9 @@ def test_every_change_changes_the_fingerprint(tmp_path):
 def test_an_edited_file_changes_its_session_only(tmp_path):
     paths = write(tmp_path / "a")
     write(tmp_path / "b", StudyInstanceUID="9.9", SeriesInstanceUID="9.8", PatientID="other")
-    before = {s["subject"]: s["fingerprint"] for s in inventory.merge(entries_of(tmp_path), KEY)}
+    before = {s.subject: s.fingerprint for s in inventory.merge(entries_of(tmp_path), KEY)}
     os.utime(paths[0], ns=(1, 1))
-    after = {s["subject"]: s["fingerprint"] for s in inventory.merge(entries_of(tmp_path), KEY)}
+    after = {s.subject: s.fingerprint for s in inventory.merge(entries_of(tmp_path), KEY)}
     assert before.keys() == after.keys()
     assert sum(before[k] != after[k] for k in before) == 1
 
@@ -317,17 +362,17 @@ def test_bids_source(tmp_path):
     assert bids.is_bids(source)
     entries = entries_of(source)
     sessions = inventory.merge(entries, KEY)
-    assert all(s["source"] == "bids" for s in sessions)
-    every = [s for session in sessions for s in session["series"]]
-    withheld = {s["uid"]: (s["status"], s["reasons"]) for s in every if s["kind"] == "object"}
+    assert all(s.source == "bids" for s in sessions)
+    every = [s for session in sessions for s in session.series]
+    withheld = {s.uid: (s.status, s.reasons) for s in every if s.kind == "object"}
     assert set(withheld) == {
         "sub-02/ses-a/pet/sub-02_ses-a_pet.nii.gz",
         "sub-02/anat/sub-02_ses-a_T1w.nii.gz",
         "derivatives/x/sub-01/anat/sub-01_T1w.nii.gz",
     }
     assert all(status == "fail" and len(why) == 1 for status, why in withheld.values())
-    series = {s["uid"]: s for s in every if s["kind"] == "image"}
-    files = {uid: [os.path.relpath(f, source) for f in s["files"]] for uid, s in series.items()}
+    series = {s.uid: s for s in every if s.kind == "image"}
+    files = {uid: [os.path.relpath(f, source) for f in s.files] for uid, s in series.items()}
     assert files == {
         "sub-01/anat/sub-01_T1w.nii.gz": [
             "sub-01/anat/sub-01_T1w.nii.gz",
@@ -348,12 +393,8 @@ def test_bids_source(tmp_path):
             "task-nback_bold.json",
         ],
     }
-    described = series["sub-02/ses-a/dwi/sub-02_ses-a_dwi.nii.gz"]["bids"]
-    assert described == {
-        "datatype": "dwi",
-        "suffix": "dwi",
-        "entities": {"sub": "02", "ses": "a"},
-    }
+    described = series["sub-02/ses-a/dwi/sub-02_ses-a_dwi.nii.gz"].bids
+    assert described == BidsName("dwi", "dwi", {"sub": "02", "ses": "a"})
     why = reasons(source)
     assert len(why) == 14
     assert why["sub-02/ses-a/pet/sub-02_ses-a_pet.nii.gz"] == "not MR: pet"
@@ -361,10 +402,10 @@ def test_bids_source(tmp_path):
     assert why["task-nback_bold.json"].startswith("not a BIDS image: its metadata")
     assert why["participants.tsv"] == "not a BIDS image"
     # a sidecar at the root changes the sessions that it describes
-    before = {s["session"]: s["fingerprint"] for s in sessions}
+    before = {s.session: s.fingerprint for s in sessions}
     os.utime(source / "task-nback_bold.json", ns=(1, 1))
-    after = {s["session"]: s["fingerprint"] for s in inventory.merge(entries_of(source), KEY)}
-    described = {s["session"] for s in sessions for f in s["series"] if len(f["files"]) > 1}
+    after = {s.session: s.fingerprint for s in inventory.merge(entries_of(source), KEY)}
+    described = {s.session for s in sessions for f in s.series if len(f.files) > 1}
     assert len(described) == 2
     assert all((after[s] != before[s]) == (s in described) for s in before)
 
@@ -374,11 +415,11 @@ def listed(source):
     sessions = inventory.merge(entries_of(source), KEY)
     root = source.absolute()
     return {
-        os.path.relpath(f, root): (s["status"], s["reasons"])
+        os.path.relpath(f, root): (s.status, list(s.reasons))
         for session in sessions
-        for s in session["series"]
-        for f in s["files"]
-        if s["kind"] == "object" or bids.is_image(f)
+        for s in session.series
+        for f in s.files
+        if s.kind == "object" or bids.is_image(f)
     }
 
 
@@ -400,7 +441,7 @@ def test_a_link_to_a_folder_is_listed_with_its_subject(tmp_path, link, inside):
     status, (why,) = listed(source)[link]
     assert status == "fail"
     assert "points to a folder" in why
-    people = {s["patient"][0] for s in inventory.merge(entries_of(source), KEY)}
+    people = {s.patient[0] for s in inventory.merge(entries_of(source), KEY)}
     assert people >= {"sub-01", "sub-02"}
 
 
@@ -505,7 +546,7 @@ def test_withheld_images_have_the_pseudonym_of_their_subject(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("x")
     (session,) = inventory.merge(entries_of(tmp_path), KEY)
-    assert [s["status"] for s in session["series"]] == ["fail", "pass"]
+    assert [s.status for s in session.series] == ["fail", "pass"]
 
 
 def test_images_outside_a_bids_dataset_are_listed(tmp_path):
@@ -567,7 +608,7 @@ def test_session_file_names_have_no_identifiers(tmp_path):
     write(tmp_path / "Quillfeather_Mara")
     (label,) = inventory.entries(tmp_path, KEY)
     (session,) = inventory.merge(entries_of(tmp_path), KEY)
-    assert "uill" not in label + session["session"]
+    assert "uill" not in label + session.session
 
 
 @pytest.mark.parametrize("site", ["SITE_A", "SITE_B", "SITE_C", "SITE_D"])
@@ -579,8 +620,8 @@ def test_real_exports(data, site):
     assert sorted(r["path"] for r in rows) == on_disk
     sessions = inventory.merge(entries, KEY)
     if site != "SITE_D":
-        assert all(s["status"] == "pass" for x in sessions for s in x["series"])
-        assert len({s["subject"] for s in sessions}) == 1
+        assert all(s.status == "pass" for x in sessions for s in x.series)
+        assert len({s.subject for s in sessions}) == 1
         return
     why = {Path(r["path"]).name: r["reason"] for r in rows}
     assert why["EMPTY"] == "empty file"
@@ -588,9 +629,9 @@ def test_real_exports(data, site):
     assert why["notes.txt"] == "not DICOM"
     count = {}
     for session in sessions:
-        for s in session["series"]:
-            count[s["kind"]] = count.get(s["kind"], 0) + 1
-            assert (s["kind"] == "object") <= (s["status"] == "fail")
+        for s in session.series:
+            count[s.kind] = count.get(s.kind, 0) + 1
+            assert (s.kind == "object") <= (s.status == "fail")
     assert count["image"] >= 15
 
 
@@ -671,7 +712,7 @@ def test_dicom_that_begins_like_an_archive_is_dicom(tmp_path):
     (path,) = write(tmp_path / "a", slices=1)
     for start in (b"PK\3\4", b"\x1f\x8b", b"II*\0"):
         path.write_bytes(start + path.read_bytes()[len(start) :])
-        assert series_of(tmp_path)[0]["status"] == "pass"
+        assert series_of(tmp_path)[0].status == "pass"
 
 
 def test_archives_in_the_source_are_reported(tmp_path):
@@ -714,7 +755,7 @@ def test_a_series_for_every_slice_fails_with_a_reason(tmp_path, count, changes):
         f"{status.SERIES_SPLIT}: {count} similar slices have different series UIDs;"
         " give them one series UID"
     )
-    assert {(s["status"], *s["reasons"]) for s in series} == {("fail", reason)}
+    assert {(s.status, *s.reasons) for s in series} == {("fail", reason)}
 
 
 @pytest.mark.parametrize(
@@ -731,10 +772,10 @@ def test_a_series_for_every_slice_fails_with_a_reason(tmp_path, count, changes):
 )
 def test_single_images_that_are_not_slices_of_one_scan_pass(tmp_path, changes):
     slices(tmp_path / "a", 4, **changes)
-    assert {s["status"] for s in series_of(tmp_path)} == {"pass"}
+    assert {s.status for s in series_of(tmp_path)} == {"pass"}
 
 
 def test_a_whole_scan_beside_single_slices_passes(tmp_path):
     write(tmp_path / "a" / "whole", SeriesInstanceUID="1.2.3.9")
     slices(tmp_path / "a", 3)
-    assert sorted(s["status"] for s in series_of(tmp_path)) == ["fail"] * 3 + ["pass"]
+    assert sorted(s.status for s in series_of(tmp_path)) == ["fail"] * 3 + ["pass"]

@@ -78,7 +78,7 @@ def test_each_object_is_withheld_with_a_reason(changes, tmp_path):
     ds.file_meta.MediaStorageSOPClassUID = changes.get("SOPClassUID", MR) or "1.2.3.4"
     ds.save_as(path, enforce_file_format=True)
     entry = inventory.run_entry(tmp_path / "source", "a", KEY)
-    reasons = {f["path"].rsplit("/", 1)[1]: f["reason"] for f in entry["files"]}
+    reasons = {f.path.rsplit("/", 1)[1]: f.reason for f in entry.files}
     phrase = reasons.pop("object").split(":", 1)[0]
     assert phrase in {
         status.SECONDARY_CAPTURE, status.STRUCTURED_REPORT, status.NOT_MR,
@@ -86,10 +86,10 @@ def test_each_object_is_withheld_with_a_reason(changes, tmp_path):
     }  # fmt: skip
     assert set(reasons.values()) == {""}
     (session,) = inventory.merge([entry], KEY)
-    good, bad = sorted(session["series"], key=lambda s: s["status"], reverse=True)
-    assert (good["status"], good["kind"], len(good["files"])) == ("pass", "image", 4)
-    assert (bad["status"], bad["kind"]) == ("fail", "object")
-    assert bad["reasons"]
+    good, bad = sorted(session.series, key=lambda s: s.status, reverse=True)
+    assert (good.status, good.kind, len(good.files)) == ("pass", "image", 4)
+    assert (bad.status, bad.kind) == ("fail", "object")
+    assert bad.reasons
     # the scrub makes the same decision independently
     with pytest.raises(WithheldError):
         scrub_file(path, tmp_path / "out.dcm", KEY, "sub-a", "ses-b")
@@ -103,7 +103,7 @@ def test_an_object_in_a_series_of_images_is_withheld_alone(tmp_path):
     capture = mr(9, SOPClassUID=STORAGE + "7")
     capture.save_as(folder / "capture", enforce_file_format=True)
     (session,) = inventory.merge([inventory.run_entry(tmp_path / "source", "a", KEY)], KEY)
-    assert sorted((s["kind"], s["status"], len(s["files"])) for s in session["series"]) == [
+    assert sorted((s.kind, s.status, len(s.files)) for s in session.series) == [
         ("image", "pass", 4),
         ("object", "fail", 1),
     ]

@@ -36,7 +36,7 @@ def stages(source, work, retain=(), between=None):
     """
     entries = [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
     (session,) = inventory.merge(entries, KEY)
-    name = session["session"]
+    name = session.session
     folders = {stage: work / stage for stage in ("convert", "segment", "scrub", "distort")}
     for folder in folders.values():
         folder.mkdir(parents=True)

@@ -111,20 +111,20 @@ def test_references_to_files_get_their_new_names(tmp_path, intended, dropped):
     (session,) = sessions_of(source(tmp_path / "in", intended))
     scans = convert.run(session, tmp_path / "out", KEY)
     assert {s.status for s in scans} == {"pass"}
-    by = {s.scan.removeprefix(session["session"] + "_"): s for s in scans}
+    by = {s.scan.removeprefix(session.session + "_"): s for s in scans}
 
     def read(scan):
         return json.loads((tmp_path / "out" / by[scan].files["sidecar"]).read_text())
 
-    base = session["session"].replace("_", "/")
+    base = session.session.replace("_", "/")
     epi = read("dir-AP_epi")
-    bold = f"{session['session']}_task-rest_echo-1_bold"
+    bold = f"{session.session}_task-rest_echo-1_bold"
     assert epi["IntendedFor"] == [f"bids::{base}/func/{bold}.nii.gz"]
     assert epi["B0FieldIdentifier"] == "fieldmap1"
     assert by["dir-AP_epi"].measures.get("references_dropped", 0) == dropped
     assert read("task-rest_echo-1_bold")["B0FieldSource"] == "fieldmap1"
     assert by["task-rest_echo-1_bold"].measures["references_dropped"] == 1
-    asl = f"{session['session']}_asl"
+    asl = f"{session.session}_asl"
     assert read("m0scan")["IntendedFor"] == [f"bids::{base}/perf/{asl}.nii.gz"]
     everything = b"".join(
         p.name.encode() + p.read_bytes() for p in (tmp_path / "out").iterdir() if p.suffix != ".gz"
@@ -138,7 +138,7 @@ def test_tables_keep_allowed_columns_and_values(tmp_path):
     scans = convert.run(session, tmp_path / "out", KEY)
     events = [s.files["events"] for s in scans if "events" in s.files]
     # both echoes share one table, whose name has no echo
-    assert events == [f"{session['session']}_task-rest_events.tsv"]
+    assert events == [f"{session.session}_task-rest_events.tsv"]
     text = (tmp_path / "out" / events[0]).read_text()
     assert text == "onset\tduration\ttrial_type\n0.5\t1\tgo\n2\tn/a\tn/a\n"
     (context,) = [s.files["aslcontext"] for s in scans if "aslcontext" in s.files]
@@ -225,7 +225,7 @@ def test_the_release_is_valid_bids(tmp_path, layout, bids_errors):
     folder = tmp_path / "convert"
     write_manifest(
         tmp_path / "convert.json",
-        Manifest("convert", session["session"], convert.run(session, folder, KEY)),
+        Manifest("convert", session.session, convert.run(session, folder, KEY)),
         folder,
     )
     converted = read_manifest(tmp_path / "convert.json")
@@ -239,7 +239,7 @@ def test_the_release_is_valid_bids(tmp_path, layout, bids_errors):
         for s in converted.scans
     )
     checked = tuple(replace(s, files={}) for s in distorted)
-    out = tmp_path / "out" / "restricted" / "audit" / session["session"]
+    out = tmp_path / "out" / "restricted" / "audit" / session.session
     scans = audit.run(
         session,
         (folder, converted),
@@ -249,9 +249,9 @@ def test_the_release_is_valid_bids(tmp_path, layout, bids_errors):
         layout=layout,
     )
     assert {s.status for s in scans} == {"pass"}, scans
-    write_manifest(out.with_suffix(".json"), Manifest("audit", session["session"], scans), out)
+    write_manifest(out.with_suffix(".json"), Manifest("audit", session.session, scans), out)
     manifest = read_manifest(out.with_suffix(".json"))
-    target = tmp_path / "out" / "release" / "bids" / session["session"].replace("_", "/")
+    target = tmp_path / "out" / "release" / "bids" / session.session.replace("_", "/")
     release.copy(out, manifest, {}, "bids", target)
     files = release.cohort_files([manifest], {}, layout)
     release.cohort(tmp_path / "out" / "release", [manifest], {}, files)

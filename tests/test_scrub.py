@@ -4,6 +4,7 @@ import io
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from small_dicom import write
+from small_session import series_record, session_record
 
 from efface import inventory, status
 from efface.dictionary import standard_vr
@@ -854,7 +856,7 @@ def test_a_person_has_one_pseudonym_in_a_folder_and_in_a_run(tmp_path, charset, 
     )
     scrub_folder(tmp_path / "in", tmp_path / "out", KEY)
     (session,) = inventory.merge([inventory.run_entry(tmp_path / "in", "a", KEY)], KEY)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == [session["subject"]]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [session.subject]
 
 
 def test_unsafe_output_folders_are_rejected(tmp_path):
@@ -876,19 +878,12 @@ def test_unsafe_output_folders_are_rejected(tmp_path):
 def test_run_of_a_session(tmp_path):
     source = export(tmp_path / "source")
     files = [str(source / "Zarquon_Beeble" / f"IM{n}") for n in (2, 0, 1)]
-    common = {"modality": "MR", "status": "pass", "reasons": []}
-    session = {
-        "session": "sub-aaaaaaaaaa_ses-bbbbbbbbbb",
-        "subject": "sub-aaaaaaaaaa",
-        "source": "dicom",
-        "series": [
-            {"series": "series-good", "kind": "image", "files": files, **common},
-            {"series": "series-bad", "kind": "image", "files": [*files, str(source / "SC")]}
-            | common,
-            {"series": "series-out", "kind": "image", "files": files, **common, "status": "fail"},
-            {"series": "series-sr", "kind": "object", "files": files, **common},
-        ],
-    }
+    session = session_record(
+        series_record("series-good", files=files),
+        series_record("series-bad", files=[*files, str(source / "SC")]),
+        series_record("series-out", files=files, status="fail"),
+        series_record("series-sr", files=files, kind="object"),
+    )
     assert [s.series for s in given(session)] == ["series-good", "series-bad"]
     folder = tmp_path / "out"
     folder.mkdir()
@@ -900,7 +895,7 @@ def test_run_of_a_session(tmp_path):
     assert pydicom.dcmread(folder / "series-good" / "000001.dcm").InstanceNumber == 2
     assert (bad.status, bad.reasons, bad.files) == ("fail", (status.SECONDARY_CAPTURE,), {})
     assert [p.name for p in folder.iterdir()] == ["series-good"]
-    assert run(session | {"source": "bids"}, folder, KEY, []) == ()
+    assert run(replace(session, source="bids"), folder, KEY, []) == ()
 
 
 def test_real_files_have_no_identifiers_and_the_same_pixels(data):

@@ -104,16 +104,14 @@ def kept_of(source, folder):
     """For each scan of a source: suffix, sidecar by dcm2niix, and the released sidecar."""
     entries = [inventory.run_entry(source, n, KEY) for n in inventory.entries(source, KEY).values()]
     for session in inventory.merge(entries, KEY):
-        out = folder / session["session"]
+        out = folder / session.session
         for scan in convert.run(session, out, KEY):
             if scan.status == "fail" or not scan.files:
                 continue
-            (series,) = [s for s in session["series"] if s["series"] == scan.series]
+            (series,) = [s for s in session.series if s.series == scan.series]
             again = out / "again" / scan.scan
             again.mkdir(parents=True)
-            sidecars = [
-                dict(i.sidecar) for i in dcm2niix.convert(series["files"], again, 600).images
-            ]
+            sidecars = [dict(i.sidecar) for i in dcm2niix.convert(series.files, again, 600).images]
             own = json.loads((out / scan.files["sidecar"]).read_text())
             # a series may give several images: the one with the same times and image type
             same = [

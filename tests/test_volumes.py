@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
-from small_session import SERIES, STEM, hand_on
+from small_session import SERIES, STEM, hand_on, series_record, session_record
 
 import efface
 from efface import distort, nifti, qc, segment
@@ -206,11 +206,7 @@ def test_every_stage_handles_all_positions(tmp_path):
     assert segmented.measures["volumes"] == [0, 2]
     assert [m["volumes"] for m in segmented.measures["moved"]] == [[1]]
     labelled = (tmp_path / "segment", Manifest("segment", "s", (segmented,)))
-    entry = {
-        "session": "s",
-        "source": "bids",
-        "series": [{"series": SERIES, "kind": "image", "status": "pass"}],
-    }
+    entry = session_record(series_record(), session="s", source="bids")
     key = new_key(tmp_path / "key")
     scrub = (tmp_path, Manifest("scrub", "s", ()))
     (distorted_scan,) = distort.run(entry, convert, labelled, scrub, tmp_path / "distort", key)

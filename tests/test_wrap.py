@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from small_session import head as head_of_parts
-from small_session import segmented
+from small_session import segmented, session_record
 
 import efface
 from efface import nifti
@@ -220,7 +220,7 @@ def test_every_stage_uses_the_roll(tmp_path):
     voxels, labels, affine = person()
     change = lambda a: np.roll(a, 14, 1)  # noqa: E731
     scan = Scan("sub-a_T1w", "series-1", "T1w", files={"nifti": "i.nii.gz"})
-    entry = {"session": "sub-a", "source": "bids", "series": []}
+    entry = session_record(session="sub-a", source="bids")
     stages = {}
 
     def stage(name, scans):

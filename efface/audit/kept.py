@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from efface import tables
 from efface.inventory.identity import SEXES
 from efface.pseudonym import Key
+from efface.session import Series, Session
 
 BEFORE_1925 = 10_436
 """Weeks (200 years) added to each person's own shift in a BIDS dataset: by the BIDS specification a
@@ -26,14 +26,14 @@ OLDEST = 89
 """Highest age in years. BIDS 1.11 writes ages above 89 as 89."""
 
 
-def of_person(session: Mapping[str, Any], retain: Iterable[str]) -> dict[str, str]:
+def of_person(session: Session, retain: Iterable[str]) -> dict[str, str]:
     """``age`` (years, at most 89) and ``sex`` (M, F, O), if an option keeps them.
 
     ``session`` is the inventory's.
     """
     if "patient-characteristics" not in set(retain):
         return {}
-    if session["source"] == "bids":
+    if session.source == "bids":
         row = participant(session)
         given_age, given_sex = row.get("age", ""), row.get("sex", "")
     else:
@@ -63,9 +63,7 @@ def age(text: str) -> str:
     return str(min(OLDEST, math.floor(years)))
 
 
-def acquired(
-    session: Mapping[str, Any], series: Mapping[str, Any], retain: Iterable[str], key: Key | None
-) -> str:
+def acquired(session: Session, series: Series, retain: Iterable[str], key: Key | None) -> str:
     """Time of acquisition as in BIDS (``1826-03-07T10:11:12``); empty without an option.
 
     A shifted time is the real one minus a whole number of weeks, the subject's own plus
@@ -78,7 +76,7 @@ def acquired(
     if "dates-full" in options:
         return moment.isoformat()
     if "dates-shifted" in options and key is not None:
-        return shifted(moment, key.weeks(session["subject"]))
+        return shifted(moment, key.weeks(session.subject))
     return ""
 
 
@@ -90,11 +88,11 @@ def shifted(moment: datetime, weeks: int) -> str:
         return ""
 
 
-def _moment(session: Mapping[str, Any], series: Mapping[str, Any]) -> datetime | None:
-    if session["source"] == "bids":
-        image = Path(series["files"][0])
+def _moment(session: Session, series: Series) -> datetime | None:
+    if session.source == "bids":
+        image = Path(series.files[0])
         folder = image.parent.parent
-        where = "_".join(str(session["study"]).split("/"))
+        where = "_".join(session.study.split("/"))
         name = f"{image.parent.name}/{image.name}"
         text = _row(folder, f"{where}_scans.tsv", "filename", name).get("acq_time", "")
         try:
@@ -103,7 +101,7 @@ def _moment(session: Mapping[str, Any], series: Mapping[str, Any]) -> datetime |
             return None
         # a date without a time is not used; a time zone is removed, because it tells the place
         return moment.replace(tzinfo=None) if "T" in text else None
-    a = series.get("attributes", {})
+    a = series.attributes
     for text in (
         str(a.get("AcquisitionDateTime", "")),
         f"{a.get('AcquisitionDate', '')}{a.get('AcquisitionTime', '')}",
@@ -119,28 +117,28 @@ def _moment(session: Mapping[str, Any], series: Mapping[str, Any]) -> datetime |
     return None
 
 
-def participant(session: Mapping[str, Any]) -> dict[str, str]:
+def participant(session: Session) -> dict[str, str]:
     """Row of the person in participants.tsv; empty if there is none, or several."""
     rows = participants(session)
     return rows[0] if len(rows) == 1 else {}
 
 
-def participants(session: Mapping[str, Any]) -> list[dict[str, str]]:
+def participants(session: Session) -> list[dict[str, str]]:
     """Rows of the person in the participants.tsv of a BIDS source; more than one is an error."""
     rows = tables.read_source(_root(session) / "participants.tsv")
-    return [row for row in rows if row.get("participant_id") == session["patient"][0]]
+    return [row for row in rows if row.get("participant_id") == session.patient[0]]
 
 
-def visit(session: Mapping[str, Any]) -> list[dict[str, str]]:
+def visit(session: Session) -> list[dict[str, str]]:
     """Rows of the scans.tsv of a session of a BIDS source; empty if there is none."""
-    where = str(session["study"]).split("/")
+    where = session.study.split("/")
     return tables.read_source(_root(session).joinpath(*where) / f"{'_'.join(where)}_scans.tsv")
 
 
-def _root(session: Mapping[str, Any]) -> Path:
+def _root(session: Session) -> Path:
     """Root of a BIDS source, by the path of its first image."""
-    image = Path(session["series"][0]["files"][0])
-    return image.parents[1 + len(str(session["study"]).split("/"))]
+    image = Path(session.series[0].files[0])
+    return image.parents[1 + len(session.study.split("/"))]
 
 
 def _row(folder: Path, name: str, column: str, value: str) -> dict[str, str]:
@@ -149,11 +147,11 @@ def _row(folder: Path, name: str, column: str, value: str) -> dict[str, str]:
     return found[0] if len(found) == 1 else {}
 
 
-def _of_header(session: Mapping[str, Any]) -> tuple[str, str]:
+def _of_header(session: Session) -> tuple[str, str]:
     import pydicom
 
-    for series in session["series"]:
-        for name in series["files"][:1]:
+    for series in session.series:
+        for name in series.files[:1]:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from efface.audit import kept, leaks, sources
 from efface.audit.identifiers import to_json
@@ -14,6 +13,7 @@ from efface.audit.matcher import Matcher
 from efface.audit.staging import Stage, Staging, discard, paths, prune_empty, stage
 from efface.manifest import Scan, write_atomic
 from efface.pseudonym import Key
+from efface.session import Session
 from efface.status import IDENTIFIER_FOUND, SCAN_LOST, Status, worst
 
 IDENTIFIERS = "identifiers.json"
@@ -24,7 +24,7 @@ _MOST_FINDINGS = 8
 
 
 def run(
-    session: Mapping[str, Any],
+    session: Session,
     convert: Stage,
     distort: Stage,
     qc: Stage,
@@ -48,7 +48,7 @@ def run(
     retain = tuple(retain)
     identifiers = sources.of_session(session, retain)
     matcher = Matcher(identifiers | sources.of_machine())
-    staging = Staging(session["session"], convert, distort, qc, folder, retain, layout)
+    staging = Staging(session.session, convert, distort, qc, folder, retain, layout)
     scans = []
     for scan in qc[1].scans:
         staged = scan if scan.status == "fail" else stage(scan, staging)
@@ -76,17 +76,15 @@ def _in_both_forms(scans: Iterable[Scan]) -> list[Scan]:
     ]
 
 
-def _with_kept(
-    scan: Scan, session: Mapping[str, Any], retain: Iterable[str], key: Key | None
-) -> Scan:
+def _with_kept(scan: Scan, session: Session, retain: Iterable[str], key: Key | None) -> Scan:
     """The scan with what options keep of the person and the day, and the search for text."""
-    series = next((s for s in session["series"] if s["series"] == scan.series), None)
-    if scan.status == "fail" or series is None or not series["files"]:
+    series = next((s for s in session.series if s.series == scan.series), None)
+    if scan.status == "fail" or series is None or not series.files:
         return scan
     measures = {
         "person": kept.of_person(session, retain),
         "acq_time": kept.acquired(session, series, retain, key),
-        "text_in_picture": str(series.get("text", "")),
+        "text_in_picture": series.text,
     }
     return replace(scan, measures={**scan.measures, **{k: v for k, v in measures.items() if v}})
 
@@ -114,18 +112,18 @@ def _search(scan: Scan, folder: Path, matcher: Matcher, *, uids: bool) -> Scan:
     return scan
 
 
-def _missing(session: Mapping[str, Any], scans: list[Scan]) -> list[Scan]:
+def _missing(session: Session, scans: list[Scan]) -> list[Scan]:
     """Series of the session without a scan: withheld by the inventory, or lost by a stage."""
     from efface.convert import modality
 
     known = {s.series for s in scans}
     out = []
-    for series in session["series"]:
-        name = series["series"]
+    for series in session.series:
+        name = series.series
         if name in known:
             continue
-        status: Status = worst("fail", series["status"])
-        reasons = tuple(series["reasons"]) or (SCAN_LOST,)
+        status: Status = worst("fail", series.status)
+        reasons = series.reasons or (SCAN_LOST,)
         measures = {"form": "source", "datatype": ""}
         out.append(Scan(name, name, modality(series), status, reasons, {}, measures))
     return out

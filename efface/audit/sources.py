@@ -14,11 +14,10 @@ import platform
 import re
 import socket
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
@@ -36,6 +35,7 @@ from efface.audit.identifiers import (
     of_value,
 )
 from efface.audit.words import closed_words, is_closed, is_technical, own_words
+from efface.session import Session
 
 _EXAMINED = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "AcquisitionDateTime")
 # kinds that an option of the scrub lets through, by its name in config ``retain``; the dates of
@@ -115,20 +115,20 @@ class Sources:
         )
 
 
-def of_session(session: Mapping[str, Any], retain: Iterable[str] = ()) -> frozenset[Identifier]:
-    """Identifiers of a session from its inventory entry: headers, file and folder names.
+def of_session(session: Session, retain: Iterable[str] = ()) -> frozenset[Identifier]:
+    """Identifiers of a session from the inventory's record: headers, file and folder names.
 
     Every file's header is read, not only the first's: ids may change within a series. A file that
     cannot be read gives its name alone. ``retain`` are the scrub's options.
     """
     sources = Sources()
-    for series in session["series"]:
-        for name in series["files"]:
+    for series in session.series:
+        for name in series.files:
             sources.add(Path(name))
-    if session.get("source") == "bids":
+    if session.source == "bids":
         sources.identifiers |= _of_tables(session)
-    for patient in session.get("patient") or ():
-        sources.identifiers |= of_value("patient id", str(patient))
+    for patient in session.patient:
+        sources.identifiers |= of_value("patient id", patient)
     return frozenset(
         n
         for n in sources.searched(retain)
@@ -195,7 +195,7 @@ def _raw(ds: Dataset, tag: int | None) -> tuple[int, bytes]:
     return int(tag or 0), raw or b""
 
 
-def _of_tables(session: Mapping[str, Any]) -> set[Identifier]:
+def _of_tables(session: Session) -> set[Identifier]:
     """What a BIDS source's participants.tsv and scans.tsv say of the person."""
     from efface.audit.kept import participants, visit
 

@@ -24,6 +24,7 @@ from efface.convert import companions, dcm2niix, header, names, references, side
 from efface.errors import EffaceError, of_machine
 from efface.manifest import Scan, write_json
 from efface.pseudonym import Key
+from efface.session import Series, Session
 from efface.status import (
     CONVERTER_ERROR,
     NO_BIDS_NAME,
@@ -43,7 +44,7 @@ TIMEOUT = 1800.0
 class _Image:
     """A converted image that does not have a name yet."""
 
-    series: Mapping[str, Any]
+    series: Series
     path: Path
     raw: Mapping[str, Any]
     """The original sidecar."""
@@ -51,7 +52,7 @@ class _Image:
     affine: np.ndarray[Any, np.dtype[np.float64]]
     gradients: tuple[list[list[float]], list[list[float]]]
     """Rows of numbers in the b-value and the b-vector file."""
-    facts: names.Facts = field(default_factory=dict)
+    facts: names.Facts
     status: Status = "pass"
     reasons: tuple[str, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class _Image:
 
 
 def run(
-    session: Mapping[str, Any],
+    session: Session,
     folder: Path,
     key: Key,
     rules: Sequence[Mapping[str, Any]] | None = None,
@@ -82,37 +83,37 @@ def run(
     work.mkdir(parents=True)
     images: list[_Image] = []
     scans: list[Scan] = []
-    for series in session["series"]:
-        if series["kind"] != "image" or series["status"] == "fail":
+    for series in session.series:
+        if series.kind != "image" or series.status == "fail":
             continue
         try:
-            if session["source"] == "bids":
+            if session.source == "bids":
                 converted = _from_bids(series)
             else:
-                converted = _from_dicom(series, work / series["series"], timeout)
+                converted = _from_dicom(series, work / series.series, timeout)
         except subprocess.TimeoutExpired:
             scans.append(_failed(series, f"dcm2niix took longer than {timeout:.0f} s"))
         except Exception as e:  # no file may stop the other series
             if of_machine(e):
                 raise
-            log.exception("%s", series["series"])
+            log.exception("%s", series.series)
             scans.append(_failed(series, "the files could not be read"))
         else:
             images += [i for i in converted if not isinstance(i, Scan)]
             scans += [s for s in converted if isinstance(s, Scan)]
     images.sort(key=_acquired)
-    places = names.numbered([_place(image, table, session, key) for image in images])
-    linked = _linked(images, places, session["session"])
+    places = names.numbered([_place(image, table, key) for image in images])
+    linked = _linked(images, places, session.session)
     for image, place, (refs, dropped) in zip(images, places, linked, strict=True):
         try:
-            scan = _write(image, place, session["session"], folder, refs)
+            scan = _write(image, place, session.session, folder, refs)
             if dropped:
                 scan = replace(scan, measures={**scan.measures, "references_dropped": dropped})
             scans.append(scan)
         except Exception as e:
             if of_machine(e):
                 raise
-            log.exception("%s", image.series["series"])
+            log.exception("%s", image.series.series)
             scans.append(_failed(image.series, "the image could not be written"))
     shutil.rmtree(work)
     return tuple(sorted(_once(scans), key=lambda s: s.scan))
@@ -124,13 +125,13 @@ def _linked(
     """References of each image with new names, and the number of dropped references."""
     base = session.replace("_", "/")
     targets = {
-        str(image.series["uid"]): f"{base}/{place.datatype}/{place.stem(session)}.nii.gz"
+        image.series.uid: f"{base}/{place.datatype}/{place.stem(session)}.nii.gz"
         for image, place in zip(images, places, strict=True)
-        if place.datatype and "bids" in image.series
+        if place.datatype and image.series.bids
     }
     fields = references.fields(image.raw for image in images)
     return [
-        references.renamed(image.raw, str(image.series["uid"]).partition("/")[0], targets, fields)
+        references.renamed(image.raw, image.series.uid.partition("/")[0], targets, fields)
         for image in images
     ]
 
@@ -145,44 +146,45 @@ def _once(scans: Iterable[Scan]) -> list[Scan]:
     return list(out.values())
 
 
-def _failed(series: Mapping[str, Any], why: str) -> Scan:
+def _failed(series: Series, why: str) -> Scan:
     scan = Scan(
-        scan=series["series"],
-        series=series["series"],
+        scan=series.series,
+        series=series.series,
         modality=modality(series),
-        reasons=tuple(series["reasons"]),
+        reasons=series.reasons,
         measures=_measures(series),
     )
     return scan.mark("fail", f"{NOT_CONVERTED}: {why}")
 
 
-def modality(series: Mapping[str, Any]) -> str:
+def modality(series: Series) -> str:
     """BIDS suffix or DICOM modality of a series without images.
 
     Only known suffixes are used, because any other could be the name of a person.
     """
-    own = series.get("bids", {})
-    known = (own.get("datatype"), own.get("suffix")) in names.ENTITIES
-    return str(own["suffix"] if known else series.get("modality", ""))
+    own = series.bids
+    if own and (own.datatype, own.suffix) in names.ENTITIES:
+        return own.suffix
+    return series.modality
 
 
-def _measures(series: Mapping[str, Any]) -> dict[str, Any]:
+def _measures(series: Series) -> dict[str, Any]:
     return {
         "datatype": "",
-        "source_series": series["series"],
-        "frame_of_reference": series["frame_of_reference"],
+        "source_series": series.series,
+        "frame_of_reference": series.frame_of_reference,
     }
 
 
-def _from_dicom(series: Mapping[str, Any], work: Path, timeout: float) -> list[_Image | Scan]:
-    made = dcm2niix.convert(series["files"], work, timeout)
-    log.info("%s: dcm2niix ended with %d\n%s", series["series"], made.code, made.text)
+def _from_dicom(series: Series, work: Path, timeout: float) -> list[_Image | Scan]:
+    made = dcm2niix.convert(series.files, work, timeout)
+    log.info("%s: dcm2niix ended with %d\n%s", series.series, made.code, made.text)
     if made.code < 0:
         return [_failed(series, "dcm2niix crashed")]
     if not made.images:
         return [_failed(series, "dcm2niix made no image")]
-    status: Status = series["status"]
-    reasons = list(series["reasons"])
+    status = series.status
+    reasons = list(series.reasons)
     if made.code:
         reasons.append(CONVERTER_ERROR)
     if made.uneven:
@@ -199,17 +201,16 @@ def _from_dicom(series: Mapping[str, Any], work: Path, timeout: float) -> list[_
     there = sum(math.prod(i.shape) for i in images)
     if images and expected and there != expected:
         reasons.append(f"{VOXELS_LOST}: {there} of {expected}")
-    if len(reasons) > len(series["reasons"]):
+    if len(reasons) > len(series.reasons):
         status = "review" if status == "pass" else status
-    kinds = {i.facts.get("part") for i in images}
-    echoes = float(len({i.facts["te"] for i in images if "te" in i.facts}) or 1)
-    partner = "fieldmap" if "fieldmap" in kinds else ""
+    echoes = float(len({i.facts.te for i in images if i.facts.te is not None}) or 1)
+    partner = "fieldmap" if any(i.facts.part == "fieldmap" for i in images) else ""
     return [
         replace(
             i,
             status=status,
             reasons=tuple(reasons),
-            facts={**i.facts, "echoes": echoes, **({"partner": partner} if partner else {})},
+            facts=replace(i.facts, echoes=echoes, partner=partner),
         )
         if isinstance(i, _Image)
         else i
@@ -217,20 +218,20 @@ def _from_dicom(series: Mapping[str, Any], work: Path, timeout: float) -> list[_
     ]
 
 
-def _voxels(series: Mapping[str, Any]) -> int:
+def _voxels(series: Series) -> int:
     """Number of voxels of a series, or 0 if the header does not determine it."""
-    attributes = series["attributes"]
+    attributes = series.attributes
     if "MOSAIC" in [str(v).upper() for v in attributes.get("ImageType", [])]:
         return 0
     try:
-        frames = len(series["files"]) * int(attributes.get("NumberOfFrames", 1))
+        frames = len(series.files) * int(attributes.get("NumberOfFrames", 1))
         return frames * int(attributes["Rows"]) * int(attributes["Columns"])
     except (KeyError, TypeError, ValueError):
         return 0
 
 
-def _from_bids(series: Mapping[str, Any]) -> list[_Image | Scan]:
-    image, *others = (Path(p) for p in series["files"])
+def _from_bids(series: Series) -> list[_Image | Scan]:
+    image, *others = (Path(p) for p in series.files)
     by_kind = {p.suffix: p for p in others}
     texts = {
         p.name.removesuffix(".tsv").rpartition("_")[2]: sidecar.text(p)
@@ -252,7 +253,7 @@ def _from_bids(series: Mapping[str, Any]) -> list[_Image | Scan]:
 
 
 def _image(
-    series: Mapping[str, Any],
+    series: Series,
     path: Path,
     raw: Mapping[str, Any],
     bval: Path | None,
@@ -263,11 +264,8 @@ def _image(
     gradients = (numbers(bval), numbers(bvec))
     b_values = [b for row in gradients[0] for b in row]
     affine = np.asarray(img.affine, dtype=np.float64)
-    known = names.facts(series["attributes"], raw, shape, affine, b_values)
-    status: Status = series["status"]
-    return _Image(
-        series, path, raw, shape, affine, gradients, known, status, tuple(series["reasons"])
-    )
+    known = names.facts(series.attributes, raw, shape, affine, b_values)
+    return _Image(series, path, raw, shape, affine, gradients, known, series.status, series.reasons)
 
 
 def numbers(path: Path | None) -> list[list[float]]:
@@ -288,24 +286,22 @@ def numbers(path: Path | None) -> list[list[float]]:
 
 def _acquired(image: _Image) -> tuple[str, int, float, str]:
     """Sort key in order of acquisition: time, if known, then series number."""
-    attributes = image.series["attributes"]
+    attributes = image.series.attributes
     moment = attributes.get("AcquisitionDateTime") or "".join(
         str(attributes.get(k, "")) for k in ("AcquisitionDate", "AcquisitionTime")
     )
-    number = image.series["number"]
+    number = image.series.number
     series_number = number if isinstance(number, int) else 1 << 31
-    echo = float(image.facts.get("echo", 0))
-    return str(moment)[:21], series_number, echo, f"{image.series['series']} {image.path.name}"
+    echo = image.facts.echo or 0.0
+    return str(moment)[:21], series_number, echo, f"{image.series.series} {image.path.name}"
 
 
-def _place(
-    image: _Image, rules: Sequence[names.Rule], session: Mapping[str, Any], key: Key
-) -> names.Name:
-    if session["source"] != "bids":
+def _place(image: _Image, rules: Sequence[names.Rule], key: Key) -> names.Name:
+    own = image.series.bids
+    if own is None:
         return names.name(image.facts, rules)
-    own = image.series["bids"]
-    subject = str(own["entities"].get("sub", ""))
-    return names.own_name(own["datatype"], own["suffix"], own["entities"], key, subject)
+    subject = own.entities.get("sub", "")
+    return names.own_name(own.datatype, own.suffix, own.entities, key, subject)
 
 
 def _write(
@@ -346,7 +342,7 @@ def _write(
     spacing = nib.affines.voxel_sizes(img.affine)
     scan = Scan(
         scan=stem,
-        series=image.series["series"],
+        series=image.series.series,
         modality=place.suffix,
         status=image.status,
         reasons=image.reasons,

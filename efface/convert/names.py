@@ -24,8 +24,40 @@ from efface.convert.sidecar import finite
 from efface.errors import EffaceError
 from efface.pseudonym import Key
 
-Facts = dict[str, str | float]
-"""Facts about an image, see docs/names.md; times in ms."""
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Facts about an image, as in docs/names.md; empty or None if unknown."""
+
+    description: str = ""
+    sequence_name: str = ""
+    image_type: str = ""
+    sequence: str = ""
+    variant: str = ""
+    dimension: str = ""
+    manufacturer: str = ""
+    te: float | None = None
+    """Echo time in ms."""
+    tr: float | None = None
+    """Repetition time in ms."""
+    ti: float | None = None
+    """Inversion time in ms."""
+    flip: float | None = None
+    """Flip angle in degrees."""
+    volumes: float | None = None
+    slices: float | None = None
+    echo: float | None = None
+    """Number of this echo."""
+    echoes: float | None = None
+    """Number of echoes of the series."""
+    part: str = ""
+    partner: str = ""
+    diffusion: str = ""
+    field_map: str = ""
+    phase_difference: str = ""
+    direction: str = ""
+    contrast_agent: str = ""
+
 
 ORDER = (
     *("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "mod", "echo", "flip", "inv", "mt"),
@@ -176,9 +208,10 @@ def _rule(raw: Mapping[str, Any], where: str) -> Rule:
 
 
 def _holds(condition: object, value: str | float | None) -> bool:
+    known = value is not None and value != ""
     if condition is False:
-        return value is None
-    if value is None:
+        return not known
+    if value is None or not known:
         return False
     if isinstance(condition, str):
         return re.search(condition, str(value), re.IGNORECASE) is not None
@@ -193,8 +226,9 @@ def _holds(condition: object, value: str | float | None) -> bool:
 
 def name(facts: Facts, rules: Sequence[Rule]) -> Name:
     """Name from the first matching rule, with the entities that its suffix can have."""
+    known = vars(facts)
     for rule in rules:
-        if all(_holds(condition, facts.get(f)) for f, condition in rule.match.items()):
+        if all(_holds(condition, known.get(f)) for f, condition in rule.match.items()):
             break
     else:
         return Name("", "unnamed", why="unknown contrast")
@@ -202,14 +236,14 @@ def name(facts: Facts, rules: Sequence[Rule]) -> Name:
         return Name("", rule.suffix or "unnamed", why=rule.out)
     allowed = ENTITIES[rule.datatype, rule.suffix]
     entities: dict[str, str] = {}
-    if facts.get("contrast_agent"):
+    if facts.contrast_agent:
         entities["ce"] = "contrast"
-    if facts.get("direction") and (rule.datatype, rule.suffix) != ("func", "bold"):
-        entities["dir"] = str(facts["direction"])
-    if float(facts.get("echoes", 1)) > 1 and facts.get("echo"):
-        entities["echo"] = str(int(float(facts["echo"])))
-    if facts.get("part", "mag") in ("phase", "real", "imag"):
-        entities["part"] = str(facts["part"])
+    if facts.direction and (rule.datatype, rule.suffix) != ("func", "bold"):
+        entities["dir"] = facts.direction
+    if (facts.echoes or 1) > 1 and facts.echo:
+        entities["echo"] = str(int(facts.echo))
+    if facts.part in ("phase", "real", "imag"):
+        entities["part"] = facts.part
     entities |= rule.entities
     return Name(rule.datatype, rule.suffix, {e: v for e, v in entities.items() if e in allowed})
 
@@ -333,49 +367,44 @@ def facts(
         values = [_joined(s[k]) for k in keys for s in (sidecar, attributes) if s.get(k)]
         return "\\".join(dict.fromkeys(values))
 
-    out: Facts = {
-        "description": text("SeriesDescription", "ProtocolName").lower(),
-        "image_type": text("ImageType").upper(),
-        "sequence": text("ScanningSequence", "EchoPulseSequence"),
-        "variant": text("SequenceVariant"),
-        "sequence_name": text("SequenceName", "PulseSequenceName").lower(),
-        "dimension": text("MRAcquisitionType"),
-        "manufacturer": text("Manufacturer"),
-        "volumes": float(shape[3] if len(shape) > 3 else 1),
-        "slices": float(shape[2]),
-        "part": _part(sidecar, attributes),
-        "diffusion": "yes" if any(b > 0 for b in b_values) else "no",
-    }
+    def number(key: str, factor: float = 1.0) -> float | None:
+        value = _number(sidecar.get(key))
+        return _number(attributes.get(key)) if value is None else value * factor
+
+    description = text("SeriesDescription", "ProtocolName").lower()
+    sequence = text("ScanningSequence", "EchoPulseSequence")
+    sequence_name = text("SequenceName", "PulseSequenceName").lower()
     if (
         str(sidecar.get("PulseSequenceType", "")).endswith("EPI")
         or attributes.get("EchoPlanarPulseSequence") == "YES"
     ):
-        out["sequence"] = f"{out['sequence']}\\EP"
-    named = f"{out['description']} {out['sequence_name']}"
+        sequence += "\\EP"
     # a spin-echo EPI can be called a field map too, but is another kind
-    gradient_echo = not re.search("EP", str(out["sequence"]))
-    out["field_map"] = "yes" if gradient_echo and _FIELD_MAP.search(named) else "no"
-    out["phase_difference"] = "yes" if {"EchoTime1", "EchoTime2"} <= sidecar.keys() else "no"
-    for fact, key, seconds in (
-        ("te", "EchoTime", True),
-        ("tr", "RepetitionTime", True),
-        ("ti", "InversionTime", True),
-        ("flip", "FlipAngle", False),
-        ("echo", "EchoNumber", False),
-    ):
-        # seconds in the sidecar, milliseconds in DICOM
-        value = _number(sidecar.get(key))
-        if value is not None:
-            out[fact] = value * 1000 if seconds else value
-        elif (value := _number(attributes.get(key))) is not None:
-            out[fact] = value
-    where = direction(str(sidecar.get("PhaseEncodingDirection", "")), affine)
-    if where:
-        out["direction"] = where
+    is_field_map = "EP" not in sequence and _FIELD_MAP.search(f"{description} {sequence_name}")
     agent = _joined(attributes.get("ContrastBolusAgent", "")).strip().lower()
-    if agent and agent not in ("no", "none", "n", "0", "without"):
-        out["contrast_agent"] = "yes"
-    return {k: v for k, v in out.items() if v != ""}
+    return Facts(
+        description=description,
+        sequence_name=sequence_name,
+        image_type=text("ImageType").upper(),
+        sequence=sequence,
+        variant=text("SequenceVariant"),
+        dimension=text("MRAcquisitionType"),
+        manufacturer=text("Manufacturer"),
+        # seconds in the sidecar, milliseconds in DICOM
+        te=number("EchoTime", 1000),
+        tr=number("RepetitionTime", 1000),
+        ti=number("InversionTime", 1000),
+        flip=number("FlipAngle"),
+        volumes=float(shape[3] if len(shape) > 3 else 1),
+        slices=float(shape[2]),
+        echo=number("EchoNumber"),
+        part=_part(sidecar, attributes),
+        diffusion="yes" if any(b > 0 for b in b_values) else "no",
+        field_map="yes" if is_field_map else "no",
+        phase_difference="yes" if {"EchoTime1", "EchoTime2"} <= sidecar.keys() else "no",
+        direction=direction(str(sidecar.get("PhaseEncodingDirection", "")), affine),
+        contrast_agent="" if agent in ("", "no", "none", "n", "0", "without") else "yes",
+    )
 
 
 def _part(sidecar: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:

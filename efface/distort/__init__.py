@@ -37,6 +37,7 @@ from efface.pseudonym import Key
 from efface.segment import segmentation
 from efface.segment.labels import LABELS
 from efface.segment.segmentation import Segmentation
+from efface.session import Series, Session
 from efface.status import (
     BRAIN_TOUCHED,
     DICOM_DIFFERS,
@@ -74,7 +75,7 @@ class _Distorted:
 
 
 def run(
-    session: dict[str, Any],
+    session: Session,
     convert: Stage,
     segment: Stage,
     scrub: Stage,
@@ -86,7 +87,7 @@ def run(
 ) -> tuple[Scan, ...]:
     """Distort the scans of a session in both forms, NIfTI and DICOM.
 
-    ``session``: the inventory's entry; ``convert``, ``segment``, ``scrub``: folders and manifests
+    ``session``: the inventory's record; ``convert``, ``segment``, ``scrub``: folders and manifests
     of these stages; ``log``: file for tracebacks (restricted zone), else standard error. Writes
     ``folder/nifti/{scan}.nii.gz``, ``folder/nifti/{scan}_mask.nii.gz`` and
     ``folder/dicom/{series}/``. Returns one scan for each converted one, and one for each series of
@@ -97,7 +98,7 @@ def run(
     task = _Task(folder, parse_features(features), method, key)
     labelled = {s.scan: s for s in segment[1].scans}
     scrubbed = {s.series: s for s in scrub[1].scans}
-    series = {s["series"]: s for s in session["series"] if s["kind"] == "image"}
+    series = {s.series: s for s in session.series if s.kind == "image"}
     by_series: dict[str, list[Scan]] = {name: [] for name in series}
     for scan in convert[1].scans:
         by_series.setdefault(scan.series, []).append(scan)
@@ -107,15 +108,15 @@ def run(
         images: list[Scan] = []
         done: list[_Distorted] = []
         for scan in scans:
-            seed = key.seed("distort", session["session"], scan.scan)
+            seed = key.seed("distort", session.session, scan.scan)
             labels = labelled.get(scan.scan)
             result, kept = _nifti(task, scan, labels, (convert[0], segment[0]), seed)
             images.append(result)
             done += [kept] if kept else []
-        of = series.get(name, {"status": "fail"})
-        if session["source"] == "dicom" and of["status"] != "fail":
+        own = series.get(name)
+        if session.source == "dicom" and own and own.status != "fail":
             failed = [s for s in images if s.status == "fail"]
-            form = _dicom(task, of, (scrubbed.get(name), scrub[0]), done, failed)
+            form = _dicom(task, own, (scrubbed.get(name), scrub[0]), done, failed)
             # a series without an image has the name of its DICOM form
             images = [s for s in images if s.scan != form.scan] + [form]
         out += images
@@ -195,14 +196,14 @@ def _nifti(
 
 def _dicom(
     task: _Task,
-    series: dict[str, Any],
+    series: Series,
     scrubbed: tuple[Scan | None, Path],
     done: list[_Distorted],
     failed: list[Scan],
 ) -> Scan:
     """Write the DICOM form of a series from its distorted images."""
-    name = series["series"]
-    scan = Scan(name, name, series.get("modality", ""))
+    name = series.series
+    scan = Scan(name, name, series.modality)
     headers, headers_folder = scrubbed
     if headers is None:
         return scan.mark("fail", f"{STAGE_FAILED}: no scrubbed headers")
@@ -223,7 +224,7 @@ def _dicom(
             [_converted(d, image) for d, image in zip(done, released, strict=True)],
             key=task.key,
             says_so=task.features == ("face",) and any(d.mask.any() for d in done),
-            no_text=series.get("text") == CLEAR,
+            no_text=series.text == CLEAR,
         )
         what = readback.check(task.folder / target, mapped, released)
     except (frames.UnmappedError, NotDecoded) as e:

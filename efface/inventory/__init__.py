@@ -8,10 +8,12 @@ once, with its series or with the reason why it is excluded.
 from efface.inventory.bids import is_bids
 from efface.inventory.entry import run_entry
 from efface.inventory.identity import cross_check
-from efface.inventory.sessions import files_table, groups, merge, statements
+from efface.inventory.records import Entry, read_entry
+from efface.inventory.sessions import files_table, groups, merge
 from efface.inventory.walk import entries, entry_fingerprint, entry_label
 
 __all__ = [
+    "Entry",
     "cross_check",
     "entries",
     "entry_fingerprint",
@@ -20,6 +22,6 @@ __all__ = [
     "groups",
     "is_bids",
     "merge",
+    "read_entry",
     "run_entry",
-    "statements",
 ]

@@ -11,13 +11,14 @@ import io
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from efface.inventory.identity import Statement
+from efface.inventory.records import EntrySeries, ListedFile
 from efface.inventory.walk import SourceFile
 from efface.pseudonym import Key, series_label, session_label, subject_label
+from efface.session import BidsName
 from efface.status import EMPTY_FILE, LINK_NOT_FOLLOWED, NO_FILES, NO_IMAGE, NOT_BIDS, NOT_MR
 
 MR_DATATYPES = ("anat", "dwi", "fmap", "func", "perf")
@@ -118,10 +119,12 @@ def parse(name: str) -> FileName | None:
     return FileName(entities, suffix, dot + extension)
 
 
-def read_entry(source: Path, sources: Iterable[SourceFile], key: Key) -> dict[str, Any]:
-    """``series`` and ``files`` of a top-level entry, as in :func:`efface.inventory.run_entry`."""
+def list_files(
+    source: Path, sources: Iterable[SourceFile], key: Key
+) -> tuple[dict[str, EntrySeries], list[ListedFile]]:
+    """Series and files of a top-level entry, as in :class:`efface.inventory.records.Entry`."""
     root = source.absolute()
-    series: dict[str, dict[str, Any]] = {}
+    series: dict[str, EntrySeries] = {}
     files = []
     for f in sources:
         relative = os.path.relpath(f.path, root)
@@ -133,27 +136,26 @@ def read_entry(source: Path, sources: Iterable[SourceFile], key: Key) -> dict[st
         )
         described = None
         if not reason and isinstance(name, FileName):
-            described = _series(relative, PurePosixPath(relative).parts[-2], name, key)
+            described = _series(f.path, relative, name, key)
         elif _is_unread_folder(f, relative):
-            described = withheld(f"{relative}/", key)
+            described = withheld(f.path, f"{relative}/", key)
         elif _is_listed(relative):
-            described = withheld(relative, key)
-        where = f"{described['session']} {described['series']}" if described else ""
+            described = withheld(f.path, relative, key)
         if described:
-            series[where] = {"rank": [0, f.path], **described}
+            series[described.where] = described
         files.append(
-            {
-                "path": f.path,
-                "relative": relative,
-                "bytes": f.bytes,
-                "mtime_ns": f.mtime_ns,
-                "reason": reason,
-                "series": where,
-                "instance": relative if where and not reason else "",
-                "number": None,
-            }
+            ListedFile(
+                path=f.path,
+                relative=relative,
+                bytes=f.bytes,
+                mtime_ns=f.mtime_ns,
+                reason=reason,
+                series=described.where if described else "",
+                instance=relative if described and not reason else "",
+                number=None,
+            )
         )
-    return {"series": series, "files": files}
+    return series, files
 
 
 def _is_listed(relative: str) -> bool:
@@ -203,25 +205,18 @@ def _described(relative: str) -> FileName | str:
     return parsed
 
 
-def _series(relative: str, datatype: str, name: FileName, key: Key) -> dict[str, Any]:
-    """The series record of an image."""
-    return _record(relative, key) | {
-        "kind": "image",
-        "modality": "MR",
-        "bids": {"datatype": datatype, "suffix": name.suffix, "entities": name.entities},
-    }
+def _series(path: str, relative: str, name: FileName, key: Key) -> EntrySeries:
+    """The series of an image."""
+    own = BidsName(PurePosixPath(relative).parts[-2], name.suffix, name.entities)
+    return replace(withheld(path, relative, key), kind="image", modality="MR", bids=own)
 
 
-def withheld(relative: str, key: Key) -> dict[str, Any]:
-    """A series record for an image that cannot be converted, so that the audit lists it.
+def withheld(path: str, relative: str, key: Key) -> EntrySeries:
+    """The series of an image that cannot be converted, so that the audit lists it.
 
     Subject and session are those of its folders. Images outside all subject folders share one
     session. ``relative`` ends with a slash if it is a folder that cannot be read.
     """
-    return _record(relative, key) | {"kind": "object", "modality": ""}
-
-
-def _record(relative: str, key: Key) -> dict[str, Any]:
     folders = relative.split("/")[:-1]
     at = next((n for n, part in enumerate(folders) if part.startswith("sub-")), None)
     subject, study = "", NO_SUBJECT
@@ -229,18 +224,21 @@ def _record(relative: str, key: Key) -> dict[str, Any]:
         visits = [part for part in folders[at + 1 : at + 2] if part.startswith("ses-")]
         subject, study = folders[at], "/".join([folders[at], *visits])
     label = subject_label(key, subject, "bids", study)
-    return {
-        "session": f"{label}_{session_label(key, study)}",
-        "subject": label,
-        "patient": [subject, "bids"],
-        "study": study,
-        "series": series_label(key, relative),
-        "uid": relative,
-        "sop_class": "",
-        "frame_of_reference": "",
-        "number": None,
-        "attributes": {},
-    }
+    return EntrySeries(
+        rank=(0, path),
+        session=f"{label}_{session_label(key, study)}",
+        subject=label,
+        patient=(subject, "bids"),
+        study=study,
+        series=series_label(key, relative),
+        uid=relative,
+        kind="object",
+        modality="",
+        sop_class="",
+        frame_of_reference="",
+        number=None,
+        attributes={},
+    )
 
 
 def participants(source: Path, entry: str, key: Key) -> set[Statement]:
@@ -260,17 +258,17 @@ def participants(source: Path, entry: str, key: Key) -> set[Statement]:
     return out
 
 
-Sidecar = tuple[tuple[str, ...], FileName, dict[str, Any]]
-"""Folders, name and file record."""
+Sidecar = tuple[tuple[str, ...], FileName, ListedFile]
+"""Folders, name and file of a sidecar."""
 
 
-def sidecars(files: Iterable[dict[str, Any]]) -> list[Sidecar]:
+def sidecars(files: Iterable[ListedFile]) -> list[Sidecar]:
     """Files with BIDS names that can describe images: JSON, gradients, events, ASL context."""
     out = []
     for f in files:
-        *folders, name = PurePosixPath(f["relative"]).parts
+        *folders, name = _parts(f)
         parsed = parse(name)
-        usable = f["reason"] in ("", NOT_BIDS, SHARED) and f["bytes"]
+        usable = f.reason in ("", NOT_BIDS, SHARED) and f.bytes
         if not usable or parsed is None:
             continue
         table = parsed.extension == ".tsv" and parsed.suffix in TABLES
@@ -279,13 +277,13 @@ def sidecars(files: Iterable[dict[str, Any]]) -> list[Sidecar]:
     return out
 
 
-def inherited(image: dict[str, Any], candidates: Sequence[Sidecar]) -> list[dict[str, Any]]:
+def inherited(image: ListedFile, candidates: Sequence[Sidecar]) -> list[ListedFile]:
     """Sidecars of an image by the inheritance principle of BIDS, outermost first."""
-    *folders, name = PurePosixPath(image["relative"]).parts
+    *folders, name = _parts(image)
     parsed = parse(name)
     assert parsed is not None
     hits = []
-    for where, candidate, record in candidates:
+    for where, candidate, f in candidates:
         described = TABLES.get(candidate.suffix, (candidate.suffix,))
         if (
             parsed.suffix in described
@@ -293,10 +291,16 @@ def inherited(image: dict[str, Any], candidates: Sequence[Sidecar]) -> list[dict
             and tuple(folders[: len(where)]) == where
             and candidate.entities.items() <= parsed.entities.items()
         ):
-            hits.append(((len(where), len(candidate.entities)), candidate.extension, record))
-    hits.sort(key=lambda h: (h[0], h[2]["relative"]))
-    chosen = [record for _, extension, record in hits if extension == ".json"]
+            hits.append(((len(where), len(candidate.entities)), candidate.extension, f))
+    hits.sort(key=lambda h: (h[0], h[2].relative or ""))
+    chosen = [f for _, extension, f in hits if extension == ".json"]
     for extension in (".bval", ".bvec", ".tsv"):
         # these are not merged: only the nearest file is used
-        chosen += [record for _, e, record in hits if e == extension][-1:]
+        chosen += [f for _, e, f in hits if e == extension][-1:]
     return chosen
+
+
+def _parts(f: ListedFile) -> tuple[str, ...]:
+    """Folders and name of a file of a BIDS source."""
+    assert f.relative is not None
+    return PurePosixPath(f.relative).parts

@@ -5,30 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 from efface.inventory import bids
-from efface.inventory.entry import Entry, digest
-from efface.inventory.identity import Statement, Verdict, cross_check
+from efface.inventory.entry import digest
+from efface.inventory.identity import Verdict, cross_check
 from efface.inventory.ocr import CLEAR
+from efface.inventory.records import Entry, EntrySeries, ListedFile
 from efface.inventory.split import withhold_split
 from efface.pseudonym import Key
+from efface.session import Series, SeriesHeader, Session, as_dict
 from efface.status import DUPLICATE, STAGE_FAILED, TRUNCATED, Status, worst
 
-Session = dict[str, Any]
-"""See the schema in docs/architecture.md: ``session``, ``subject``, ``source``, ``series``, …"""
-
-_SERIES_FIELDS = (
-    *("series", "uid", "kind", "modality", "sop_class", "frame_of_reference", "number"),
-    "attributes",
-)
+_NOT_SEARCHED = "not looked: no DICOM image"
+"""Result of the search for text in a series without a complete DICOM image."""
+_OTHER_CONTENT = f"{DUPLICATE}: the content differs"
 
 
-def statements(entry: Entry) -> Iterator[Statement]:
-    """Statements about persons in the files of an entry."""
-    for stated in entry.get("people", ()):
-        yield Statement(**{**stated, "others": tuple(stated["others"])})
+@dataclass(frozen=True)
+class _Settled:
+    """Files and series of several entries, with the sessions that a verdict gives them."""
+
+    files: list[ListedFile]
+    """In path order, with final reasons."""
+    series: dict[str, EntrySeries]
+    """By session and series pseudonym."""
+    doubts: dict[str, tuple[str, ...]]
+    """Reasons for review from the verdict, by the same key."""
 
 
 def merge(entries: Sequence[Entry], key: Key, verdict: Verdict | None = None) -> list[Session]:
@@ -38,42 +42,47 @@ def merge(entries: Sequence[Entry], key: Key, verdict: Verdict | None = None) ->
     result is sorted and depends on both only. The ``fingerprint`` of a session covers size and time
     of every file and the reasons, so that a changed file or verdict runs the session again.
     """
-    verdict = verdict or _verdict(entries)
-    files, series = _settle(entries, verdict)
-    by_series: dict[str, list[dict[str, Any]]] = {}
-    for f in files:
-        if f["series"]:
-            by_series.setdefault(f["series"], []).append(f)
-    source = entries[0]["source"] if entries else "dicom"
-    shared = bids.sidecars(files) if source == "bids" else []
-    sessions: dict[str, Session] = {}
-    for where, described in sorted(series.items()):
-        session = sessions.setdefault(
-            described["session"],
-            {
-                "session": described["session"],
-                "subject": described["subject"],
-                "patient": described["patient"],
-                "study": described["study"],
-                "key": key.fingerprint,
-                "source": source,
-                "series": [],
-            },
-        )
+    settled = _settle(entries, verdict or _verdict(entries))
+    by_series: dict[str, list[ListedFile]] = {}
+    for f in settled.files:
+        if f.series:
+            by_series.setdefault(f.series, []).append(f)
+    source = entries[0].source if entries else "dicom"
+    shared = bids.sidecars(settled.files) if source == "bids" else []
+    by_session: dict[str, list[tuple[EntrySeries, Series, list[ListedFile]]]] = {}
+    for where, one in sorted(settled.series.items()):
         members = by_series.get(where, [])
         if source == "bids":
             # sidecars are found by inheritance; an image that cannot be converted has none
-            members = [m for m in members if m["instance"] or m["reason"]]
-            members += [s for m in members if m["instance"] for s in bids.inherited(m, shared)]
-        session["series"].append(_series(described, members, described["doubts"]))
-    for session in sessions.values():
-        session["series"].sort(key=_order)
-        if source == "dicom":
-            withhold_split(session["series"])
-        stats = [s.pop("stats") for s in session["series"]]
-        text = json.dumps([session, stats], sort_keys=True)
-        session["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return [sessions[name] for name in sorted(sessions)]
+            members = [m for m in members if m.instance or m.reason]
+            members += [s for m in members if m.instance for s in bids.inherited(m, shared)]
+        series = _series(one, members, settled.doubts[where])
+        by_session.setdefault(one.session, []).append((one, series, members))
+    sessions = []
+    for name, parts in sorted(by_session.items()):
+        first = parts[0][0]
+        parts.sort(key=lambda part: _order(part[1]))
+        every = [series for _, series, _ in parts]
+        session = Session(
+            session=name,
+            subject=first.subject,
+            patient=first.patient,
+            study=first.study,
+            key=key.fingerprint,
+            source=source,
+            series=tuple(withhold_split(every) if source == "dicom" else every),
+            fingerprint="",
+        )
+        stats = [[[m.path, m.bytes, m.mtime_ns] for m in members] for _, _, members in parts]
+        sessions.append(replace(session, fingerprint=_fingerprint(session, stats)))
+    return sessions
+
+
+def _fingerprint(session: Session, stats: object) -> str:
+    record = as_dict(session)
+    del record["fingerprint"]
+    text = json.dumps([record, stats], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def groups(entries: Iterable[tuple[str, Entry]]) -> list[list[str]]:
@@ -94,8 +103,8 @@ def groups(entries: Iterable[tuple[str, Entry]]) -> list[list[str]]:
         names.append(name)
         leader[name] = name
         # a study may have its person in one entry only
-        shared = {s["study"] for s in entry["series"].values()}
-        if entry["source"] == "bids":
+        shared = {s.study for s in entry.series.values()}
+        if entry.source == "bids":
             # sidecars at the root describe every subject
             shared.add("bids")
         for study in shared:
@@ -119,23 +128,23 @@ def files_table(
     ``entry``, ``session``, ``series``, ``disposition``, ``reason``. Tabs, line breaks and bytes
     that are not text are escaped in paths.
     """
-    files, series = _settle(entries, verdict or _verdict(entries))
+    settled = _settle(entries, verdict or _verdict(entries))
+    labels = {f.path: entry.entry for entry in entries for f in entry.files}
     known = released or {}
     rows = []
-    for f in files:
-        described = series.get(f["series"])
-        session = described["session"] if described else ""
-        label = described["series"] if described else ""
-        if f["reason"]:
-            disposition, reason = "withheld", f["reason"]
+    for f in settled.files:
+        one = settled.series.get(f.series)
+        session, label = (one.session, one.series) if one else ("", "")
+        if f.reason:
+            disposition, reason = "withheld", f.reason
         else:
             nothing = ("withheld", f"{STAGE_FAILED}: no result")
             disposition, reason = known.get((session, label), nothing)
         rows.append(
             {
-                "path": _printable(f["path"]),
-                "bytes": str(f["bytes"]),
-                "entry": f["entry"],
+                "path": _printable(f.path),
+                "bytes": str(f.bytes),
+                "entry": labels[f.path],
                 "session": session,
                 "series": label,
                 "disposition": disposition,
@@ -146,123 +155,137 @@ def files_table(
 
 
 def _verdict(entries: Iterable[Entry]) -> Verdict:
-    return cross_check(stated for entry in entries for stated in statements(entry))
+    return cross_check(stated for entry in entries for stated in entry.people)
 
 
-def _settle(
-    entries: Sequence[Entry], verdict: Verdict
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """All files in path order with final reasons, and all series; ``entries`` is not modified.
-
-    Series and files are assigned to the session that ``verdict`` gives.
-    """
-    files = sorted(
-        ({**f, "entry": entry["entry"]} for entry in entries for f in entry["files"]),
-        key=lambda f: os.fsencode(f["path"]),
-    )
-    series: dict[str, dict[str, Any]] = {}
-    places: dict[str, str] = {}
+def _settle(entries: Sequence[Entry], verdict: Verdict) -> _Settled:
+    """Assign series and files to the session that ``verdict`` gives, and find duplicate files."""
+    series: dict[str, EntrySeries] = {}
+    doubts: dict[str, tuple[str, ...]] = {}
+    keys: dict[str, str] = {}
     for entry in entries:
-        for stated, one in entry["series"].items():
-            own = one["session"]
-            described = {**one, "doubts": verdict.doubts.get(own, ())}
-            owner = verdict.owners.get(own)
-            if owner:
-                described |= {
-                    "session": verdict.place(own),
-                    "subject": owner.subject,
-                    "patient": [owner.patient, owner.issuer],
-                }
-            where = places[stated] = f"{described['session']} {described['series']}"
-            other = series.get(where, described)
-            chosen = described if described["rank"] < other["rank"] else other
-            series[where] = _with_worse_text(chosen, described if chosen is other else other)
-    for f in files:
-        f["series"] = places.get(f["series"], "")
-    first: dict[tuple[str, str], dict[str, Any]] = {}
-    for f in files:
-        if f["reason"] or not f["instance"]:
-            continue
-        twin = first.setdefault((f["series"], f["instance"]), f)
-        if twin is not f:
-            f["reason"] = DUPLICATE if _same(twin, f) else f"{DUPLICATE}: the content differs"
-    if entries and entries[0]["source"] == "bids":
-        _adopt(files)
-    return files, series
+        for stated, own in entry.series.items():
+            one = _with_owner(own, verdict)
+            where = keys[stated] = one.where
+            other = series.setdefault(where, one)
+            lower = one.rank < other.rank
+            if other is one or lower:
+                doubts[where] = verdict.doubts.get(own.session, ())
+            series[where] = _with_worse_text(one, other) if lower else _with_worse_text(other, one)
+    files = [
+        replace(f, series=keys.get(f.series, "")) if f.series else f
+        for entry in entries
+        for f in entry.files
+    ]
+    files.sort(key=lambda f: os.fsencode(f.path))
+    files = _without_duplicates(files)
+    if entries and entries[0].source == "bids":
+        files = _with_sidecars(files)
+    return _Settled(files, series, doubts)
 
 
-def _with_worse_text(series: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _with_owner(series: EntrySeries, verdict: Verdict) -> EntrySeries:
+    """The series in the session of its owner."""
+    owner = verdict.owners.get(series.session)
+    if owner is None:
+        return series
+    return replace(
+        series,
+        session=verdict.place(series.session),
+        subject=owner.subject,
+        patient=(owner.patient, owner.issuer),
+    )
+
+
+def _with_worse_text(series: EntrySeries, other: EntrySeries) -> EntrySeries:
     """The series with the worse result of the text search: each entry has a part of the series."""
-    worse = max(series, other, key=lambda s: (bool(s.get("doubt")), s.get("text") != CLEAR))
-    return {**series, **{k: worse[k] for k in ("text", "doubt") if k in worse}}
+    worse = max(series, other, key=lambda s: (bool(s.doubt), s.text != CLEAR))
+    return series if worse.text is None else replace(series, text=worse.text, doubt=worse.doubt)
 
 
-def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    if a["bytes"] != b["bytes"]:
-        return False
-    mine, other = (f.get("sha256") or digest(f["path"]) for f in (a, b))
-    return bool(mine) and mine == other
-
-
-def _adopt(files: list[dict[str, Any]]) -> None:
-    """Assign each sidecar to the series that it describes; one for several series gets a reason."""
-    shared = bids.sidecars(files)
-    serves: dict[str, list[str]] = {}
+def _without_duplicates(files: Iterable[ListedFile]) -> list[ListedFile]:
+    """Add a reason against all but the first file of each instance of a series."""
+    first: dict[tuple[str, str], ListedFile] = {}
+    out = []
     for f in files:
-        if f["instance"]:
-            for sidecar in bids.inherited(f, shared):
-                serves.setdefault(sidecar["path"], []).append(f["series"])
-    for f in files:
-        used = serves.get(f["path"], [])
-        if len(used) == 1:
-            f["series"], f["reason"] = used[0], ""
-        elif used:
-            f["reason"] = bids.SHARED
-
-
-def _series(
-    described: dict[str, Any], members: list[dict[str, Any]], doubts: Iterable[str]
-) -> dict[str, Any]:
-    """Series record for the next stages; ``doubts`` are reasons for review."""
-    out = {field: described[field] for field in _SERIES_FIELDS}
-    out["text"] = described.get("text", "not looked: no DICOM image")
-    if "bids" in described:
-        out["bids"] = described["bids"]
-        whole = members
-        out["status"], out["reasons"] = "pass", []
-    else:
-        whole = [m for m in members if not m["reason"]]
-        whole.sort(key=lambda m: (_rank(m["number"]), m["path"]))
-        out["status"], out["reasons"] = _judge(whole, members)
-    if out["status"] != "fail":
-        for reason in (*doubts, *filter(None, [described.get("doubt")])):
-            out["status"] = worst(out["status"], "review")
-            out["reasons"].append(reason)
-    out["files"] = [m["path"] for m in whole or members]
-    out["stats"] = [[m["path"], m["bytes"], m["mtime_ns"]] for m in members]
+        twin = f if f.reason or not f.instance else first.setdefault((f.series, f.instance), f)
+        if twin is f:
+            out.append(f)
+        else:
+            out.append(replace(f, reason=DUPLICATE if _same(twin, f) else _OTHER_CONTENT))
     return out
 
 
-def _judge(whole: list[dict[str, Any]], members: list[dict[str, Any]]) -> tuple[Status, list[str]]:
+def _same(a: ListedFile, b: ListedFile) -> bool:
+    if a.bytes != b.bytes:
+        return False
+    mine, other = (f.sha256 or digest(f.path) for f in (a, b))
+    return bool(mine) and mine == other
+
+
+def _with_sidecars(files: Sequence[ListedFile]) -> list[ListedFile]:
+    """Assign each sidecar to the series that it describes; one for several series gets a reason."""
+    shared = bids.sidecars(files)
+    described: dict[str, list[str]] = {}
+    for f in files:
+        if f.instance:
+            for sidecar in bids.inherited(f, shared):
+                described.setdefault(sidecar.path, []).append(f.series)
+    out = []
+    for f in files:
+        match described.get(f.path):
+            case None:
+                out.append(f)
+            case [series]:
+                out.append(replace(f, series=series, reason=""))
+            case _:
+                out.append(replace(f, reason=bids.SHARED))
+    return out
+
+
+def _series(one: EntrySeries, members: list[ListedFile], doubts: Iterable[str]) -> Series:
+    """Series record for the next stages; ``doubts`` are reasons for review."""
+    status: Status = "pass"
+    reasons: list[str] = []
+    whole = members
+    if one.bids is None:
+        whole = [m for m in members if not m.reason]
+        whole.sort(key=lambda m: (_rank(m.number), m.path))
+        status, reasons = _judge(whole, members)
+    if status != "fail":
+        for reason in (*doubts, *filter(None, [one.doubt])):
+            status = worst(status, "review")
+            reasons.append(reason)
+    return Series(
+        **{field.name: getattr(one, field.name) for field in fields(SeriesHeader)},
+        bids=one.bids,
+        text=_NOT_SEARCHED if one.text is None else one.text,
+        status=status,
+        reasons=tuple(reasons),
+        files=tuple(m.path for m in whole or members),
+    )
+
+
+def _judge(whole: list[ListedFile], members: list[ListedFile]) -> tuple[Status, list[str]]:
     if not whole:
-        return "fail", sorted({m["reason"] for m in members})
+        return "fail", sorted({m.reason for m in members})
     status: Status = "pass"
     reasons = []
-    there = {m["instance"] for m in whole}
+    there = {m.instance for m in whole}
     # a truncated copy of an image that is also complete is harmless
-    cut = [m for m in members if m["reason"] and m["instance"] not in there]
+    cut = [m for m in members if m.reason and m.instance not in there]
     if cut:
         status = worst(status, "review")
         reasons.append(f"{TRUNCATED}: {len(cut)} of {len(whole) + len(cut)} images")
-    other = [m for m in members if m["reason"] == f"{DUPLICATE}: the content differs"]
+    other = [m for m in members if m.reason == _OTHER_CONTENT]
     if other:
         status = worst(status, "review")
         reasons.append(f"{DUPLICATE}: {len(other)} images occur again with different content")
     return status, reasons
 
 
-def _order(series: dict[str, Any]) -> tuple[int, str]:
-    return _rank(series["number"]), series["series"]
+def _order(series: Series) -> tuple[int, str]:
+    return _rank(series.number), series.series
 
 
 def _rank(number: object) -> int:

@@ -24,6 +24,7 @@ from efface.qc.gate import Verdict
 from efface.segment import segmentation, volumes, wrap
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.segmentation import Segmentation
+from efface.session import Session
 from efface.status import (
     HEAD_NOT_FOUND,
     NOT_A_HEAD,
@@ -71,7 +72,7 @@ def judge(
 
 
 def run(
-    session: Mapping[str, Any],
+    session: Session,
     convert: Stage,
     segment: Stage,
     distort: Stage,
@@ -82,22 +83,22 @@ def run(
 ) -> tuple[Scan, ...]:
     """Judge the scans of a session.
 
-    ``session``: the inventory's entry. NIfTI scans get ``before_*``, ``after_*`` and ``slices``
+    ``session``: the inventory's record. NIfTI scans get ``before_*``, ``after_*`` and ``slices``
     pictures in ``folder``; a series in DICOM (its scan named as the series) takes the most cautious
     status of the NIfTI scans made from it, beside its own reasons.
     """
-    series = {s["series"]: s for s in session["series"]}
+    series = {s.series: s for s in session.series}
     stages = [convert, segment, distort]
     names = list(dict.fromkeys(s.scan for _, m in (convert, distort) for s in m.scans))
     images: list[Scan] = []
     forms: list[Scan] = []
     for name in names:
         records = [{s.scan: s for s in m.scans}.get(name) for _, m in stages]
-        scan = _joined([s for s in records if s is not None], session["source"])
-        origin = series.get(scan.series, {})
-        if origin.get("status", "pass") != "pass":
-            for reason in origin.get("reasons", ()) or (STAGE_FAILED + ": inventory",):
-                scan = _once(scan, origin["status"], reason)
+        scan = _joined([s for s in records if s is not None], session.source)
+        origin = series.get(scan.series)
+        if origin and origin.status != "pass":
+            for reason in origin.reasons or (f"{STAGE_FAILED}: inventory",):
+                scan = _once(scan, origin.status, reason)
         if scan.measures["form"] == "dicom":
             forms.append(scan)
             continue

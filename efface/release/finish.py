@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from efface import tables
 from efface.audit import IDENTIFIERS
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from efface.audit.matcher import Matcher
     from efface.inventory.identity import Verdict
+    from efface.inventory.records import Entry
 
 FILES = ("path", "bytes", "entry", "session", "series", "disposition", "reason")
 """Columns of files.tsv."""
@@ -39,7 +40,7 @@ class _Run:
     """The audit's, of all sessions."""
     reviews: Judgements
     about: About
-    entries: Sequence[dict[str, Any]]
+    entries: Sequence[Entry]
     """The inventory's."""
     source: Path
     verdict: Verdict
@@ -72,7 +73,7 @@ def finish(
     manifests: Sequence[Manifest],
     reviews: Judgements,
     about: About,
-    entries: Sequence[dict[str, Any]],
+    entries: Sequence[Entry],
     source: Path,
 ) -> None:
     """Write audit, release manifest and files.tsv.
@@ -86,7 +87,7 @@ def finish(
     from efface import inventory
 
     restricted = out / "restricted"
-    verdict = inventory.cross_check(s for entry in entries for s in inventory.statements(entry))
+    verdict = inventory.cross_check(s for entry in entries for s in entry.people)
     about = replace(about, identity=verdict.counts)
     run = _Run(manifests, reviews, about, entries, source, verdict)
     sought = matcher(_identifiers(restricted, manifests) | of_machine())

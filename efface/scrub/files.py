@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from efface import __version__, status
 from efface.manifest import Scan, write_whole
@@ -24,6 +23,7 @@ from efface.scrub.codec import (
 )
 from efface.scrub.engine import SOP_CLASS, SOP_INSTANCE, refusal, scrub
 from efface.scrub.table import check_options, wanted_private
+from efface.session import Session
 
 _IMPLEMENTATION = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, 'efface').int}"
 _VERSION_NAME = "EFFACE_" + __version__.replace(".", "_")
@@ -79,39 +79,35 @@ def scrub_file(
         raise WithheldError(str(src), e.args[0]) from e
 
 
-def run(
-    session: dict[str, Any], folder: Path, key: Key, retain: Iterable[str] = ()
-) -> tuple[Scan, ...]:
+def run(session: Session, folder: Path, key: Key, retain: Iterable[str] = ()) -> tuple[Scan, ...]:
     """De-identify the image series of a session into ``folder/{series}/000001.dcm``.
 
     Files are in the order of the inventory. If one file of a series is withheld, the whole series
     fails. A session of a BIDS source has no DICOM headers and gives no scans.
     """
     options = check_options(retain)
-    label = str(session["session"]).split("_", 1)[1]
-    sources = {str(series["series"]): series["files"] for series in session["series"]}
+    label = session.session.split("_", 1)[1]
+    sources = {series.series: series.files for series in session.series}
     return tuple(
-        _run_series(
-            scan, sources[scan.series], folder, (key, str(session["subject"]), label), options
-        )
+        _run_series(scan, sources[scan.series], folder, (key, session.subject, label), options)
         for scan in given(session)
     )
 
 
-def given(session: dict[str, Any]) -> tuple[Scan, ...]:
+def given(session: Session) -> tuple[Scan, ...]:
     """Input scans of :func:`run`: the image series of a DICOM session that are not withheld."""
-    if session.get("source") != "dicom":
+    if session.source != "dicom":
         return ()
     return tuple(
-        Scan(s["series"], s["series"], s["modality"], s["status"], tuple(s["reasons"]))
-        for s in session["series"]
-        if s["kind"] == "image" and s["status"] != "fail"
+        Scan(s.series, s.series, s.modality, s.status, s.reasons)
+        for s in session.series
+        if s.kind == "image" and s.status != "fail"
     )
 
 
 def _run_series(
     scan: Scan,
-    files: list[str],
+    files: Iterable[str],
     folder: Path,
     whose: tuple[Key, str, str],
     options: tuple[str, ...],
