@@ -48,6 +48,10 @@ class Manifest:
     """Hex digest of each file, by path relative to the stage's folder."""
 
 
+Stage = tuple[Path, Manifest]
+"""A stage's folder and its manifest."""
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex digits."""
     with path.open("rb") as f:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.errors import of_machine
-from efface.manifest import Manifest, Scan, new_folder, read_manifest, write_manifest
+from efface.manifest import Manifest, Scan, Stage, new_folder, read_manifest, write_manifest
 from efface.pseudonym import Key, read_key
 from efface.session import Session, read_session
 from efface.status import STAGE_FAILED
@@ -31,7 +31,7 @@ class Job:
     """Manifest beside it."""
     log: Path | None = None
     """In the restricted zone. Exceptions go here, to standard error if it is None."""
-    earlier: dict[str, tuple[Path, Manifest]] = field(default_factory=dict)
+    earlier: dict[str, Stage] = field(default_factory=dict)
     """Folder and manifest of each earlier stage that the rule names as input."""
     key_file: Path | None = None
     record_file: Path | None = None

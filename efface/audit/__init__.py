@@ -17,6 +17,6 @@ release copies from the candidate and from nowhere else, so it holds what was se
 """
 
 from efface.audit.session import IDENTIFIERS, run
-from efface.audit.staging import Stage, image_name, mask_name, paths
+from efface.audit.staging import image_name, mask_name, paths
 
-__all__ = ["IDENTIFIERS", "Stage", "image_name", "mask_name", "paths", "run"]
+__all__ = ["IDENTIFIERS", "image_name", "mask_name", "paths", "run"]

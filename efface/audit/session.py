@@ -10,8 +10,8 @@ from efface.audit import kept, leaks, sources
 from efface.audit.identifiers import to_json
 from efface.audit.leaks import Finding
 from efface.audit.matcher import Matcher
-from efface.audit.staging import Stage, Staging, discard, paths, prune_empty, stage
-from efface.manifest import Scan, write_atomic
+from efface.audit.staging import Staging, discard, paths, prune_empty, stage
+from efface.manifest import Scan, Stage, write_atomic
 from efface.pseudonym import Key
 from efface.session import Session
 from efface.status import IDENTIFIER_FOUND, SCAN_LOST, Status, worst

@@ -11,11 +11,8 @@ from typing import Any
 
 from efface import __version__
 from efface.errors import of_machine
-from efface.manifest import Manifest, Scan, write_json
+from efface.manifest import Manifest, Scan, Stage, write_json
 from efface.status import SCAN_LOST, STAGE_FAILED
-
-Stage = tuple[Path, Manifest]
-"""A stage's folder and its manifest."""
 
 _IMAGE_DERIVATIVE = {"SkullStripped": False}
 """What BIDS requires of every image in a dataset of type derivative."""

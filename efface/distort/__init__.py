@@ -30,7 +30,7 @@ from efface.distort.methods import METHODS
 from efface.distort.region import Bool, coverage, parse_features
 from efface.errors import of_machine
 from efface.inventory.ocr import CLEAR
-from efface.manifest import Manifest, Scan
+from efface.manifest import Scan, Stage
 from efface.pixels import NotDecoded
 from efface.pixels import pixels as stored_pixels
 from efface.pseudonym import Key
@@ -51,15 +51,11 @@ from efface.status import (
 
 __all__ = [
     "METHODS",
-    "Stage",
     "coverage",
     "deface_image",
     "parse_features",
     "run",
 ]
-
-Stage = tuple[Path, Manifest]
-"""Folder and manifest of an earlier stage."""
 
 
 @dataclass(frozen=True)

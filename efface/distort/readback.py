@@ -24,6 +24,7 @@ from efface.distort.mapping import MappedFrame
 from efface.distort.region import Bool, Float
 from efface.distort.restore import restore
 from efface.errors import EffaceError, of_machine
+from efface.segment.geometry import voxel_sizes
 
 TIMEOUT = 1800.0
 """Time limit of dcm2niix for one series, in seconds."""
@@ -99,7 +100,7 @@ def world_directions(directions: Float, affine: Float) -> Float:
     The file holds directions along the voxel axes, the first of them reversed if the affine's
     determinant is positive (FSL's convention, adopted by BIDS).
     """
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    axes = affine[:3, :3] / voxel_sizes(affine)
     first = -1.0 if np.linalg.det(axes) > 0 else 1.0
     out: Float = (directions * [first, 1, 1]) @ axes.T
     length = np.linalg.norm(out, axis=1, keepdims=True)

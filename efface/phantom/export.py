@@ -28,6 +28,7 @@ from pydicom.uid import (
 
 from efface.errors import EffaceError
 from efface.phantom.scans import phantom
+from efface.segment.geometry import voxel_sizes
 
 # names are combined from syllables, so that they are unique and not words
 _LAST = (
@@ -196,7 +197,7 @@ def write_dicom(
     _plant(ds, identity, vendor)
     ds.preamble = f"{identity.last} {identity.patient_id}".encode().ljust(128, b"\0")[:128]
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(img.affine, np.float64)
-    steps = np.linalg.norm(lps[:3, :3], axis=0)
+    steps = voxel_sizes(lps)
     normal = np.cross(lps[:3, 0] / steps[0], lps[:3, 1] / steps[1])
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(voxels.shape[2]):
@@ -398,7 +399,7 @@ def _acquisition(
     ds.PositionReferenceIndicator = ""
     ds.AcquisitionNumber = 1
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, np.float64)
-    steps = np.linalg.norm(lps[:3, :3], axis=0)
+    steps = voxel_sizes(lps)
     ds.SliceThickness = ds.SpacingBetweenSlices = _ds(steps[2])
     ds.PixelSpacing = [_ds(steps[1]), _ds(steps[0])]
     ds.ImageOrientationPatient = [

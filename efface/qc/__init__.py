@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.errors import of_machine
-from efface.manifest import Manifest, Scan
+from efface.manifest import Manifest, Scan, Stage
 from efface.qc import gate
 from efface.qc.gate import Verdict
 from efface.segment import segmentation, volumes, wrap
@@ -36,13 +36,10 @@ from efface.status import (
     worst,
 )
 
-Stage = tuple[Path, Manifest]
-"""A stage's folder and its manifest."""
-
 NAMED = 6
 """Most volumes that a reason names."""
 
-__all__ = ["Segmentation", "Segmenter", "Stage", "Verdict", "gate", "judge", "run"]
+__all__ = ["Segmentation", "Segmenter", "Verdict", "gate", "judge", "run"]
 
 
 class Segmenter(Protocol):

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from efface.errors import EffaceError
 from efface.manifest import write_whole
+from efface.segment.geometry import voxel_sizes
 from efface.segment.masks import largest_component
 from efface.segment.resample import block_mean
 from efface.segment.threshold import otsu
@@ -234,7 +235,7 @@ def _reduced(
     data: Float, world: NDArray[np.float64], mm: float
 ) -> tuple[Float, NDArray[np.float64]]:
     """Average voxels that are finer than the picture: less noise, less to resample."""
-    steps = np.linalg.norm(world[:3, :3], axis=0)
+    steps = voxel_sizes(world)
     factors = np.maximum(np.floor(mm / steps + 1e-3), 1).astype(int)
     factors = np.minimum(factors, data.shape)
     scale = np.diag([*factors, 1.0]).astype(np.float64)

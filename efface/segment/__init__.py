@@ -14,7 +14,7 @@ import numpy as np
 
 from efface import nifti
 from efface.errors import EffaceError
-from efface.manifest import Manifest, Scan
+from efface.manifest import Scan, Stage
 from efface.segment import fit, segmentation
 from efface.segment import pose as poses
 from efface.segment.runtime import Plan
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def run(
-    convert: tuple[Path, Manifest], folder: Path, segmenter: Segmenter, register: bool = True
+    convert: Stage, folder: Path, segmenter: Segmenter, register: bool = True
 ) -> tuple[Scan, ...]:
     """Label every NIfTI of a session.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from efface.segment import masks
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import LABELS
 from efface.segment.organs_in_view import COUNT, SMALLEST_MM3, Organ
 
@@ -38,7 +39,7 @@ def union(first: Labels, second: Labels, affine: Floats) -> Labels:
     """
     out = first.copy(order="F")
     empty = first == 0
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = voxel_sizes(affine)
     organ = empty & (second >= LABELS["eyes"])
     organ &= ~masks.within(organ, first == LABELS["brain"], masks.BRAIN_MARGIN, spacing)
     out[organ] = second[organ]
@@ -98,7 +99,7 @@ def dilated(mask: Bool, affine: Floats, mm: float) -> Bool:
     box = masks.box_of(mask)
     if box is None:
         return out
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = voxel_sizes(affine)
     reach = np.ceil(mm / spacing).astype(int) + 1
     wide = tuple(
         slice(max(s.start - r, 0), min(s.stop + r, n))

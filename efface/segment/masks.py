@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import LABELS
 
 Bool = NDArray[np.bool_]
@@ -164,7 +165,7 @@ def thinned(affine: NDArray[np.floating]) -> tuple[Box, NDArray[np.float64]]:
     Enough for volumes and centres of organs.
     """
     out = np.array(affine, np.float64)
-    steps = [max(1, int(THIN_MM / s + 0.01)) for s in np.linalg.norm(out[:3, :3], axis=0)]
+    steps = [max(1, int(THIN_MM / s + 0.01)) for s in voxel_sizes(out)]
     out[:3, 3] += out[:3, :3] @ [n // 2 for n in steps]
     out[:3, :3] *= steps
     x, y, z = (slice(n // 2, None, n) for n in steps)

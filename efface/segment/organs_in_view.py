@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from efface.segment import masks
 from efface.segment.components import COUNTS
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import FEATURES, LABELS
 
 Labels = NDArray[np.uint8]
@@ -43,7 +44,7 @@ def organs(labels: Labels, affine: Floats, shape: Shape, onto: Floats) -> tuple[
     """The organs of a label map, and their parts in the grid of ``shape`` and ``onto``."""
     voxel = float(abs(np.linalg.det(affine[:3, :3])))
     to = np.linalg.inv(onto) @ affine
-    spacing = np.linalg.norm(onto[:3, :3], axis=0)
+    spacing = voxel_sizes(onto)
     out = []
     for name, index in pieces(labels, affine):
         at = index @ to[:3, :3].T + to[:3, 3]
@@ -78,7 +79,7 @@ def _cut(
     index: NDArray[np.intp], shape: tuple[int, ...], affine: Floats, other: Shape, onto: Floats
 ) -> bool:
     """Whether an organ ends at an edge of its grid beyond which the other grid continues."""
-    steps = EDGE_MM / np.linalg.norm(affine[:3, :3], axis=0)
+    steps = EDGE_MM / voxel_sizes(affine)
     to = np.linalg.inv(onto) @ affine
     for axis in range(3):
         for edge, sign in ((0, -1), (shape[axis] - 1, 1)):

@@ -18,6 +18,7 @@ from scipy import ndimage
 from efface import nifti
 from efface.segment import grid as grids
 from efface.segment import masks, motion, wrap
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.pose import KNOWN
 from efface.segment.segmentation import Segmentation, empty
@@ -81,7 +82,7 @@ def _in_one_place(img: nib.Nifti1Image, first: Segmentation, other: Segmentation
         return False
     if not at:
         at = list(np.array(np.meshgrid(*[(s.start, s.stop) for s in box])).reshape(3, -1).T)
-    reach = np.ceil(AROUND_MM / np.linalg.norm(affine[:3, :3], axis=0)).astype(int)
+    reach = np.ceil(AROUND_MM / voxel_sizes(affine)).astype(int)
     head = ndimage.maximum_filter(labels > 0, size=tuple(2 * reach + 1))
     points = np.array(at) @ affine[:3, :3].T + affine[:3, 3]
     moved = motion.between((means[1], affine), (means[0], affine), head, points)

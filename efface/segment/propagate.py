@@ -26,6 +26,7 @@ from efface.errors import of_machine
 from efface.manifest import Scan
 from efface.segment import agreement, masks, motion, organs_in_view, resample, volumes, wrap
 from efface.segment import grid as grids
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import FEATURES, LABELS
 from efface.segment.organs_in_view import COUNT, Organ
 from efface.segment.resample import Floats, Labels, Shape
@@ -256,7 +257,7 @@ def _propagate(
             where = agreement.dilated(transferred == LABELS[n], scan.affine, agreement.NEAR_MM)
             agreeing[(scan.labels == LABELS[n]) & where] = LABELS[n]
         labels = agreement.union(transferred, agreeing, scan.affine)
-    masks.clear_of_organs(labels, np.linalg.norm(scan.affine[:3, :3], axis=0))
+    masks.clear_of_organs(labels, voxel_sizes(scan.affine))
     measures |= {
         "from": name,
         "organs": [vars(o) for o in organs],

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from efface.segment import masks
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import LABELS
 
 Labels = NDArray[np.uint8]
@@ -43,7 +44,7 @@ def block_mean(v: NDArray[np.float32], steps: Sequence[int]) -> NDArray[np.float
 
 def every_nth(v: NDArray[Any], affine: Floats, mm: float) -> tuple[NDArray[Any], Floats]:
     """Every n-th voxel along each axis, for steps of about ``mm``, and the affine of these."""
-    steps = [max(1, int(mm // s)) for s in np.linalg.norm(affine[:3, :3], axis=0) + 1e-6]
+    steps = [max(1, int(mm // s)) for s in voxel_sizes(affine) + 1e-6]
     out = affine.copy()
     out[:3, 3] += affine[:3, :3] @ np.array([s // 2 for s in steps])
     out[:3, :3] = affine[:3, :3] * steps

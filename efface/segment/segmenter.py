@@ -140,7 +140,7 @@ class Segmenter:
         p, kept, grid = self._on_grid(voxels, affine, self.network)
         shape = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
         labels = grids.resample_labels(p, kept, grid, shape, affine)
-        masks.clear_of_organs(labels, np.linalg.norm(affine[:3, :3], axis=0))
+        masks.clear_of_organs(labels, voxel_sizes(affine))
         thin, coarse = masks.thinned(affine)
         few = labels[thin].shape
         brain = grids.resample_values(p[LABELS["brain"]], grid, (few[0], few[1], few[2]), coarse)
@@ -171,7 +171,7 @@ class Segmenter:
         box = masks.box_of(before.labels >= LABELS["eyes"])
         if box is None:
             return self.segment(img).labels[thin]
-        part = masks.wider(box, AROUND_MM, np.linalg.norm(img.affine[:3, :3], axis=0))
+        part = masks.wider(box, AROUND_MM, voxel_sizes(img.affine))
         voxels = grids.volume(nifti.stored(img)[part], *nifti.scaling(img))
         voxels = -voxels if before.inverted else voxels
         affine = orientation.undo(_of_part(img.affine, part), before.orientation)

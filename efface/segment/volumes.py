@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from efface import nifti
 from efface.segment import grid as grids
+from efface.segment.geometry import voxel_sizes
 from efface.segment.resample import block_mean
 
 Array = NDArray[np.float32]
@@ -56,7 +57,7 @@ def group_by_position(
     indices of each group's volumes, the largest group first. Each volume is in exactly one group.
     Volumes of noise or of one value show no head, and are in the largest group.
     """
-    spacing = np.linalg.norm(np.asarray(affine, np.float64)[:3, :3], axis=0)
+    spacing = voxel_sizes(affine)
     sizes = zip(spacing, voxels.shape, strict=False)
     steps = [max(1, min(round(BLOCK_MM / s), n // MIN_BLOCKS)) for s, n in sizes]
     mm, count = spacing * steps, voxels.shape[3]

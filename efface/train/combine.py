@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import LABELS
 from efface.train import transform
 from efface.train.transform import Case, Head
@@ -112,7 +113,7 @@ def _slices(h: Head, rng: np.random.Generator) -> tuple[str, Head]:
     axis, thick = int(rng.choice([2, 2, 2, 0, 1])), float(rng.choice([3, 4, 5, 6, 7]))
     voxel = np.where(np.arange(3) == axis, thick, 1.0)
     plane = ("sagittal", "coronal", "transverse")[axis]
-    size = np.linalg.norm(h.affine[:3, :3], axis=0)
+    size = voxel_sizes(h.affine)
     return f"{plane} slices of {thick:g} mm", transform.resampled(h, size, voxel)
 
 

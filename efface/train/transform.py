@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from efface.segment.geometry import voxel_sizes
 from efface.segment.labels import LABELS
 from efface.segment.masks import largest_component
 
@@ -174,7 +175,7 @@ def within(h: Head, axis: int, start: int, stop: int) -> Head:
 
 
 def _spacings(h: Head) -> Iterator[tuple[str, str, Head]]:
-    size = np.linalg.norm(h.affine[:3, :3], axis=0)
+    size = voxel_sizes(h.affine)
     for mm in (0.5, 1.0, 2.0, 4.0):
         yield f"{mm:g} mm", "", resampled(h, size, np.full(3, mm))
     for thick, (axis, plane) in product(
@@ -262,7 +263,7 @@ def _faults(h: Head, rng: np.random.Generator) -> Iterator[tuple[str, str, Head]
 
 def _wrapped(h: Head) -> Iterator[tuple[str, str, Head]]:
     """Yield the head phase-wrapped: what leaves the field of view enters it on the other side."""
-    size = np.linalg.norm(h.affine[:3, :3], axis=0)
+    size = voxel_sizes(h.affine)
     for axis, direction, mm in ((0, "left", 50.0), (1, "anterior", 50.0), (1, "posterior", 80.0)):
         by = round(mm / size[axis]) * (-1 if direction in ("left", "posterior") else 1)
         rolled = Head(np.roll(h.v, by, axis), np.roll(h.labels, by, axis), h.affine)
