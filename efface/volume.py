@@ -86,10 +86,10 @@ def deface(
     if not keep_header:
         original = header.clean(original)
     before = nifti.without_singletons(original)
-    given = segmenter.segment(before)
-    after, masks = deface_image(before, given, features, method, seed)
-    status, reasons, measures = judge(before, after, given, masks, features, method, segmenter)
+    seg = segmenter.segment(before)
+    after, masks = deface_image(before, seg, features, method, seed)
+    status, reasons, measures = judge(before, after, seg, masks, features, method, segmenter)
     if after.shape != original.shape:
         after = nifti.with_stored(original, nifti.stored(after).reshape(original.shape))
     report = Report(status, tuple(reasons), measures, removed)
-    return Result(after, given.labels, np.logical_or.reduce(masks), report)
+    return Result(after, seg.labels, np.logical_or.reduce(masks), report)

@@ -11,4 +11,4 @@ def work(folder):
     return scrub.run(record, folder, key, snakemake.params.retain)
 
 
-stage.run(job, scrub.given(record), work)
+stage.run(job, scrub.to_scrub(record), work)

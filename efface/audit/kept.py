@@ -51,13 +51,13 @@ def age(text: str) -> str:
     text = text.strip()
     if text == f"{OLDEST}+":
         return str(OLDEST)  # the spelling of BIDS before 1.10.1
-    found = re.fullmatch(r"(\d{3})([DWMY])|(\d{1,3}(?:\.\d{1,2})?)", text)
-    if not found:
+    match = re.fullmatch(r"(\d{3})([DWMY])|(\d{1,3}(?:\.\d{1,2})?)", text)
+    if not match:
         return ""
-    if found[3]:
-        years = float(found[3])
+    if match[3]:
+        years = float(match[3])
     else:
-        years = int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[found[2]]
+        years = int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[match[2]]
     if years > 130:
         return ""
     return str(min(OLDEST, math.floor(years)))
@@ -107,13 +107,13 @@ def _moment(session: Session, series: Series) -> datetime | None:
         f"{a.get('AcquisitionDate', '')}{a.get('AcquisitionTime', '')}",
         f"{a.get('SeriesDate', '')}{a.get('SeriesTime', '')}",
     ):
-        found = re.match(r"(\d{14})(\.\d{1,6})?", text.replace(":", ""))
-        if found:
+        match = re.match(r"(\d{14})(\.\d{1,6})?", text.replace(":", ""))
+        if match:
             try:
-                whole = datetime.strptime(found[1], "%Y%m%d%H%M%S")
+                whole = datetime.strptime(match[1], "%Y%m%d%H%M%S")
             except ValueError:
                 continue
-            return whole + timedelta(seconds=float(found[2] or 0))
+            return whole + timedelta(seconds=float(match[2] or 0))
     return None
 
 
@@ -143,8 +143,8 @@ def _root(session: Session) -> Path:
 
 def _row(folder: Path, name: str, column: str, value: str) -> dict[str, str]:
     """Row of a table whose ``column`` holds ``value``; empty if there is none, or several."""
-    found = [r for r in tables.read_source(folder / name) if r.get(column) == value]
-    return found[0] if len(found) == 1 else {}
+    rows = [r for r in tables.read_source(folder / name) if r.get(column) == value]
+    return rows[0] if len(rows) == 1 else {}
 
 
 def _of_header(session: Session) -> tuple[str, str]:
@@ -160,9 +160,9 @@ def _of_header(session: Session) -> tuple[str, str]:
                         stop_before_pixels=True,
                         specific_tags=["PatientAge", "PatientSex"],
                     )
-                    found = str(ds.get("PatientAge") or ""), str(ds.get("PatientSex") or "")
+                    person = str(ds.get("PatientAge") or ""), str(ds.get("PatientSex") or "")
             except Exception:  # an unreadable file has no age
                 continue
-            if any(found):
-                return found
+            if any(person):
+                return person
     return "", ""

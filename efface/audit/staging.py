@@ -39,20 +39,20 @@ class Staging:
         return self.session.replace("_", "/")
 
 
-def stage(scan: Scan, given: Staging) -> Scan:
+def stage(scan: Scan, staging: Staging) -> Scan:
     """Link the files of one scan of qc into the candidate.
 
     Returns the scan with its files relative to the candidate's folder. It fails if a file of an
     earlier stage is missing or malformed.
     """
-    converted = _of(given.convert[1], scan.scan)
-    distorted = _of(given.distort[1], scan.scan)
+    converted = _of(staging.convert[1], scan.scan)
+    distorted = _of(staging.distort[1], scan.scan)
     files: dict[str, str] = {}
     try:
         if distorted and scan.measures["form"] == "dicom":
-            _series(scan, distorted, given, files)
+            _series(scan, distorted, staging, files)
         elif distorted and converted:
-            scan = _image(scan, converted, distorted, given, files)
+            scan = _image(scan, converted, distorted, staging, files)
         else:
             scan = scan.mark("fail", SCAN_LOST)
     except (OSError, KeyError, ValueError) as e:
@@ -67,62 +67,62 @@ def _of(manifest: Manifest, name: str) -> Scan | None:
     return next((s for s in manifest.scans if s.scan == name), None)
 
 
-def _series(scan: Scan, distorted: Scan, given: Staging, files: dict[str, str]) -> None:
+def _series(scan: Scan, distorted: Scan, staging: Staging, files: dict[str, str]) -> None:
     """Link a DICOM series."""
-    files["dicom"] = f"dicom/{given.place}/{scan.series}"
-    source = given.distort[0] / distorted.files["dicom"]
+    files["dicom"] = f"dicom/{staging.place}/{scan.series}"
+    source = staging.distort[0] / distorted.files["dicom"]
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
-        _link(path, given.folder / files["dicom"] / path.relative_to(source))
+        _link(path, staging.folder / files["dicom"] / path.relative_to(source))
 
 
 def _image(
-    scan: Scan, converted: Scan, distorted: Scan, given: Staging, files: dict[str, str]
+    scan: Scan, converted: Scan, distorted: Scan, staging: Staging, files: dict[str, str]
 ) -> Scan:
     """Link a NIfTI with its companions and pictures, and write its sidecar."""
     from efface.convert import companions
 
-    folder = given.folder
+    folder = staging.folder
     # a scan without a place in BIDS is searched too, and kept apart from the dataset
     datatype = scan.measures.get("datatype") or "none"
-    base = f"{'bids' if datatype != 'none' else 'rest'}/{given.place}/{datatype}"
-    stem = f"{base}/{image_name(scan.scan, given.layout)}"
+    base = f"{'bids' if datatype != 'none' else 'rest'}/{staging.place}/{datatype}"
+    stem = f"{base}/{image_name(scan.scan, staging.layout)}"
     files["nifti"] = f"{stem}.nii.gz"
-    _link(given.distort[0] / distorted.files["nifti"], folder / files["nifti"])
+    _link(staging.distort[0] / distorted.files["nifti"], folder / files["nifti"])
     for role in ("bval", "bvec"):
         if role in converted.files:
             # BIDS has no desc- for gradients: without it they apply to the image by inheritance
             files[role] = f"{base}/{scan.scan}.{role}"
-            _link(given.convert[0] / converted.files[role], folder / files[role])
+            _link(staging.convert[0] / converted.files[role], folder / files[role])
     files["sidecar"] = f"{stem}.json"
     for role in companions.SUFFIXES:
         if role in converted.files:
             files[role] = f"{base}/{converted.files[role]}"
-            _link(given.convert[0] / converted.files[role], folder / files[role])
-    scan = _sidecar(scan, converted, given, folder / files["sidecar"])
+            _link(staging.convert[0] / converted.files[role], folder / files[role])
+    scan = _sidecar(scan, converted, staging, folder / files["sidecar"])
     mask = mask_name(scan.scan) if datatype == "anat" else ""
     if mask and "mask" in distorted.files:
         files["mask"] = f"{base}/{mask}.nii.gz"
-        _link(given.distort[0] / distorted.files["mask"], folder / files["mask"])
-        if given.layout == "derivative":
+        _link(staging.distort[0] / distorted.files["mask"], folder / files["mask"])
+        if staging.layout == "derivative":
             files["mask_sidecar"] = f"{base}/{mask}.json"
             write_json(folder / files["mask_sidecar"], _IMAGE_DERIVATIVE)
     for role, name in scan.files.items():
         # pictures from before distorting show the face: they stay where they are
         if not role.startswith("before"):
             files[role] = f"pictures/{name}"
-            _link(given.qc[0] / name, folder / files[role])
+            _link(staging.qc[0] / name, folder / files[role])
     return scan
 
 
-def _sidecar(scan: Scan, converted: Scan, given: Staging, target: Path) -> Scan:
+def _sidecar(scan: Scan, converted: Scan, staging: Staging, target: Path) -> Scan:
     """Write the sidecar; the scan with measures of what it refers to."""
     from efface.convert import references
     from efface.convert.sidecar import deidentified
     from efface.scrub.table import OPTIONS
 
     sidecar = references.with_names(
-        _read(given.convert[0] / converted.files["sidecar"]),
-        lambda name: image_name(name, given.layout),
+        _read(staging.convert[0] / converted.files["sidecar"]),
+        lambda name: image_name(name, staging.layout),
     )
     measures = {
         **scan.measures,
@@ -133,8 +133,8 @@ def _sidecar(scan: Scan, converted: Scan, given: Staging, target: Path) -> Scan:
         "tables_dropped": converted.measures.get("tables_dropped", []),
     }
     methods = [f"efface {__version__}", f"face: {scan.measures.get('method', 'unknown')}"]
-    codes = ["113100", "113102", *sorted(OPTIONS[option][0] for option in given.retain)]
-    if given.layout == "derivative":
+    codes = ["113100", "113102", *sorted(OPTIONS[option][0] for option in staging.retain)]
+    if staging.layout == "derivative":
         sidecar = _IMAGE_DERIVATIVE | sidecar
     write_json(target, deidentified(sidecar, methods, codes))
     return replace(scan, measures={k: v for k, v in measures.items() if v != []})

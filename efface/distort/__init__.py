@@ -159,13 +159,13 @@ def _nifti(
     files = {"nifti": image, "mask": f"nifti/{scan.scan}_mask.nii.gz"}
     try:
         before = nifti.load(folders[0] / scan.files["nifti"])
-        given = segmentation.read(folders[1], labelled, before)
-        after, masks = deface_image(before, given, task.features, task.method, seed)
+        seg = segmentation.read(folders[1], labelled, before)
+        after, masks = deface_image(before, seg, task.features, task.method, seed)
         measures = {
             "method": task.method,
             "features": list(task.features),
             "depends_on_face": METHODS[task.method].depends_on_face,
-            **_measure(before, after, given, masks),
+            **_measure(before, after, seg, masks),
         }
         result = dataclasses.replace(result, measures=measures)
         if measures["brain_voxels_changed"]:
@@ -323,7 +323,7 @@ def _converted(done: _Distorted, image: readback.Image) -> mapping.ConvertedImag
 
 
 def _measure(
-    before: nib.Nifti1Image, after: nib.Nifti1Image, given: Segmentation, masks: Sequence[Bool]
+    before: nib.Nifti1Image, after: nib.Nifti1Image, seg: Segmentation, masks: Sequence[Bool]
 ) -> dict[str, Any]:
     """Count the voxels that changed, compared by their bytes, NaN included.
 
@@ -333,7 +333,7 @@ def _measure(
     bits = np.dtype(f"u{old.dtype.itemsize}")
     in_brain = outside = 0
     covered: dict[str, float] = {}
-    for one, mask in zip(given.positions, masks, strict=True):
+    for one, mask in zip(seg.positions, masks, strict=True):
         changed = np.zeros(mask.shape, dtype=bool)
         for t in one.volumes or range(1 if old.ndim == 3 else old.shape[3]):
             a, b = (old, new) if old.ndim == 3 else (old[..., t], new[..., t])

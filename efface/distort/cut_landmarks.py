@@ -39,8 +39,8 @@ def add_cut_landmarks(
     if pose is None or not pose.consistent:
         return ()
     view = View(affine, (labels.shape[0], labels.shape[1], labels.shape[2]))
-    found = [name for name in LANDMARKS if pose.is_found(name, view)]
-    if len(found) < KNOWN:
+    labelled = [name for name in LANDMARKS if pose.is_found(name, view)]
+    if len(labelled) < KNOWN:
         return ()
     added = []
     for name, label in LANDMARKS.items():
@@ -49,7 +49,7 @@ def add_cut_landmarks(
         if not pose.is_cut(name, view) or pose.outside(name, view):
             continue
         whole = pose.share_in_view(name, view) * pose.whole_volume(name)
-        enough = name in found and pose.landmarks[name].volume >= LITTLE * whole
+        enough = name in labelled and pose.landmarks[name].volume >= LITTLE * whole
         if enough and pose.is_plausible(name):
             continue
         box, may = pose.possible_voxels(name, labels, affine)

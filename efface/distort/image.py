@@ -21,7 +21,7 @@ from efface.segment.volumes import select
 
 def deface_image(
     img: nib.Nifti1Image,
-    given: Segmentation,
+    seg: Segmentation,
     features: str | Iterable[str] = "face",
     method: str = methods.DEFAULT,
     seed: int = 0,
@@ -29,7 +29,7 @@ def deface_image(
 ) -> tuple[nib.Nifti1Image, tuple[Bool, ...]]:
     """Return the image without its face, and the replaced mask for each position of the head.
 
-    ``img``: 3D or 4D; ``given``: its segmentation; ``features``: ``face``, or any of eyes, nose,
+    ``img``: 3D or 4D; ``seg``: its segmentation; ``features``: ``face``, or any of eyes, nose,
     ears, mouth; ``seed``: from :meth:`efface.pseudonym.Key.seed`. Header geometry, dtype and
     scaling are kept, and every voxel outside the mask is the same to the bit. In each volume the
     mask of its own position is replaced, so that no volume loses brain to another's face.
@@ -37,7 +37,7 @@ def deface_image(
     Raises :class:`EffaceError` if labels do not fit, or feature or method is unknown.
     """
     masks = []
-    for one in given.positions:
+    for one in seg.positions:
         mask = _region(img, one, features, options)
         voxels = nifti.stored(img)
         voxels = methods.replace(voxels, mask, method, seed, one.labels, img.affine, one.volumes)
@@ -47,24 +47,22 @@ def deface_image(
 
 
 def _region(
-    img: nib.Nifti1Image, given: Segmentation, features: str | Iterable[str], options: Options
+    img: nib.Nifti1Image, seg: Segmentation, features: str | Iterable[str], options: Options
 ) -> Bool:
     """The voxels (X, Y, Z) to replace for one position of the head."""
-    if given.labels.shape != img.shape[:3]:
-        raise EffaceError(
-            f"labels of shape {given.labels.shape} do not fit an image of {img.shape}"
-        )
-    roll, pose = given.roll, given.pose
-    labels, affine = wrap.rolled(given.labels, roll), wrap.rolled_affine(img.affine, roll)
+    if seg.labels.shape != img.shape[:3]:
+        raise EffaceError(f"labels of shape {seg.labels.shape} do not fit an image of {img.shape}")
+    roll, pose = seg.roll, seg.pose
+    labels, affine = wrap.rolled(seg.labels, roll), wrap.rolled_affine(img.affine, roll)
     mask = region(labels, affine, pose, features)
     if options.cut_landmarks:
         add_cut_landmarks(mask, labels, affine, pose, features)
     if options.folded:
-        volume = wrap.rolled_image(select(img, given.volumes), roll)
-        rest = folded(volume, labels, mask, pose, given.inverted)
+        volume = wrap.rolled_image(select(img, seg.volumes), roll)
+        rest = folded(volume, labels, mask, pose, seg.inverted)
         if rest is not None:
             mask |= rest.region
     spare_brain_below(mask, affine, pose, roll)
     mask = wrap.rolled(mask, wrap.inverse(roll))
-    spare_brain(mask, given.labels, voxel_sizes(img.affine))
+    spare_brain(mask, seg.labels, voxel_sizes(img.affine))
     return mask

@@ -48,8 +48,8 @@ def find_organs(labels: NDArray[np.uint8], spacing: Float) -> list[Organ]:
 
     ``spacing``: voxel size in mm (3,).
     """
-    found = ((name, box_of(labels == LABELS[name])) for name in FEATURES)
-    return [o for name, box in found if box for o in _organs(labels, name, box, spacing)]
+    boxes = ((name, box_of(labels == LABELS[name])) for name in FEATURES)
+    return [o for name, box in boxes if box for o in _organs(labels, name, box, spacing)]
 
 
 def _organs(labels: NDArray[np.uint8], name: str, box: Box, spacing: Float) -> list[Organ]:

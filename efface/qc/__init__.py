@@ -52,7 +52,7 @@ class Segmenter(Protocol):
 def judge(
     before: nib.Nifti1Image,
     after: nib.Nifti1Image,
-    given: Segmentation,
+    seg: Segmentation,
     masks: Sequence[NDArray[np.bool_]],
     features: str | Collection[str],
     method: str,
@@ -61,10 +61,10 @@ def judge(
 ) -> tuple[Status, tuple[str, ...], dict[str, Any]]:
     """Return status, reasons and measures of one defaced image.
 
-    ``given``: segmentation of ``before``; ``masks``: the replaced regions, one for each position
+    ``seg``: segmentation of ``before``; ``masks``: the replaced regions, one for each position
     of the head in it; ``known``: organs that another scan of the session shows whole.
     """
-    verdict = _verdict(before, after, given, masks, features, method, segmenter, known)
+    verdict = _verdict(before, after, seg, masks, features, method, segmenter, known)
     return verdict.status, verdict.reasons, verdict.measures
 
 
@@ -156,17 +156,17 @@ def _image(
     if converted is None or segmented is None or distorted is None:
         return _once(scan, "fail", SCAN_LOST)
     before = nifti.load(stages[0][0] / converted.files["nifti"])
-    given = segmentation.read(stages[1][0], segmented, before)
+    seg = segmentation.read(stages[1][0], segmented, before)
     after = nifti.load(stages[2][0] / distorted.files["nifti"])
-    count = len(given.positions)
+    count = len(seg.positions)
     roles = [f"mask_{n}" for n in range(1, count + 1)] if count > 1 else ["mask"]
     masks = [_labels(stages[2][0] / distorted.files[role]) > 0 for role in roles]
     if any(mask.shape != before.shape[:3] for mask in masks):
         return _once(scan, "fail", f"{STAGE_FAILED}: a mask on another grid")
     known = segmented.measures.get("propagated", {}).get("organs", ())
-    verdict = _verdict(before, after, given, masks, features, method, segmenter, known)
+    verdict = _verdict(before, after, seg, masks, features, method, segmenter, known)
     files: dict[str, str] = {}
-    for n, (one, mask) in enumerate(zip(given.positions, masks, strict=True), 1):
+    for n, (one, mask) in enumerate(zip(seg.positions, masks, strict=True), 1):
         old, new = volumes.select(before, one.volumes), volumes.select(after, one.volumes)
         files |= _draw(scan.scan, old, new, one, mask, folder, f"_position-{n}" if n > 1 else "")
     scan = replace(scan, files=files, measures={**scan.measures, **verdict.measures})
@@ -178,7 +178,7 @@ def _image(
 def _verdict(
     before: nib.Nifti1Image,
     after: nib.Nifti1Image,
-    given: Segmentation,
+    seg: Segmentation,
     masks: Sequence[NDArray[np.bool_]],
     features: str | Collection[str],
     method: str,
@@ -190,7 +190,7 @@ def _verdict(
     A reason that holds for a further position names its volumes. Measures are those of the first.
     """
     verdicts = []
-    for n, (one, mask) in enumerate(zip(given.positions, masks, strict=True)):
+    for n, (one, mask) in enumerate(zip(seg.positions, masks, strict=True)):
         old, new = volumes.select(before, one.volumes), volumes.select(after, one.volumes)
         organs = known if n == 0 else ()
         verdicts.append(_of_position(old, new, one, mask, features, method, segmenter, organs))
@@ -199,7 +199,7 @@ def _verdict(
         return first
     where: dict[str, list[int]] = {}
     status = first.status
-    for one, verdict in zip(given.moved, others, strict=True):
+    for one, verdict in zip(seg.moved, others, strict=True):
         own, reasons = verdict.status, verdict.reasons
         if any(r.startswith(NOT_A_HEAD) for r in reasons):
             own, reasons = "review", (HEAD_NOT_FOUND,)
@@ -221,7 +221,7 @@ def _named(where: Sequence[int]) -> str:
 def _of_position(
     before: nib.Nifti1Image,
     after: nib.Nifti1Image,
-    given: Segmentation,
+    seg: Segmentation,
     mask: NDArray[np.bool_],
     features: str | Collection[str],
     method: str,
@@ -232,12 +232,12 @@ def _of_position(
 
     A phase-wrapped image is judged rolled, in one piece.
     """
-    roll = given.roll
+    roll = seg.roll
     before, after = wrap.rolled_image(before, roll), wrap.rolled_image(after, roll)
-    given, mask = given.rolled(), wrap.rolled(mask, roll)
+    seg, mask = seg.rolled(), wrap.rolled(mask, roll)
     with ThreadPoolExecutor(1) as pool:
-        again = pool.submit(segmenter.resegment, after, given)
-        verdict = gate.gate(before, after, given, mask, again.result, method, features, known)
+        resegmented = pool.submit(segmenter.resegment, after, seg)
+        verdict = gate.gate(before, after, seg, mask, resegmented.result, method, features, known)
     if roll != wrap.NO_ROLL:
         verdict.measures["rolled_by"] = list(roll)
     return verdict
@@ -281,7 +281,7 @@ def _draw(
     name: str,
     before: nib.Nifti1Image,
     after: nib.Nifti1Image,
-    given: Segmentation,
+    seg: Segmentation,
     mask: NDArray[np.bool_],
     folder: Path,
     end: str = "",
@@ -293,7 +293,7 @@ def _draw(
     from efface.qc import render
 
     files: dict[str, str] = {}
-    labels, sign = given.labels, -1 if given.inverted else 1  # a render shows bright voxels
+    labels, sign = seg.labels, -1 if seg.inverted else 1  # a render shows bright voxels
     old, new = sign * _mean(before), sign * _mean(after)
     threshold, window = render.skin_threshold(old, before.affine), render.display_window(old)
 

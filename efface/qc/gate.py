@@ -111,7 +111,7 @@ class Verdict:
 def gate(
     before: nib.Nifti1Image,
     after: nib.Nifti1Image,
-    given: Segmentation,
+    seg: Segmentation,
     mask: Bool,
     resegment: Callable[[], Labels | None],
     method: str,
@@ -120,39 +120,39 @@ def gate(
 ) -> Verdict:
     """Ask all questions of one scan.
 
-    ``given``: segmentation of ``before``, of one position of the head in an image that is not
+    ``seg``: segmentation of ``before``, of one position of the head in an image that is not
     rolled; ``mask`` (bool): the replaced region, on the same grid; ``resegment``, called last,
     returns the labels of ``after`` as :func:`remains` takes them, or None if it could not be
     segmented again, which is never a pass. ``features``: the organs to remove; ``known`` as in
     :func:`face`.
     """
     features = _features(features)
-    labels, pose = given.labels, given.pose
+    labels, pose = seg.labels, seg.pose
     few = fit.sample(labels, before.affine)
-    image = Image(before, given.inverted)
-    verdict = _face(few, pose, given.confidence, known, mask, image)
-    if given.orientation != orientation.STANDARD:
-        verdict.measures["head_lies"] = given.orientation
+    image = Image(before, seg.inverted)
+    verdict = _face(few, pose, seg.confidence, known, mask, image)
+    if seg.orientation != orientation.STANDARD:
+        verdict.measures["head_lies"] = seg.orientation
     if verdict.status == "fail":
         return verdict
     verdict = verdict + change(before, after, labels, mask, method, features)
     if pose is None or "pose_misfit" not in verdict.measures:
         return verdict
-    if given.possible_brain is not None:
-        verdict = verdict + _spared(few, mask, given.possible_brain)
+    if seg.possible_brain is not None:
+        verdict = verdict + _spared(few, mask, seg.possible_brain)
     voxel = float(abs(np.linalg.det(np.asarray(before.affine, float)[:3, :3])))
-    rest = folded(before, labels, mask, pose, given.inverted)
+    rest = folded(before, labels, mask, pose, seg.inverted)
     verdict = verdict + _wrapped(rest, mask, voxel)
     found = resegment()
     if found is None:
         return verdict.mark("review", f"{FACE_REMAINS}: the scan could not be segmented again")
     missed = [n for n in LANDMARKS if verdict.measures[_key(n)] == "missing"]
     # an organ labelled again where the image was blank before is not evidence of a face
-    sought = [f for f in features if not _all_blank(verdict, f)]
+    possible = [f for f in features if not _all_blank(verdict, f)]
     placed = pose if pose.consistent else None
-    left = remains(labels, found, mask, before.affine, sought, placed, missed)
-    again = {f"{PART_NOT_FOUND}: {n}" for n in missed if any(n in r for r in left.reasons)}
-    return replace(verdict, reasons=tuple(r for r in verdict.reasons if r not in again)) + left
+    left = remains(labels, found, mask, before.affine, possible, placed, missed)
+    reported = {f"{PART_NOT_FOUND}: {n}" for n in missed if any(n in r for r in left.reasons)}
+    return replace(verdict, reasons=tuple(r for r in verdict.reasons if r not in reported)) + left
 
 
 def _key(landmark: str) -> str:

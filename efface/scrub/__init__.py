@@ -7,17 +7,17 @@ describes the rules.
 
 from efface.scrub.codec import WithheldError
 from efface.scrub.dataset import scrub_dataset, state_face_removed
-from efface.scrub.files import given, run, scrub_bytes, scrub_file
+from efface.scrub.files import run, scrub_bytes, scrub_file, to_scrub
 from efface.scrub.table import OPTIONS, check_options
 
 __all__ = [
     "OPTIONS",
     "WithheldError",
     "check_options",
-    "given",
     "run",
     "scrub_bytes",
     "scrub_dataset",
     "scrub_file",
     "state_face_removed",
+    "to_scrub",
 ]

@@ -284,18 +284,18 @@ class _Reader:
         """Elements up to ``end``, or up to the delimiter of the item if ``end`` is None."""
         if depth > _DEEPEST:
             raise DamagedError(status.UNREADABLE)
-        found: list[Element] = []
+        elements: list[Element] = []
         limit = len(self.data) if end is None else end
         for _ in range(_MOST_IN_A_DATA_SET):
             if pos >= limit and end is not None:
                 break
-            if depth == 0 and self._is_padding(pos, limit, found):
+            if depth == 0 and self._is_padding(pos, limit, elements):
                 break
             group, number, length = self.plain(self.data, pos)
             if group == 0xFFFE:
                 if end is None and number == 0xE00D:
-                    self._count(len(found))
-                    return found, pos + 8
+                    self._count(len(elements))
+                    return elements, pos + 8
                 if (
                     number in (0xE00D, 0xE0DD) and length == 0
                 ):  # a stray delimiter, as in some exports
@@ -303,13 +303,13 @@ class _Reader:
                     continue
             element, pos = self.element(pos, limit, depth)
             if element is not None:
-                found.append(element)
+                elements.append(element)
         else:
             raise DamagedError(_TOO_MANY)
         if depth and end is not None and pos != end:
             raise DamagedError(status.UNREADABLE)
-        self._count(len(found))
-        return found, pos
+        self._count(len(elements))
+        return elements, pos
 
     def _count(self, elements: int) -> None:
         self.total[0] += elements
@@ -402,13 +402,13 @@ class _Reader:
 
     def items(self, pos: int, end: int | None, depth: int) -> tuple[list[list[Element]], int]:
         """Items of a sequence up to ``end``, or up to its delimiter if ``end`` is None."""
-        found: list[list[Element]] = []
+        items: list[list[Element]] = []
         while end is None or pos < end:
             group, number, length = self.plain(self.data, pos)
             tag, pos = group << 16 | number, pos + 8
             if tag == SEQUENCE_END:
                 if end is None or pos == end:
-                    return found, pos
+                    return items, pos
                 continue
             if tag != ITEM:
                 raise DamagedError(status.UNREADABLE)
@@ -416,10 +416,10 @@ class _Reader:
             if stop is not None and stop > (len(self.data) if end is None else end):
                 raise DamagedError(status.TRUNCATED)
             item, pos = self.elements(pos, stop, depth + 1)
-            found.append(item)
-            if len(found) > MOST_ITEMS:
+            items.append(item)
+            if len(items) > MOST_ITEMS:
                 raise DamagedError(_TOO_MANY)
-        return found, pos
+        return items, pos
 
     def fragments(self, pos: int, limit: int) -> tuple[list[bytes], int]:
         """The basic offset table and the fragments of encapsulated pixel data."""
@@ -433,10 +433,10 @@ class _Reader:
             raise DamagedError(status.TRUNCATED)
         return [self.data[at : at + length] for at, length in items.places], items.end
 
-    def _is_padding(self, pos: int, limit: int, found: list[Element]) -> bool:
+    def _is_padding(self, pos: int, limit: int, elements: list[Element]) -> bool:
         if limit - pos < 8:
-            return bool(found)
-        if not found or found[-1].tag != _PIXEL_DATA:
+            return bool(elements)
+        if not elements or elements[-1].tag != _PIXEL_DATA:
             return False
         group, number, code, _ = self.head(self.data, pos)
         return group << 16 | number <= _PIXEL_DATA or (self.explicit and code not in _VRS)

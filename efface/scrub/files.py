@@ -90,11 +90,11 @@ def run(session: Session, folder: Path, key: Key, retain: Iterable[str] = ()) ->
     sources = {series.series: series.files for series in session.series}
     return tuple(
         _run_series(scan, sources[scan.series], folder, (key, session.subject, label), options)
-        for scan in given(session)
+        for scan in to_scrub(session)
     )
 
 
-def given(session: Session) -> tuple[Scan, ...]:
+def to_scrub(session: Session) -> tuple[Scan, ...]:
     """Input scans of :func:`run`: the image series of a DICOM session that are not withheld."""
     if session.source != "dicom":
         return ()

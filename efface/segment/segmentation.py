@@ -105,7 +105,7 @@ def empty(like: Segmentation, volumes: tuple[int, ...]) -> Segmentation:
 
 
 def write(
-    given: Segmentation, img: nib.Nifti1Image, folder: Path, name: str
+    seg: Segmentation, img: nib.Nifti1Image, folder: Path, name: str
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Write ``{name}_labels.nii.gz`` and ``{name}_possible_brain.nii.gz``.
 
@@ -114,23 +114,23 @@ def write(
     measure ``moved``.
     """
     files = {"labels": f"{name}_labels.nii.gz"}
-    nifti.save(nib.Nifti1Image(given.labels, img.affine), folder / files["labels"])
-    if given.possible_brain is not None:
+    nifti.save(nib.Nifti1Image(seg.labels, img.affine), folder / files["labels"])
+    if seg.possible_brain is not None:
         files["possible_brain"] = f"{name}_possible_brain.nii.gz"
-        grid = masks.thinned(wrap.rolled_affine(img.affine, given.roll))[1]
-        possible = nib.Nifti1Image(given.possible_brain.astype(np.uint8), grid)
+        grid = masks.thinned(wrap.rolled_affine(img.affine, seg.roll))[1]
+        possible = nib.Nifti1Image(seg.possible_brain.astype(np.uint8), grid)
         nifti.save(possible, folder / files["possible_brain"])
     measures: dict[str, Any] = {
-        "confidence": dict(given.confidence),
-        "volume_ml": volumes_ml(given.labels, img.affine),
-        "components": dict(given.components),
-        "pose": given.pose.as_dict() if given.pose else None,
-        "inverted": given.inverted,
-        "roll": list(given.roll),
+        "confidence": dict(seg.confidence),
+        "volume_ml": volumes_ml(seg.labels, img.affine),
+        "components": dict(seg.components),
+        "pose": seg.pose.as_dict() if seg.pose else None,
+        "inverted": seg.inverted,
+        "roll": list(seg.roll),
     }
-    if given.volumes:
-        measures["volumes"] = list(given.volumes)
-    for n, other in enumerate(given.moved, 2):
+    if seg.volumes:
+        measures["volumes"] = list(seg.volumes)
+    for n, other in enumerate(seg.moved, 2):
         more, own = write(other, img, folder, f"{name}_position-{n}")
         files |= {f"{role}_{n}": file for role, file in more.items()}
         measures.setdefault("moved", []).append(own)

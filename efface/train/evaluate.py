@@ -102,30 +102,30 @@ def measure(
     head: str,
     case: Case,
     segmenter: Segmenter,
-    given: Segmentation | None = None,
+    seg: Segmentation | None = None,
     known: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Row, nib.Nifti1Image]:
     """Deface and judge a case: return its row, and the defaced image.
 
-    ``given``: its segmentation, if that is known; ``known``: organs that another scan of the
+    ``seg``: its segmentation, if that is known; ``known``: organs that another scan of the
     session shows whole.
     """
-    given = given or segmenter.segment(case.image)
-    after, masks = deface_image(case.image, given, options=segmenter.options)
+    seg = seg or segmenter.segment(case.image)
+    after, masks = deface_image(case.image, seg, options=segmenter.options)
     status, reasons, measures = judge(
-        case.image, after, given, masks, "face", "noise", segmenter, known
+        case.image, after, seg, masks, "face", "noise", segmenter, known
     )
     mask = masks[0]
     dice, cover, missed = {}, {}, []
     for organ, k in LABELS.items():
-        a, b = given.labels == k, case.truth == k
+        a, b = seg.labels == k, case.truth == k
         total = int(a.sum()) + int(b.sum())
         dice[organ] = 2 * int((a & b).sum()) / total if total else float("nan")
         if organ in FEATURES:
             cover[organ] = float(mask[b].mean()) if b.any() else float("nan")
             sizes = [len(index) for index in components(b)]
             shown = min(sum(n >= 0.2 * sizes[0] for n in sizes), COUNTS[organ])
-            if given.components[organ] < shown:
+            if seg.components[organ] < shown:
                 missed.append(organ)
     true_brain = case.truth == LABELS["brain"]
     kept = true_brain | within(
@@ -145,10 +145,10 @@ def measure(
         cover,
         possible,
         int(brain.sum()),
-        int((brain & (given.labels == LABELS["brain"])).sum()),
+        int((brain & (seg.labels == LABELS["brain"])).sum()),
         {n: float("nan") if (m := measures.get(n)) is None else float(m) for n in GEOMETRY},
         tuple(missed),
-        dict(given.certainty),
+        dict(seg.certainty),
         status,
         tuple(reasons),
     )
@@ -227,14 +227,14 @@ def picture(
     sheets = []
     for r in ranked[:most]:
         img = nifti.load(pairs[r.head])
-        given = segmenter.segment(img)
-        after, (mask, *_) = deface_image(img, given)
+        seg = segmenter.segment(img)
+        after, (mask, *_) = deface_image(img, seg)
         before, replaced = img.get_fdata(dtype=np.float32), after.get_fdata(dtype=np.float32)
         views = [
             *render.views(before, img.affine).values(),
             *render.views(replaced, img.affine).values(),
         ]
-        sheets.append(_row_of([*views, render.slices(before, img.affine, mask, given.labels)]))
+        sheets.append(_row_of([*views, render.slices(before, img.affine, mask, seg.labels)]))
     wide = max(s.shape[1] for s in sheets)
     sheet = np.concatenate([np.pad(s, [(0, 4), (0, wide - s.shape[1]), (0, 0)]) for s in sheets])
     render.save_png(sheet, out)

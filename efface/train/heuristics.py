@@ -101,14 +101,14 @@ def measure(name: str, case: Case, by_step: dict[str, Segmenter]) -> Iterator[Re
     ``by_step``: of :func:`segmenters`. Where a step changes nothing in the segmentation, the result
     is that with all steps.
     """
-    given = by_step[ALL].segment(case.image)
-    row, _ = evaluate.measure(name, case, by_step[ALL], given)
+    seg = by_step[ALL].segment(case.image)
+    row, _ = evaluate.measure(name, case, by_step[ALL], seg)
     yield Result(ALL, row)
     for step, segmenter in by_step.items():
         if step in (ALL, SESSION):
             continue
-        without = given if step in DISTORT else segmenter.segment(case.image)
-        if step not in DISTORT and _same(given, without):
+        without = seg if step in DISTORT else segmenter.segment(case.image)
+        if step not in DISTORT and _same(seg, without):
             yield Result(step, row)
         else:
             yield Result(step, evaluate.measure(name, case, segmenter, without)[0])
@@ -155,9 +155,9 @@ def measure_session(
             manifest = Manifest("convert", "", tuple(scans))
             register = segmenter.options.register
             labelled = segment.run((folder, manifest), folder, segmenter, register)[1]
-            given = segmentation.read(folder, labelled, second.image)
+            seg = segmentation.read(folder, labelled, second.image)
         known = labelled.measures.get("propagated", {}).get("organs", ())
-        row, _ = evaluate.measure(name, second, segmenter, given, known)
+        row, _ = evaluate.measure(name, second, segmenter, seg, known)
         status = worst(labelled.status, row.status)
         reasons = (*labelled.reasons, *row.reasons)
         yield Result(step, replace(row, status=status, reasons=reasons))
