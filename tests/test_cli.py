@@ -388,7 +388,7 @@ def test_lookup_after_a_rotation_of_the_key(command, restricted_run):
     path.unlink()
     source = out.parent / "source"
     (second,) = inventory.merge([inventory.run_entry(source, "QUILLFEATHER", new)], new)
-    path.with_name(f"{second['session']}.json").write_text(json.dumps(as_dict(second)))
+    path.with_name(f"{second.session}.json").write_text(json.dumps(as_dict(second)))
     assert second.subject != subject
     for pseudonym in (subject, second.subject, old.uid(session.study)):
         assert "MRN-7741902" in command("key", "lookup", pseudonym, out).stdout

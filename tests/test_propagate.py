@@ -364,8 +364,7 @@ def test_without_registration_no_labels_are_transferred(tmp_path, whole, monkeyp
         ("T1w", whole[0], as_array(whole[1]), 0.95, "series-1"),
         ("bold", img, own, 0.9, "series-2"),
     )
-    register = propagate.session
-    monkeypatch.setattr(propagate, "session", partial(register, register=False))
+    monkeypatch.setattr(segment, "run", partial(segment.run, register=False))
     (_, other), (_, got) = session(tmp_path, *scans)
     assert other.status == "review"
     assert other.measures["propagated"]["from"] == ""
