@@ -47,7 +47,7 @@ def verdict_of(labels, affine, **more):
         "method": "noise",
         "before": before,
         "after": after,
-        "given": segmented(labels, affine, **seg),
+        "seg": segmented(labels, affine, **seg),
         "mask": mask,
     } | more
     return gate.gate(**arguments, resegment=lambda: resegmented)

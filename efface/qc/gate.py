@@ -143,14 +143,14 @@ def gate(
     voxel = float(abs(np.linalg.det(np.asarray(before.affine, float)[:3, :3])))
     rest = folded(before, labels, mask, pose, seg.inverted)
     verdict = verdict + _wrapped(rest, mask, voxel)
-    found = resegment()
-    if found is None:
+    after_labels = resegment()
+    if after_labels is None:
         return verdict.mark("review", f"{FACE_REMAINS}: the scan could not be segmented again")
     missed = [n for n in LANDMARKS if verdict.measures[_key(n)] == "missing"]
     # an organ labelled again where the image was blank before is not evidence of a face
     possible = [f for f in features if not _all_blank(verdict, f)]
     placed = pose if pose.consistent else None
-    left = remains(labels, found, mask, before.affine, possible, placed, missed)
+    left = remains(labels, after_labels, mask, before.affine, possible, placed, missed)
     reported = {f"{PART_NOT_FOUND}: {n}" for n in missed if any(n in r for r in left.reasons)}
     return replace(verdict, reasons=tuple(r for r in verdict.reasons if r not in reported)) + left
 
