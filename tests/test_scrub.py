@@ -24,12 +24,12 @@ from efface.scrub import (
     WithheldError,
     check_options,
     codes,
-    given,
     run,
     scrub_bytes,
     scrub_dataset,
     scrub_file,
     state_face_removed,
+    to_scrub,
 )
 from efface.scrub.codec import Element, encode, read_file, syntax, write_file
 from efface.scrub.folder import scrub_folder
@@ -884,7 +884,7 @@ def test_run_of_a_session(tmp_path):
         series_record("series-out", files=files, status="fail"),
         series_record("series-sr", files=files, kind="object"),
     )
-    assert [s.series for s in given(session)] == ["series-good", "series-bad"]
+    assert [s.series for s in to_scrub(session)] == ["series-good", "series-bad"]
     folder = tmp_path / "out"
     folder.mkdir()
     good, bad = run(session, folder, KEY, [])
