@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from efface.errors import EffaceError
+from efface.measures import Measures
 from efface.status import Status, worst
 
 
@@ -30,7 +30,7 @@ class Scan:
     reasons: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     """Role (``nifti``, ``sidecar``, ``labels``, …) to path relative to the stage's folder."""
-    measures: dict[str, Any] = field(default_factory=dict)
+    measures: Measures = field(default_factory=Measures)
 
     def mark(self, status: Status, reason: str) -> Scan:
         """Add a reason; of the two statuses the more cautious one remains."""

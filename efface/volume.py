@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from efface.measures import Figure
 from efface.status import Status
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Report:
 
     status: Status
     reasons: tuple[str, ...] = ()
-    measures: dict[str, Any] = field(default_factory=dict)
+    measures: dict[str, Figure] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
     """Names of the header fields that were cleared, and the number of extensions."""
 

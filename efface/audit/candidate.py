@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from efface.manifest import Scan
+from efface.measures import by_name
 from efface.status import Status
 
 
@@ -36,7 +37,8 @@ class Candidate:
     @classmethod
     def of(cls, scan: Scan) -> Candidate:
         """Read the measures of a scan of the audit's manifest."""
-        known = {f.name: scan.measures[f.name] for f in fields(cls) if f.name in scan.measures}
+        measures = by_name(scan.measures)
+        known = {f.name: measures[f.name] for f in fields(cls) if f.name in measures}
         known.setdefault("form", "dicom" if scan.scan == scan.series else "nifti")
         # JSON has no tuples
         values: dict[str, Any] = {

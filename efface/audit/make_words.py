@@ -21,7 +21,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -37,6 +36,7 @@ from efface.convert.sidecar import CODES, allowed, deidentified
 from efface.distort.methods import METHODS
 from efface.inventory import cross_check
 from efface.manifest import Manifest, Scan
+from efface.measures import Figure, with_figures
 from efface.pseudonym import Key
 from efface.release import SETTINGS
 from efface.release.bids import cohort_files
@@ -93,15 +93,16 @@ def written() -> Iterator[tuple[str, str]]:
 
 def _rows() -> list[Row]:
     phrases = tuple(status.ALL.values())
-    measures: dict[str, Any] = dict.fromkeys(MEASURES, 1.5)
+    figures: dict[str, Figure] = dict.fromkeys(MEASURES, 1.5)
     states = dict(zip(("left_eye", "right_eye", "nose", "left_ear", "mouth"), _STATES, strict=True))
+    figures |= {**states, "form": "nifti", "datatype": "", "method": ""}
     image = Scan(
         f"{_SESSION}_T1w",
         "series-2222222222",
         "",
         "pass",
         files={"after_front": "pictures/1.png"},
-        measures=measures | states | {"form": "nifti", "datatype": "", "method": ""},
+        measures=with_figures({}, figures),
     )
     series = Scan("series-2222222222", "series-2222222222", "", measures={"form": "dicom"})
     withheld = Scan("series-3", "series-3", "", "fail", phrases, measures={"form": "source"})

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from efface import __version__, tables
 from efface.manifest import Scan
+from efface.measures import by_name
 from efface.status import code_of, phrase_of
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ def _entry(row: Row) -> dict[str, Any]:
         "note": row.note,
         "pictures": sorted(pictures([row])),
     }
-    measured = {k: scan.measures[k] for k in MEASURES if k in scan.measures}
+    measures = by_name(scan.measures)
+    measured = {k: measures[k] for k in MEASURES if k in measures}
     return {**measured, **out}
 
 

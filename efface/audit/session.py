@@ -12,6 +12,7 @@ from efface.audit.leaks import Finding
 from efface.audit.matcher import Matcher
 from efface.audit.staging import Staging, discard, paths, prune_empty, stage
 from efface.manifest import Scan, Stage, write_atomic
+from efface.measures import Measures
 from efface.pseudonym import Key
 from efface.session import Session
 from efface.status import IDENTIFIER_FOUND, SCAN_LOST, Status, worst
@@ -81,12 +82,14 @@ def _with_kept(scan: Scan, session: Session, retain: Iterable[str], key: Key | N
     series = next((s for s in session.series if s.series == scan.series), None)
     if scan.status == "fail" or series is None or not series.files:
         return scan
-    measures = {
+    measures: Measures = {
+        **scan.measures,
         "person": kept.of_person(session, retain),
         "acq_time": kept.acquired(session, series, retain, key),
-        "text_in_picture": series.text,
     }
-    return replace(scan, measures={**scan.measures, **{k: v for k, v in measures.items() if v}})
+    if series.text:
+        measures["text_in_picture"] = series.text
+    return replace(scan, measures=measures)
 
 
 def _search(scan: Scan, folder: Path, matcher: Matcher, *, uids: bool) -> Scan:
@@ -124,6 +127,6 @@ def _missing(session: Session, scans: list[Scan]) -> list[Scan]:
             continue
         status: Status = worst("fail", series.status)
         reasons = series.reasons or (SCAN_LOST,)
-        measures = {"form": "source", "datatype": ""}
+        measures: Measures = {"form": "source", "datatype": ""}
         out.append(Scan(name, name, modality(series), status, reasons, {}, measures))
     return out

@@ -12,6 +12,7 @@ from typing import Any
 from efface import __version__
 from efface.errors import of_machine
 from efface.manifest import Manifest, Scan, Stage, write_json
+from efface.measures import Measures
 from efface.status import SCAN_LOST, STAGE_FAILED
 
 _IMAGE_DERIVATIVE = {"SkullStripped": False}
@@ -124,12 +125,12 @@ def _sidecar(scan: Scan, converted: Scan, staging: Staging, target: Path) -> Sca
         _read(staging.convert[0] / converted.files["sidecar"]),
         lambda name: image_name(name, staging.layout),
     )
-    measures = {
+    measures: Measures = {
         **scan.measures,
         "intended_for": references.intended(sidecar),
         "fields": references.labels(sidecar, references.IDENTIFIER),
         "field_sources": references.labels(sidecar, references.SOURCE),
-        "references_dropped": converted.measures.get("references_dropped", []),
+        "references_dropped": converted.measures.get("references_dropped", 0),
         "tables_dropped": converted.measures.get("tables_dropped", []),
     }
     methods = [f"efface {__version__}", f"face: {scan.measures.get('method', 'unknown')}"]
@@ -137,7 +138,7 @@ def _sidecar(scan: Scan, converted: Scan, staging: Staging, target: Path) -> Sca
     if staging.layout == "derivative":
         sidecar = _IMAGE_DERIVATIVE | sidecar
     write_json(target, deidentified(sidecar, methods, codes))
-    return replace(scan, measures={k: v for k, v in measures.items() if v != []})
+    return replace(scan, measures=measures)
 
 
 def image_name(scan: str, layout: str) -> str:

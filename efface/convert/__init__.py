@@ -23,6 +23,7 @@ from efface import nifti
 from efface.convert import companions, dcm2niix, header, names, references, sidecar
 from efface.errors import EffaceError, of_machine
 from efface.manifest import Scan, write_json
+from efface.measures import Measures
 from efface.pseudonym import Key
 from efface.session import Series, Session
 from efface.status import (
@@ -168,7 +169,7 @@ def modality(series: Series) -> str:
     return series.modality
 
 
-def _measures(series: Series) -> dict[str, Any]:
+def _measures(series: Series) -> Measures:
     return {
         "datatype": "",
         "source_series": series.series,

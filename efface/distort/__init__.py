@@ -17,7 +17,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -31,6 +30,7 @@ from efface.distort.region import Bool, coverage, parse_features
 from efface.errors import of_machine
 from efface.inventory.ocr import CLEAR
 from efface.manifest import Scan, Stage
+from efface.measures import Measures
 from efface.pixels import NotDecoded
 from efface.pixels import pixels as stored_pixels
 from efface.pseudonym import Key
@@ -161,7 +161,7 @@ def _nifti(
         before = nifti.load(folders[0] / scan.files["nifti"])
         seg = segmentation.read(folders[1], labelled, before)
         after, masks = deface_image(before, seg, task.features, task.method, seed)
-        measures = {
+        measures: Measures = {
             "method": task.method,
             "features": list(task.features),
             "depends_on_face": METHODS[task.method].depends_on_face,
@@ -256,7 +256,7 @@ def _write_series(
     key: Key,
     says_so: bool,
     no_text: bool,
-) -> tuple[dict[str, Any], dict[str, tuple[mapping.MappedFrame, ...]]]:
+) -> tuple[Measures, dict[str, tuple[mapping.MappedFrame, ...]]]:
     """Write each scrubbed file with the distorted pixels of its raw one.
 
     A mosaic whose scrubbed header no longer holds the positions of its tiles becomes one file a
@@ -290,7 +290,7 @@ def _write_series(
                 mapped[path.name] = (slice_frame,)
         replaced += int(new.mask.sum())
         pixels += new.mask.size
-    measures = {
+    measures: Measures = {
         "files": len(mapped),
         "region_voxels": replaced,
         "region_fraction": round(replaced / max(pixels, 1), 6),
@@ -324,7 +324,7 @@ def _converted(done: _Distorted, image: readback.Image) -> mapping.ConvertedImag
 
 def _measure(
     before: nib.Nifti1Image, after: nib.Nifti1Image, seg: Segmentation, masks: Sequence[Bool]
-) -> dict[str, Any]:
+) -> Measures:
     """Count the voxels that changed, compared by their bytes, NaN included.
 
     Coverage is the lowest of all positions of the head.

@@ -6,11 +6,11 @@ before and after distorting. Pictures from before show the face: they stay in th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from efface import nifti
 from efface.errors import of_machine
 from efface.manifest import Manifest, Scan, Stage
+from efface.measures import Figure, Measures, OrganMeasures, with_figures
 from efface.qc import gate
 from efface.qc.gate import Verdict
 from efface.segment import segmentation, volumes, wrap
@@ -57,8 +58,8 @@ def judge(
     features: str | Collection[str],
     method: str,
     segmenter: Segmenter,
-    known: Sequence[Mapping[str, Any]] = (),
-) -> tuple[Status, tuple[str, ...], dict[str, Any]]:
+    known: Sequence[OrganMeasures] = (),
+) -> tuple[Status, tuple[str, ...], dict[str, Figure]]:
     """Return status, reasons and measures of one defaced image.
 
     ``seg``: segmentation of ``before``; ``masks``: the replaced regions, one for each position
@@ -169,7 +170,7 @@ def _image(
     for n, (one, mask) in enumerate(zip(seg.positions, masks, strict=True), 1):
         old, new = volumes.select(before, one.volumes), volumes.select(after, one.volumes)
         files |= _draw(scan.scan, old, new, one, mask, folder, f"_position-{n}" if n > 1 else "")
-    scan = replace(scan, files=files, measures={**scan.measures, **verdict.measures})
+    scan = replace(scan, files=files, measures=with_figures(scan.measures, verdict.measures))
     for reason in verdict.reasons:
         scan = _once(scan, verdict.status, reason)
     return replace(scan, status=worst(scan.status, verdict.status))
@@ -183,7 +184,7 @@ def _verdict(
     features: str | Collection[str],
     method: str,
     segmenter: Segmenter,
-    known: Sequence[Mapping[str, Any]] = (),
+    known: Sequence[OrganMeasures] = (),
 ) -> Verdict:
     """Verdict on each position of the head, in its volumes, joined to one.
 
@@ -226,7 +227,7 @@ def _of_position(
     features: str | Collection[str],
     method: str,
     segmenter: Segmenter,
-    known: Sequence[Mapping[str, Any]],
+    known: Sequence[OrganMeasures],
 ) -> Verdict:
     """Verdict of the gate on one position; the image is segmented again in parallel.
 
@@ -239,7 +240,7 @@ def _of_position(
         resegmented = pool.submit(segmenter.resegment, after, seg)
         verdict = gate.gate(before, after, seg, mask, resegmented.result, method, features, known)
     if roll != wrap.NO_ROLL:
-        verdict.measures["rolled_by"] = list(roll)
+        verdict.measures["rolled_by"] = ", ".join(map(str, roll))
     return verdict
 
 
@@ -273,8 +274,8 @@ def _form(form: Scan, images: list[Scan]) -> Scan:
             form = _once(form, "pass", reason)
     status = worst(form.status, *(i.status for i in made))
     modality = made[0].modality if made else form.modality
-    measures = {**form.measures, "own_status": own}
-    return replace(form, status=status, modality=modality, measures=measures)
+    own_status: Measures = {**form.measures, "own_status": own}
+    return replace(form, status=status, modality=modality, measures=own_status)
 
 
 def _draw(

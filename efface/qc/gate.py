@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from efface import nifti
 from efface.distort.folded import Folded, folded
 from efface.distort.methods import METHODS
+from efface.measures import Figure, OrganMeasures
 from efface.qc import blank, ct
 from efface.segment import fit, orientation
 from efface.segment.anatomy import LANDMARKS, names_of
@@ -94,7 +95,7 @@ class Verdict:
 
     status: Status = "pass"
     reasons: tuple[str, ...] = ()
-    measures: dict[str, Any] = field(default_factory=dict)
+    measures: dict[str, Figure] = field(default_factory=dict)
 
     def mark(self, status: Status, reason: str) -> Verdict:
         """Return the verdict with a further reason and the more cautious status."""
@@ -116,7 +117,7 @@ def gate(
     resegment: Callable[[], Labels | None],
     method: str,
     features: Collection[str] = FEATURES,
-    known: Sequence[Mapping[str, Any]] = (),
+    known: Sequence[OrganMeasures] = (),
 ) -> Verdict:
     """Ask all questions of one scan.
 
@@ -177,7 +178,7 @@ def face(
     labels: Labels,
     confidence: Mapping[str, float],
     affine: NDArray[np.floating[Any]],
-    known: Sequence[Mapping[str, Any]] = (),
+    known: Sequence[OrganMeasures] = (),
     mask: Bool | None = None,
 ) -> Verdict:
     """Judge whether there is a head, and every landmark is found or outside the field of view.
@@ -195,13 +196,13 @@ def _face(
     few: Sample,
     pose: Pose | None,
     confidence: Mapping[str, float],
-    known: Sequence[Mapping[str, Any]],
+    known: Sequence[OrganMeasures],
     mask: Bool | None,
     image: Image | None = None,
 ) -> Verdict:
     """As :func:`face`, from the sample of the labels and the pose."""
     ml = few.brain_ml
-    measures: dict[str, Any] = {"brain_ml": round(ml, 1)}
+    measures: dict[str, Figure] = {"brain_ml": round(ml, 1)}
     if pose is None:
         return _no_head("no brain found", few, image, measures)
     last = np.array(few.labels.shape) - 1
@@ -229,7 +230,7 @@ def _face(
     return _confidences(verdict, few, pose, confidence, mask, enough=enough)
 
 
-def _no_head(why: str, few: Sample, image: Image | None, measures: dict[str, Any]) -> Verdict:
+def _no_head(why: str, few: Sample, image: Image | None, measures: dict[str, Figure]) -> Verdict:
     if image is not None and (
         ct.in_hounsfield_units(image.img, few) or ct.windowed(image.img, few)
     ):
@@ -241,7 +242,7 @@ def _landmarks(
     verdict: Verdict,
     few: Sample,
     pose: Pose,
-    known: Sequence[Mapping[str, Any]],
+    known: Sequence[OrganMeasures],
     mask: Bool | None,
     image: Image | None,
     *,
@@ -373,7 +374,7 @@ def change(
     elsewhere = int(np.count_nonzero(changed & ~region))
     region_ml = float(np.count_nonzero(region))
     voxel = float(abs(np.linalg.det(np.asarray(before.affine, float)[:3, :3])))
-    measures: dict[str, Any] = {
+    measures: dict[str, Figure] = {
         "method": method,
         "region_ml": round(region_ml * voxel / 1000, 2),
         "brain_voxels_changed": in_brain,
@@ -499,7 +500,7 @@ def _features(features: Collection[str]) -> tuple[str, ...]:
     return tuple(f for f in FEATURES if f in features or "face" in features)
 
 
-def _state_of_known(organ: Mapping[str, Any], volume: float) -> str:
+def _state_of_known(organ: OrganMeasures, volume: float) -> str:
     """State of a landmark that another scan shows whole, ``volume`` mm³ of it labelled in this."""
     in_view = float(organ["in_view_mm3"])
     if in_view < LEAST_MM3:

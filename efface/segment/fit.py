@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
+from efface.measures import OrganMeasures
 from efface.segment import anatomy
 from efface.segment import orientation as orientations
 from efface.segment.anatomy import LANDMARKS, names_of
@@ -86,7 +86,7 @@ def estimate(
     labels: Labels,
     affine: NDArray[np.floating],
     orientation: str | None = None,
-    known: Sequence[Mapping[str, Any]] = (),
+    known: Sequence[OrganMeasures] = (),
 ) -> Pose | None:
     """Return the pose of the head in a label map (X, Y, Z), None if it shows too little brain.
 
@@ -103,7 +103,9 @@ def estimate(
     pose = _fit_landmarks(few)
     back = orientations.matrix(orientation).T
     if known:
-        turned = [{**o, "centre": back.T @ np.array(o["centre"], float)} for o in known]
+        turned: list[OrganMeasures] = [
+            {**o, "centre": (back.T @ np.array(o["centre"], float)).tolist()} for o in known
+        ]
         centres = {n: np.array(o["centre"], float) for n, o in match_organs(turned, pose).items()}
         pose = replace(_fit(few, centres), landmarks=pose.landmarks)
     # a thousandth of a degree: the last digits of one machine's solver decide nothing
@@ -117,13 +119,13 @@ def estimate(
     )
 
 
-def match_organs(organs: Sequence[Mapping[str, Any]], pose: Pose) -> dict[str, Mapping[str, Any]]:
+def match_organs(organs: Sequence[OrganMeasures], pose: Pose) -> dict[str, OrganMeasures]:
     """Return the organs that another scan shows, by landmark.
 
     Of a pair, the side is that of its centre in the frame of the head. A landmark that several
     organs match is left out.
     """
-    out: dict[str, list[Mapping[str, Any]]] = {}
+    out: dict[str, list[OrganMeasures]] = {}
     for organ in organs:
         left = pose.to_head(np.array(organ["centre"], float)[None])[0, 0] < 0
         names = names_of(organ["label"])

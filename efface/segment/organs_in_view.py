@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from efface.measures import OrganMeasures
 from efface.segment import masks
 from efface.segment.components import COUNTS
 from efface.segment.geometry import voxel_sizes
@@ -38,6 +40,10 @@ class Organ:
     """Distance of its nearest voxel from that field of view; 0 if a part lies within."""
     cut: bool
     """Whether it ends at an edge of its own scan beyond which the other scan continues."""
+
+    def as_dict(self) -> OrganMeasures:
+        """Return the organ as JSON values."""
+        return cast(OrganMeasures, vars(self))
 
 
 def organs(labels: Labels, affine: Floats, shape: Shape, onto: Floats) -> tuple[Organ, ...]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from efface.measures import PoseMeasures
 from efface.segment import anatomy
 from efface.segment import orientation as orientations
 from efface.segment.anatomy import BRAIN_STEP
@@ -86,7 +86,7 @@ class Pose:
         """Map world points (n, 3) to the head frame, mm of a head of mean size."""
         return (points - self.origin) @ self.rotation / self.size
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> PoseMeasures:
         """Return the pose as JSON values; :func:`from_dict` reads them."""
         return {
             "rotation": self.rotation.tolist(),
@@ -210,7 +210,7 @@ class Pose:
         return np.asarray(anatomy.load().parts[name].half + sds * sd)
 
 
-def from_dict(values: Mapping[str, Any]) -> Pose:
+def from_dict(values: PoseMeasures) -> Pose:
     """Return the pose that :meth:`Pose.as_dict` gave."""
     return Pose(
         np.array(values["rotation"], np.float64),

@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -24,6 +23,7 @@ import numpy as np
 from efface import nifti
 from efface.errors import of_machine
 from efface.manifest import Scan
+from efface.measures import Measures, Propagated
 from efface.segment import agreement, masks, motion, organs_in_view, resample, volumes, wrap
 from efface.segment import grid as grids
 from efface.segment.geometry import voxel_sizes
@@ -218,7 +218,7 @@ def _propagate(
     displaced = agreement.displaced(own_in_view, other, grid, confident)
     missing = agreement.missing(own, other, grid, organs)
     name = source.scan.scan
-    measures: dict[str, Any] = {"from": "", "compared": name, "overlap": round(dice, 3)}
+    measures: Propagated = {"from": "", "compared": name, "overlap": round(dice, 3)}
 
     def keep(reason: str) -> Scan:
         """The scan with its own labels."""
@@ -260,7 +260,7 @@ def _propagate(
     masks.clear_of_organs(labels, voxel_sizes(scan.affine))
     measures |= {
         "from": name,
-        "organs": [vars(o) for o in organs],
+        "organs": [o.as_dict() for o in organs],
         "own_confidence": dict(confidence),
     }
     out = _write(scan, labels, folder, measures)
@@ -274,11 +274,11 @@ def _propagate(
     return replace(out, files=files, measures={**out.measures, "confidence": confidence})
 
 
-def _write(scan: _Read, labels: Labels, folder: Path, measures: dict[str, Any]) -> Scan:
+def _write(scan: _Read, labels: Labels, folder: Path, measures: Propagated) -> Scan:
     """Overwrite the label map of a scan; return the scan with the new measures."""
     nifti.save(nib.Nifti1Image(labels, scan.affine), folder / scan.scan.files["labels"])
     sizes = volumes_ml(labels, scan.affine)
-    kept = {**scan.scan.measures, "volume_ml": sizes, "propagated": measures}
+    kept: Measures = {**scan.scan.measures, "volume_ml": sizes, "propagated": measures}
     return replace(scan.scan, measures=kept)
 
 
@@ -289,7 +289,7 @@ def _motion(
     means = []
     for one in (source, scan):
         img = nifti.load(images / one.converted.files["nifti"])
-        img = volumes.select(img, one.scan.measures.get("volumes", ()))
+        img = volumes.select(img, tuple(one.scan.measures.get("volumes", ())))
         volume = grids.volume(nifti.stored(img), *nifti.scaling(img))
         means.append((volume, np.asarray(img.affine, np.float64)))
     head = agreement.dilated(transferred > 0, scan.affine, HEAD_MM)

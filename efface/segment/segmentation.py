@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from efface import nifti
 from efface.errors import EffaceError
 from efface.manifest import Scan
+from efface.measures import Measures
 from efface.segment import fit, masks, orientation, wrap
 from efface.segment import pose as poses
 from efface.segment.components import COUNTS
@@ -106,7 +106,7 @@ def empty(like: Segmentation, volumes: tuple[int, ...]) -> Segmentation:
 
 def write(
     seg: Segmentation, img: nib.Nifti1Image, folder: Path, name: str
-) -> tuple[dict[str, str], dict[str, Any]]:
+) -> tuple[dict[str, str], Measures]:
     """Write ``{name}_labels.nii.gz`` and ``{name}_possible_brain.nii.gz``.
 
     Returns the files by role, and the measures for the manifest. For the second position of the
@@ -120,7 +120,7 @@ def write(
         grid = masks.thinned(wrap.rolled_affine(img.affine, seg.roll))[1]
         possible = nib.Nifti1Image(seg.possible_brain.astype(np.uint8), grid)
         nifti.save(possible, folder / files["possible_brain"])
-    measures: dict[str, Any] = {
+    measures: Measures = {
         "confidence": dict(seg.confidence),
         "volume_ml": volumes_ml(seg.labels, img.affine),
         "components": dict(seg.components),
@@ -161,7 +161,7 @@ def _read(
     folder: Path,
     files: Mapping[str, str],
     end: str,
-    measures: Mapping[str, Any],
+    measures: Measures,
     img: nib.Nifti1Image,
 ) -> Segmentation:
     labels = nifti.load(folder / files[f"labels{end}"])

@@ -7,14 +7,14 @@ searches for the place with the least area of the object; the image rolled to it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from efface import nifti
+from efface.measures import Measures
 from efface.segment.resample import block_mean
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def inverse(roll: Roll) -> Roll:
     return -roll[0], -roll[1], -roll[2]
 
 
-def from_measures(measures: Mapping[str, Any]) -> Roll:
+def from_measures(measures: Measures) -> Roll:
     """Roll recorded in the measures of the segment stage."""
     x, y, z = measures.get("roll", NO_ROLL)
     return int(x), int(y), int(z)

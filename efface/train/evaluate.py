@@ -6,7 +6,7 @@ Every case goes the way of :func:`efface.deface`: labels, region, distortion, ga
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from efface import nifti
 from efface.distort import deface_image
+from efface.measures import OrganMeasures
 from efface.qc import judge
 from efface.segment import Segmentation, Segmenter
 from efface.segment.components import COUNTS
@@ -103,7 +104,7 @@ def measure(
     case: Case,
     segmenter: Segmenter,
     seg: Segmentation | None = None,
-    known: Sequence[Mapping[str, Any]] = (),
+    known: Sequence[OrganMeasures] = (),
 ) -> tuple[Row, nib.Nifti1Image]:
     """Deface and judge a case: return its row, and the defaced image.
 

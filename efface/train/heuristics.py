@@ -14,6 +14,7 @@ import numpy as np
 
 from efface import nifti, segment
 from efface.manifest import Manifest, Scan
+from efface.measures import Measures
 from efface.segment import Segmentation, Segmenter, runtime, segmentation
 from efface.segment.cascade import Array, Cascade, Network
 from efface.segment.options import Options
@@ -150,7 +151,7 @@ def measure_session(
                 file = f"{n}.nii.gz"
                 nifti.save(case.image, folder / file)
                 spacing = [float(z) for z in case.image.header.get_zooms()[:3]]
-                measures = {"frame_of_reference": "1", "spacing": spacing}
+                measures: Measures = {"frame_of_reference": "1", "spacing": spacing}
                 scans.append(Scan(str(n), str(n), files={"nifti": file}, measures=measures))
             manifest = Manifest("convert", "", tuple(scans))
             register = segmenter.options.register
