@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
-from real_data import lacking
+from real_data import missing_files
 
 # no deadline: a busy machine must not fail a test
 settings.register_profile(
@@ -38,7 +38,7 @@ def data():
     folder = os.environ.get("EFFACE_DATA")
     if folder is None:
         pytest.skip("EFFACE_DATA is not set")
-    if missing := lacking(Path(folder)):
+    if missing := missing_files(Path(folder)):
         pytest.fail("EFFACE_DATA is incomplete:\n" + "\n".join(missing), pytrace=False)
     return Path(folder)
 

@@ -14,7 +14,7 @@ NEEDED = {
 pass without any. A test that opens a file by its name would fail, so such files are not listed."""
 
 
-def lacking(folder):
+def missing_files(folder):
     """List the patterns with too few files in a folder, one line each; empty if it is complete."""
     if not folder.is_dir():
         return [f"{folder}: no such folder"]

@@ -97,7 +97,7 @@ def session(status="pass", reasons=(), **more):
     )
 
 
-def hand_on(folder: Path, stage: str, scans, files=()):
+def write_stage(folder: Path, stage: str, scans, files=()):
     """Write folder and manifest of a stage; return both, as arguments of the next stage."""
     target = folder / stage / SESSION
     target.mkdir(parents=True, exist_ok=True)
@@ -125,13 +125,15 @@ def stages(folder: Path, labels, affine, dicom: bytes | None = None, sidecar=Non
         files={"nifti": f"{STEM}.nii.gz", "sidecar": f"{STEM}.json"},
         measures={"datatype": "anat"},
     )
-    convert = hand_on(
+    convert = write_stage(
         folder, "convert", [converted], {f"{STEM}.nii.gz": before, f"{STEM}.json": content}
     )
     pose = fit.estimate(labels, affine)
     measures = {"confidence": SURE, "pose": pose.as_dict() if pose else None}
     labelled = Scan(STEM, SERIES, "T1w", files={"labels": "l.nii.gz"}, measures=measures)
-    segment = hand_on(folder, "segment", [labelled], {"l.nii.gz": nib.Nifti1Image(labels, affine)})
+    segment = write_stage(
+        folder, "segment", [labelled], {"l.nii.gz": nib.Nifti1Image(labels, affine)}
+    )
     distorted = [
         Scan(
             STEM,
@@ -149,4 +151,4 @@ def stages(folder: Path, labels, affine, dicom: bytes | None = None, sidecar=Non
         distorted = distorted[:1]
     else:
         files[f"dicom/{SERIES}/000001.dcm"] = dicom
-    return convert, segment, hand_on(folder, "distort", distorted, files), image
+    return convert, segment, write_stage(folder, "distort", distorted, files), image

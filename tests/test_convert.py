@@ -257,17 +257,17 @@ def test_numbered_names_never_collide():
 def test_lacking_metadata():
     bold = names.Name("func", "bold", {"task": "rest"})
     full = {"RepetitionTime": 2, "TaskName": "rest"}
-    assert names.lacking(bold, full, (4, 4, 4, 9), (0, 0)) == ""
-    assert names.lacking(bold, full, (4, 4, 4), (0, 0))
-    assert names.lacking(bold, {}, (4, 4, 4, 9), (0, 0))
+    assert names.incomplete(bold, full, (4, 4, 4, 9), (0, 0)) == ""
+    assert names.incomplete(bold, full, (4, 4, 4), (0, 0))
+    assert names.incomplete(bold, {}, (4, 4, 4, 9), (0, 0))
     dwi = names.Name("dwi", "dwi")
-    assert names.lacking(dwi, {}, (4, 4, 4, 9), (9, 9)) == ""
-    assert names.lacking(dwi, {}, (4, 4, 4, 9), (8, 9))
+    assert names.incomplete(dwi, {}, (4, 4, 4, 9), (9, 9)) == ""
+    assert names.incomplete(dwi, {}, (4, 4, 4, 9), (8, 9))
     asl = dict.fromkeys(names._NEEDED["perf", "asl"], 1)
-    assert names.lacking(names.Name("perf", "asl"), asl, (4, 4, 4, 9), (0, 0))
-    assert names.lacking(names.Name("perf", "asl"), asl, (4, 4, 4, 9), (0, 0), 8)
-    assert not names.lacking(names.Name("perf", "asl"), asl, (4, 4, 4, 9), (0, 0), 9)
-    assert names.lacking(names.Name("anat", "T2w", {"echo": "1"}), {}, (4, 4, 4), (0, 0))
+    assert names.incomplete(names.Name("perf", "asl"), asl, (4, 4, 4, 9), (0, 0))
+    assert names.incomplete(names.Name("perf", "asl"), asl, (4, 4, 4, 9), (0, 0), 8)
+    assert not names.incomplete(names.Name("perf", "asl"), asl, (4, 4, 4, 9), (0, 0), 9)
+    assert names.incomplete(names.Name("anat", "T2w", {"echo": "1"}), {}, (4, 4, 4), (0, 0))
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from small_session import (
     STEM,
     SURE,
     FixedSegmenter,
-    hand_on,
     head,
     images,
     segmented,
     session,
     stages,
+    write_stage,
 )
 
 from efface import qc, segment, status
@@ -502,7 +502,7 @@ def test_an_inverted_image_is_resegmented_and_drawn_inverted(tmp_path):
         folder = tmp_path / name
         before = nib.Nifti1Image(voxels, img.affine)
         scan = Scan(STEM, SERIES, "T1w", files={"nifti": "i.nii.gz"})
-        convert = hand_on(folder, "convert", [scan], {"i.nii.gz": before})
+        convert = write_stage(folder, "convert", [scan], {"i.nii.gz": before})
         (folder / "labels").mkdir()
         (labelled_scan,) = segment.run(convert, folder / "labels", segmenter)
         labels = nib.load(folder / "labels" / labelled_scan.files["labels"])
@@ -511,7 +511,7 @@ def test_an_inverted_image_is_resegmented_and_drawn_inverted(tmp_path):
         replaced = nib.Nifti1Image(mask.astype(np.uint8), img.affine)
         files = {"i.nii.gz": after, "m.nii.gz": replaced}
         distorted = Scan(STEM, SERIES, "T1w", files={"nifti": "i.nii.gz", "mask": "m.nii.gz"})
-        distort = hand_on(folder, "distort", [distorted], files)
+        distort = write_stage(folder, "distort", [distorted], files)
         labelled = (folder / "labels", Manifest("segment", SESSION, (labelled_scan,)))
         (scan,) = qc.run(session(), convert, labelled, distort, folder, Recorder())
         assert scan.status == "pass", scan.reasons

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from real_data import NEEDED, lacking
+from real_data import NEEDED, missing_files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,13 +24,13 @@ def empty_files(folder, without=None):
 
 @pytest.mark.parametrize("pattern", NEEDED)
 def test_a_folder_with_too_few_files_of_a_pattern_is_reported(tmp_path, pattern):
-    (line,) = lacking(empty_files(tmp_path, without=pattern))
+    (line,) = missing_files(empty_files(tmp_path, without=pattern))
     assert line.startswith(f"{tmp_path / pattern}: {NEEDED[pattern] - 1} files")
 
 
 def test_a_complete_folder_lacks_no_file(tmp_path):
-    assert lacking(empty_files(tmp_path)) == []
-    assert lacking(tmp_path / "none") == [f"{tmp_path / 'none'}: no such folder"]
+    assert missing_files(empty_files(tmp_path)) == []
+    assert missing_files(tmp_path / "none") == [f"{tmp_path / 'none'}: no such folder"]
 
 
 def outcomes(folder, tmp_path):

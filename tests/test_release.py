@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from small_session import SERIES, SESSION, STEM
-from test_audit import ABOUT, audited, raw
+from test_audit import ABOUT, raw, run_audit
 
 from efface import audit, release, status
 from efface.audit.identifiers import to_json
@@ -132,7 +132,7 @@ def out(tmp_path):
     source.write_bytes(raw())
     restricted = tmp_path / "out" / "restricted"
     restricted.mkdir(parents=True)
-    scans, folder = audited(restricted, sources=[source])
+    scans, folder = run_audit(restricted, sources=[source])
     write_manifest(
         restricted / "audit" / f"{SESSION}.json",
         Manifest("audit", SESSION, tuple(scans.values())),
@@ -205,7 +205,7 @@ def test_a_file_changed_after_the_audit_is_not_released(out):
     data = path.read_bytes()
     path.unlink()
     path.write_bytes(data + b"x")
-    with pytest.raises(EffaceError, match="not what was audited"):
+    with pytest.raises(EffaceError, match="not the file that the audit searched"):
         release.copy(folder, manifest, {}, "dicom", out / "release" / "dicom" / SUB / SES)
     assert not (out / "release" / "dicom" / SUB / SES).exists()
 

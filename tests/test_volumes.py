@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
-from small_session import SERIES, STEM, hand_on, series_record, session_record
+from small_session import SERIES, STEM, series_record, session_record, write_stage
 
 import efface
 from efface import distort, nifti, qc, segment
@@ -198,7 +198,7 @@ def test_every_stage_handles_all_positions(tmp_path):
     moves = [STILL, MOVES["nod"], STILL]
     img = nib.Nifti1Image(stack(*(volume(m)[0] for m in moves)), volume()[2])
     scan = Scan(STEM, SERIES, "bold", files={"nifti": "i.nii.gz"})
-    convert = hand_on(tmp_path, "convert", [scan], {"i.nii.gz": img})
+    convert = write_stage(tmp_path, "convert", [scan], {"i.nii.gz": img})
     segmenter = Segmenter.load(None, "cpu", 2)
     for stage in ("segment", "distort", "qc"):
         (tmp_path / stage).mkdir()

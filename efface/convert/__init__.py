@@ -322,7 +322,7 @@ def _write(
     img = header.clean(nifti.load(image.path))
     img = nifti.without_singletons(img, names.least_dimensions(place))
     context = max(image.tables.get("aslcontext", "").count("\n") - 1, 0)
-    why = place.why or names.lacking(place, kept, img.shape, counts, context)
+    why = place.why or names.incomplete(place, kept, img.shape, counts, context)
     datatype = "" if why else place.datatype
     stem = place.stem(session)
     if place.suffix == "bold" and isinstance(kept.get("RepetitionTime"), (int, float)):

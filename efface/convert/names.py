@@ -289,7 +289,7 @@ def numbered(names: Sequence[Name]) -> list[Name]:
     return out
 
 
-def lacking(
+def incomplete(
     place: Name,
     sidecar: Mapping[str, Any],
     shape: Sequence[int],

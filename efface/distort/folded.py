@@ -39,7 +39,7 @@ DEEP_MM = 48.0
 """A piece that reaches farther than this from the opposite edge is the head itself: from the
 corners of the eyes to the tip of the nose it is less."""
 AROUND_MM = 6.0
-"""How far about a folded piece voxels are replaced, so that its outline cannot be seen."""
+"""How far about a folded piece voxels are replaced, so that its outline cannot be recognised."""
 ORGAN_MM = 30.0
 """An edge that is farther than this from all organs does not cut the face: hulls end 25 mm before
 the outermost organ."""
@@ -112,7 +112,7 @@ def folded(
     region, face = np.zeros(sig.shape, bool), np.zeros(sig.shape, bool)
     for end in ends:
         # the cut end of the axis last, what is folded first
-        seen, replaced, shown = (
+        visible, replaced, shown = (
             np.moveaxis(a, end.axis, 0)[:: 1 if end.last else -1] for a in (sig, region, face)
         )
         order = [end.axis, *(a for a in range(3) if a != end.axis)]
@@ -120,7 +120,7 @@ def folded(
         cuts = [(_coarse(end.organs, across_steps), EDGE_MM)]
         cuts += [(_coarse(a, across_steps), mm) for a, mm in _landmarks(pose, view, end)]
         section = _coarse(end.section, across_steps)
-        for depth, group, show in _pieces(seen, section, cuts, size[order]):
+        for depth, group, show in _pieces(visible, section, cuts, size[order]):
             (first, *across) = group
             around = _wider(tuple(across), size[order[1:]])
             replaced[: depth + ceil(AROUND_MM / size[end.axis]), *around] = True

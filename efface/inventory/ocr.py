@@ -59,21 +59,24 @@ def look(paths: Sequence[str], attributes: dict[str, Any], mode: Mode = "auto") 
     :data:`CLEAR` only if every frame was searched and no text was detected.
     """
     if mode == "never":
-        return "", "not looked: switched off"
+        return "", "not searched: switched off"
     try:
         has_letters, shown = _search(paths)
     except Exception:  # any error of the decoder
-        return NOT_DECODED, "not looked: the pixels cannot be decoded"
+        return NOT_DECODED, "not searched: the pixels cannot be decoded"
     if mode == "auto" and not has_letters and _is_original(attributes):
         return "", CLEAR
     doubt, result = (LETTERS, FOUND) if has_letters else ("", CLEAR)
     if shutil.which("tesseract") is None:
-        return doubt or NO_TESSERACT, FOUND if has_letters else "not looked: tesseract is missing"
+        return doubt or NO_TESSERACT, FOUND if has_letters else "not searched: tesseract is missing"
     joined = np.concatenate([_upright(f, shown[0].shape) for f in shown], axis=1)
     # and below it the highest values alone: there, text over the brain has contrast
     words = read(np.concatenate([joined, (joined == 1).astype(np.float32)]))
     if words is None:
-        return doubt or NO_ANSWER, FOUND if has_letters else "not looked: tesseract gave no answer"
+        return (
+            doubt or NO_ANSWER,
+            FOUND if has_letters else "not searched: tesseract gave no answer",
+        )
     if is_text(words):
         return REASON, FOUND
     return doubt, result

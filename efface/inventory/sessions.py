@@ -18,7 +18,7 @@ from efface.pseudonym import Key
 from efface.session import Series, SeriesHeader, Session, as_dict
 from efface.status import DUPLICATE, STAGE_FAILED, TRUNCATED, Status, worst
 
-_NOT_SEARCHED = "not looked: no DICOM image"
+_NOT_SEARCHED = "not searched: no DICOM image"
 """Result of the search for text in a series without a complete DICOM image."""
 _OTHER_CONTENT = f"{DUPLICATE}: the content differs"
 

@@ -45,7 +45,7 @@ def copy(folder: Path, manifest: Manifest, reviews: Judgements, form: Form, targ
             shutil.copyfile(folder / name, path)
             if sha256(path) != manifest.sha256[name]:
                 raise EffaceError(
-                    f"{manifest.session}: {name} is not what was audited; delete "
+                    f"{manifest.session}: {name} is not the file that the audit searched; delete "
                     "restricted/audit of this session and run again"
                 )
             sidecar = sidecar_of(folder, name, scan, decisions)
