@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
-Figure = float | str | bool | None
-"""A figure of the audit; None: could not be measured."""
+Figure = float | str | bool | list[int] | None
+"""A figure of the audit; None if it could not be measured."""
 
 # "from" is a keyword of Python, therefore this form
 Propagated = TypedDict(
@@ -55,7 +55,7 @@ class PoseMeasures(TypedDict):
 
 
 class Measures(TypedDict, total=False):
-    """The measures that a later stage reads. Beside them stand the figures of the audit."""
+    """What the stages record of a scan. Figures of the audit are added under other names."""
 
     # convert
     datatype: str
@@ -111,11 +111,6 @@ class Measures(TypedDict, total=False):
     searched_bytes: int
 
 
-def with_figures(measures: Measures, figures: Mapping[str, Figure]) -> Measures:
-    """Return measures with figures of the audit beside them."""
+def with_figures(measures: Measures, figures: Mapping[str, object]) -> Measures:
+    """Return the measures and the figures in one dictionary."""
     return cast(Measures, {**measures, **figures})
-
-
-def by_name(measures: Measures) -> Mapping[str, Any]:
-    """Return measures and figures, to look them up by name."""
-    return measures

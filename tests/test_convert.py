@@ -254,7 +254,7 @@ def test_numbered_names_never_collide():
     assert out[-1] == "_T2w"
 
 
-def test_lacking_metadata():
+def test_incomplete_metadata():
     bold = names.Name("func", "bold", {"task": "rest"})
     full = {"RepetitionTime": 2, "TaskName": "rest"}
     assert names.incomplete(bold, full, (4, 4, 4, 9), (0, 0)) == ""

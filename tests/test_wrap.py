@@ -243,6 +243,8 @@ def test_every_stage_uses_the_roll(tmp_path):
     assert min(mask[change(labels) == k].mean() for k in range(2, 6)) > 0.94
     (judged,) = qc.run(entry, convert, segmented, done, tmp_path / "qc", model, "face")
     assert judged.status == "pass", judged.reasons
+    # what docs/architecture.md documents: voxels along each axis
+    assert judged.measures["rolled_by"] == segmented[1].scans[0].measures["roll"]
 
 
 @pytest.mark.parametrize(("eyes", "rolled"), [(2, True), (1, False)])

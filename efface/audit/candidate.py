@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from efface.manifest import Scan
-from efface.measures import by_name
 from efface.status import Status
 
 
@@ -37,7 +36,7 @@ class Candidate:
     @classmethod
     def of(cls, scan: Scan) -> Candidate:
         """Read the measures of a scan of the audit's manifest."""
-        measures = by_name(scan.measures)
+        measures: Mapping[str, Any] = scan.measures
         known = {f.name: measures[f.name] for f in fields(cls) if f.name in measures}
         known.setdefault("form", "dicom" if scan.scan == scan.series else "nifti")
         # JSON has no tuples

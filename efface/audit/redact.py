@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from efface.audit import leaks
 from efface.audit.identifiers import Identifier
@@ -14,7 +14,7 @@ from efface.audit.matcher import Matcher
 from efface.audit.report import MEASURES, About, LeftOut, Row
 from efface.audit.words import own_words
 from efface.manifest import Manifest, Scan
-from efface.measures import Measures, by_name
+from efface.measures import with_figures
 from efface.status import IDENTIFIER_FOUND, phrase_of
 
 
@@ -78,18 +78,15 @@ def without_texts(row: Row, sought: Matcher) -> tuple[Row, list[LeftOut]]:
         verb = note.split(maxsplit=1)[0]
         verb = verb if verb in ("accepted", "rejected") else "note"
         note = f"{verb} ({leave_out('note', kinds)})"
-    measures: dict[str, Any] = {}
-    for name, value in by_name(scan.measures).items():
+    measures = {}
+    for name, value in scan.measures.items():
         kinds = _kinds(sought, f"{value}") if name in MEASURES else ()
         if kinds:
             leave_out(name, kinds)
         else:
             measures[name] = value
-    return replace(
-        row,
-        scan=replace(scan, reasons=tuple(reasons), measures=cast(Measures, measures)),
-        note=note,
-    ), left_out
+    scan = replace(scan, reasons=tuple(reasons), measures=with_figures({}, measures))
+    return replace(row, scan=scan, note=note), left_out
 
 
 def without_settings(about: About, sought: Matcher) -> tuple[About, list[LeftOut]]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from efface import __version__, tables
 from efface.manifest import Scan
-from efface.measures import by_name
 from efface.status import code_of, phrase_of
 
 if TYPE_CHECKING:
@@ -193,7 +192,7 @@ def _entry(row: Row) -> dict[str, Any]:
         "note": row.note,
         "pictures": sorted(pictures([row])),
     }
-    measures = by_name(scan.measures)
+    measures: Mapping[str, Any] = scan.measures
     measured = {k: measures[k] for k in MEASURES if k in measures}
     return {**measured, **out}
 

@@ -73,10 +73,8 @@ def look(paths: Sequence[str], attributes: dict[str, Any], mode: Mode = "auto") 
     # and below it the highest values alone: there, text over the brain has contrast
     words = read(np.concatenate([joined, (joined == 1).astype(np.float32)]))
     if words is None:
-        return (
-            doubt or NO_ANSWER,
-            FOUND if has_letters else "not searched: tesseract gave no answer",
-        )
+        text = FOUND if has_letters else "not searched: tesseract gave no answer"
+        return doubt or NO_ANSWER, text
     if is_text(words):
         return REASON, FOUND
     return doubt, result

@@ -240,7 +240,7 @@ def _of_position(
         resegmented = pool.submit(segmenter.resegment, after, seg)
         verdict = gate.gate(before, after, seg, mask, resegmented.result, method, features, known)
     if roll != wrap.NO_ROLL:
-        verdict.measures["rolled_by"] = ", ".join(map(str, roll))
+        verdict.measures["rolled_by"] = list(roll)
     return verdict
 
 

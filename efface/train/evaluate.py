@@ -5,6 +5,7 @@ Every case goes the way of :func:`efface.deface`: labels, region, distortion, ga
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -147,7 +148,7 @@ def measure(
         possible,
         int(brain.sum()),
         int((brain & (seg.labels == LABELS["brain"])).sum()),
-        {n: float("nan") if (m := measures.get(n)) is None else float(m) for n in GEOMETRY},
+        {n: float(m) if isinstance(m := measures.get(n), float) else math.nan for n in GEOMETRY},
         tuple(missed),
         dict(seg.certainty),
         status,
